@@ -1,0 +1,1 @@
+"""Applications on top of any `LanguageModel`: documents, papers."""

@@ -1,0 +1,1 @@
+"""Errors, threads, device choice, logging and the `LanguageModel` protocol."""

@@ -1,0 +1,137 @@
+"""The one interface that applications and evaluation know: `LanguageModel`.
+
+Our own engine implements it; so can an HTTP client or a ten-line fake in a test.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from deepseek.core.errors import RequestError
+
+FinishReason = Literal["stop", "length", "cancelled"]
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+Prompt = str | Sequence[Message]
+"""Plain text to be continued, or a conversation for the chat template."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingParams:
+    """How the next token is chosen. The defaults are greedy decoding."""
+
+    max_tokens: int = 256
+    temperature: float = 0.0
+    top_k: int = 0
+    """Keep the k most likely tokens; 0 keeps all."""
+    top_p: float = 1.0
+    min_p: float = 0.0
+    """Drop tokens less likely than this share of the most likely one."""
+    repetition_penalty: float = 1.0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    logprobs: int | None = None
+    """Report the log-probability of each token and of this many alternatives."""
+
+    def __post_init__(self) -> None:
+        rules = (
+            (1 <= self.max_tokens <= 1_000_000, "max_tokens", "1 to 1,000,000"),
+            (0 <= self.temperature <= 100, "temperature", "0 to 100"),
+            (self.top_k >= 0, "top_k", "0 or more"),
+            (0 < self.top_p <= 1, "top_p", "above 0, at most 1"),
+            (0 <= self.min_p <= 1, "min_p", "0 to 1"),
+            (0 < self.repetition_penalty <= 10, "repetition_penalty", "above 0, at most 10"),
+            (self.logprobs is None or 0 <= self.logprobs <= 50, "logprobs", "0 to 50"),
+            (self.seed is None or 0 <= self.seed < 2**63, "seed", "0 to 2^63 - 1"),
+            (len(self.stop) <= 64 and all(self.stop), "stop", "at most 64 non-empty strings"),
+        )
+        for ok, name, rule in rules:
+            if not ok:
+                raise RequestError(
+                    f"{name} is {getattr(self, name)!r}", f"allowed: {rule}; change {name}"
+                )
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """One generated token with its log-probability and the likeliest alternatives."""
+
+    token: str
+    token_id: int
+    logprob: float
+    top: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completion:
+    """The finished answer to one request. Times are seconds."""
+
+    text: str
+    token_ids: tuple[int, ...]
+    finish_reason: FinishReason
+    n_prompt_tokens: int
+    n_reused_tokens: int = 0
+    """Prompt tokens whose keys and values were already in the cache."""
+    prefill_seconds: float = 0.0
+    decode_seconds: float = 0.0
+    logprobs: tuple[TokenLogprob, ...] = field(default=())
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """A piece of a streamed answer; the last one carries the `Completion`."""
+
+    text: str
+    completion: Completion | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """How likely a model finds a continuation, in nats."""
+
+    logprob: float
+    n_tokens: int
+    is_greedy: bool
+    """Whether greedy decoding would have produced exactly this continuation."""
+
+
+class LanguageModel(Protocol):
+    """What a caller may ask of a model, whoever runs it."""
+
+    @property
+    def name(self) -> str:
+        """A name for reports, e.g. `qwen2.5-coder-1.5b`."""
+        ...
+
+    @property
+    def context_window(self) -> int:
+        """Tokens that prompt and answer may take together."""
+        ...
+
+    def count_tokens(self, text: str) -> int:
+        """Tokens of `text` without any template around it."""
+        ...
+
+    def generate(self, prompt: Prompt, params: SamplingParams | None = None) -> Completion:
+        """Answer one prompt.
+
+        Raises:
+            RequestError: The prompt is empty or does not fit the context window.
+        """
+        ...
+
+    def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> Iterator[Delta]:
+        """Answer one prompt piece by piece; closing the iterator cancels the request."""
+        ...
+
+    def score(self, prompt: Prompt, continuations: Sequence[str]) -> list[Score]:
+        """Log-probability of each continuation after the same prompt, which is read once."""
+        ...
