@@ -1,1 +1,1 @@
-"""TODO."""
+"""The `deepseek` command: one file a verb."""

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Runs a model: sampling, streaming, scoring, prefix reuse."""

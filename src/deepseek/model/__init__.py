@@ -1,1 +1,1 @@
-"""TODO."""
+"""The one decoder model, its configuration, its cache and its checkpoints."""

@@ -1,0 +1,64 @@
+# `make` alone lists the targets. Everything runs in .venv, which `make install` builds.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+MODEL ?= qwen2.5-coder-1.5b
+PAPER_TASKS ?= method_innovation,experiment_flaws
+TORCH ?= torch==2.13.0
+export PYTHONDONTWRITEBYTECODE = 1
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-large check format bench-inference bench-papers bench-extraction clean
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-18s %s\n", $$1, $$2}'
+
+install: $(VENV)/.dev  ## create .venv with everything that development needs
+
+$(VENV)/.base: pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --disable-pip-version-check "$(TORCH)"
+	$(BIN)/python -m pip install -q --disable-pip-version-check -e ".[papers]"
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.base
+	$(BIN)/python -m pip install -q --disable-pip-version-check -e ".[dev]"
+	@touch $@
+
+$(VENV)/.peers: $(VENV)/.dev
+	CMAKE_ARGS="-DGGML_NATIVE=ON" $(BIN)/python -m pip install -q --disable-pip-version-check -e ".[peers]"
+	@touch $@
+
+demo: $(VENV)/.base  ## analyse a real paper (MODEL=smollm2-135m is quicker)
+	$(BIN)/deepseek pull $(MODEL)
+	$(BIN)/deepseek pull paper-attention
+	@mkdir -p out
+	$(BIN)/deepseek papers analyze paper-attention --tasks $(PAPER_TASKS) --model $(MODEL) --out out/report.html
+
+test: $(VENV)/.dev  ## run the tests (pulls smollm2-135m, about 100 MB, once)
+	$(BIN)/python -m pytest -m "not large and not oracle"
+
+test-large: $(VENV)/.peers  ## run all tests, also against llama.cpp and with the 1.5 B model
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.dev  ## format, lint, types, layers
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.dev  ## rewrite the files in the house format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench-inference: $(VENV)/.peers  ## prefill and decode beside llama.cpp
+	$(BIN)/python benchmarks/inference.py
+
+bench-papers: $(VENV)/.dev  ## paper analysis on public ground truth: NCG_TRAIN=… NCG_TEST=…
+	$(BIN)/python benchmarks/papers.py --ncg-train "$(NCG_TRAIN)" --ncg-test "$(NCG_TEST)"
+
+bench-extraction: $(VENV)/.dev  ## text extraction beside pdftotext: PDFS="a.pdf b.pdf"
+	$(BIN)/python benchmarks/extraction.py $(PDFS)
+
+clean:  ## remove what was built (not the weights)
+	rm -rf $(VENV) build dist out .mypy_cache .ruff_cache .pytest_cache

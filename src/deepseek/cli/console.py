@@ -1,0 +1,53 @@
+"""What every verb shows on standard error: progress bars on a terminal, and the next step."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+STDERR = Console(stderr=True, highlight=False)
+
+
+def say(text: str) -> None:
+    """One line for people, on stderr."""
+    STDERR.print(text, markup=False, soft_wrap=True)
+
+
+def next_step(command: str) -> None:
+    """What to try next."""
+    say(f"next: {command}")
+
+
+def is_interactive() -> bool:
+    """Whether a person sits at both ends."""
+    return sys.stdin.isatty() and sys.stdout.isatty()
+
+
+@contextmanager
+def progress_bar(
+    title: str, columns: tuple[ProgressColumn, ...] = (MofNCompleteColumn(),)
+) -> Iterator[Callable[[int, int], None]]:
+    """A bar with time left, only on a terminal. Yields a callback of done and total."""
+    if not STDERR.is_terminal:
+        yield lambda done, total: None
+        return
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        *columns,
+        TimeRemainingColumn(),
+        console=STDERR,
+        transient=True,
+    )
+    with bar:
+        task = bar.add_task(title, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -1,0 +1,66 @@
+"""`deepseek generate`: answer one prompt."""
+
+import argparse
+import dataclasses
+import json
+import sys
+
+from deepseek.cli.options import add_model_options, add_sampling_options, open_model, sampling_of
+from deepseek.core.errors import RequestError
+from deepseek.core.log import LOGGER
+
+HELP = "Answer one prompt, streaming the answer to standard output."
+EXAMPLES = (
+    'deepseek generate "Write a Python function that parses ISO dates." --max-tokens 200',
+    'git diff | deepseek generate - --system "Write a commit message." --model smollm2-135m',
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("prompt", help="the prompt, or - for standard input")
+    parser.add_argument("--system", metavar="TEXT", help="a system message")
+    parser.add_argument(
+        "--raw", action="store_true", help="continue the text as it stands, without chat template"
+    )
+    parser.add_argument("--json", action="store_true", help="print the whole completion as JSON")
+    parser.add_argument(
+        "--logprobs", type=int, metavar="N", help="with --json: log-probabilities, N alternatives"
+    )
+    add_sampling_options(parser, temperature=0.0)
+    add_model_options(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Stream one answer."""
+    from deepseek.core.llm import Message, Prompt
+
+    text = sys.stdin.read() if args.prompt == "-" else args.prompt
+    if not text.strip():
+        raise RequestError("the prompt is empty", "give some text, or - and text on stdin")
+    if args.raw and args.system:
+        raise RequestError("--raw takes no --system", "drop one of the two")
+    params = sampling_of(args, logprobs=args.logprobs)
+    prompt: Prompt = text
+    if not args.raw:
+        system = [Message("system", args.system)] if args.system else []
+        prompt = [*system, Message("user", text)]
+    model = open_model(args)
+    completion = None
+    for delta in model.stream(prompt, params):
+        if not args.json:
+            print(delta.text, end="", flush=True)
+        completion = delta.completion
+    assert completion is not None
+    if args.json:
+        print(json.dumps(dataclasses.asdict(completion), ensure_ascii=False, indent=2))
+    else:
+        print()
+    LOGGER.info(
+        "%d prompt tokens in %.2f s, %d answer tokens in %.2f s",
+        completion.n_prompt_tokens,
+        completion.prefill_seconds,
+        len(completion.token_ids),
+        completion.decode_seconds,
+    )
+    return 0

@@ -1,0 +1,84 @@
+"""Options that several verbs share: which model, and how to sample."""
+
+import argparse
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from deepseek.core.llm import SamplingParams
+from deepseek.core.log import LOGGER
+
+if TYPE_CHECKING:
+    from deepseek.r1 import R1Model
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """`--model`, `--dtype`, `--threads`, `--device`, `--context-window`."""
+    group = parser.add_argument_group("model")
+    group.add_argument(
+        "--model",
+        metavar="NAME",
+        help="a name from `deepseek models`, a GGUF file or a safetensors folder "
+        "(default: $DEEPSEEK_MODEL, or qwen2.5-coder-1.5b)",
+    )
+    group.add_argument("--dtype", default="auto", help="auto, bfloat16, float16 or float32")
+    group.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    group.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all granted)")
+    group.add_argument("--context-window", type=int, metavar="N", help="tokens to work with")
+
+
+def add_sampling_options(parser: argparse.ArgumentParser, temperature: float) -> None:
+    """One option a field of `SamplingParams`."""
+    group = parser.add_argument_group("sampling")
+    group.add_argument("--max-tokens", type=int, default=512, metavar="N")
+    group.add_argument(
+        "--temperature", type=float, default=temperature, help="0 is greedy (default: %(default)s)"
+    )
+    group.add_argument("--top-k", type=int, default=0, metavar="K", help="0 keeps all tokens")
+    group.add_argument("--top-p", type=float, default=1.0, metavar="P")
+    group.add_argument("--min-p", type=float, default=0.0, metavar="P")
+    group.add_argument("--repetition-penalty", type=float, default=1.0, metavar="X")
+    group.add_argument("--seed", type=int, help="same seed, same answer")
+    group.add_argument("--stop", action="append", default=[], metavar="TEXT", help="repeatable")
+
+
+def sampling_of(args: argparse.Namespace, logprobs: int | None = None) -> SamplingParams:
+    """The sampling options as parameters.
+
+    Raises:
+        RequestError: A value is out of range.
+    """
+    return SamplingParams(
+        max_tokens=args.max_tokens,
+        temperature=args.temperature,
+        top_k=args.top_k,
+        top_p=args.top_p,
+        min_p=args.min_p,
+        repetition_penalty=args.repetition_penalty,
+        seed=args.seed,
+        stop=tuple(args.stop),
+        logprobs=logprobs,
+    )
+
+
+def open_model(
+    args: argparse.Namespace, on_prefill: Callable[[int, int], None] | None = None
+) -> "R1Model":
+    """Load the named model with a progress bar; pull it first if it is not here."""
+    from deepseek.cli.console import progress_bar
+    from deepseek.cli.pull import pull_bar
+    from deepseek.r1 import R1Model, default_model
+
+    name = args.model or default_model()
+    with pull_bar(name) as on_pull, progress_bar(f"loading {name}") as on_load:
+        model = R1Model(
+            name,
+            context_window=args.context_window,
+            device=args.device,
+            dtype=args.dtype,
+            threads=args.threads,
+            on_load=on_load,
+            on_pull=on_pull,
+            on_prefill=on_prefill,
+        )
+    LOGGER.info("%s", model.load_report)
+    return model

@@ -1,0 +1,87 @@
+"""From a checkpoint's name to an `Engine`, with a report of what loading cost."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from deepseek.core.device import choose_compute
+from deepseek.core.log import LOGGER
+from deepseek.core.memory import peak_bytes, reset_peak
+from deepseek.engine.engine import Engine
+from deepseek.model.checkpoint import load_model
+from deepseek.tokenizer.tokenizer import Tokenizer
+from deepseek.weights.pull import ensure
+from deepseek.weights.source import open_weights
+
+Progress = Callable[[int, int], None]
+"""Called with what is done and what there is to do."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadReport:
+    """What loading took."""
+
+    seconds: float
+    file_bytes: int
+    peak_bytes: int
+    """Most memory the process held while loading."""
+    compute: str
+    """Device, dtype and threads with their reasons."""
+
+    def __str__(self) -> str:
+        return (
+            f"{self.seconds:.1f} s, file {self.file_bytes / 2**20:,.0f} MiB, "
+            f"peak memory {self.peak_bytes / 2**20:,.0f} MiB, {self.compute}"
+        )
+
+
+def load_engine(
+    name: str,
+    *,
+    context_window: int | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+    threads: int | None = None,
+    on_load: Progress | None = None,
+    on_pull: Callable[[Any], None] | None = None,
+    on_prefill: Progress | None = None,
+) -> tuple[Engine, LoadReport]:
+    """Load a named checkpoint, a GGUF file or a safetensors folder.
+
+    Raises:
+        ConfigError: A setting or the architecture is not supported.
+        DownloadError: The checkpoint cannot be fetched.
+        CheckpointError: The weights are damaged.
+        TokenizerError: The checkpoint's vocabulary or template is invalid.
+    """
+    compute = choose_compute(device, dtype, threads)
+    checkpoint = ensure(name, on_pull)
+    reset_peak()
+    start = time.perf_counter()
+    source = open_weights(checkpoint.path)
+    tokenizer = (
+        Tokenizer.from_folder(source.folder)
+        if source.folder is not None
+        else Tokenizer.from_gguf_metadata(source.metadata)
+    )
+    model = load_model(
+        source, dtype=compute.dtype, device=compute.device, on_progress=on_load
+    )
+    report = LoadReport(
+        seconds=time.perf_counter() - start,
+        file_bytes=source.n_bytes,
+        peak_bytes=peak_bytes(),
+        compute=compute.describe(),
+    )
+    LOGGER.info("loaded %s: %s", checkpoint.name, report)
+    engine = Engine(
+        model,
+        tokenizer,
+        name=checkpoint.name,
+        dtype=compute.dtype,
+        device=compute.device,
+        context_window=context_window,
+        on_prefill=on_prefill,
+    )
+    return engine, report

@@ -1,0 +1,51 @@
+"""Grouped-query self-attention over everything so far (the dense mode)."""
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from deepseek.model.cache import KVCache
+from deepseek.model.config import ModelConfig
+from deepseek.model.linear import Linear
+from deepseek.ops.attention import attention
+from deepseek.ops.rope import apply_rope
+
+
+class Attention(nn.Module):
+    """Queries, keys and values in one product; rotary positions; causal softmax."""
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        self.layer = layer
+        self.n_heads, self.n_kv_heads, self.d_head = (
+            config.n_heads,
+            config.n_kv_heads,
+            config.d_head,
+        )
+        width = (config.n_heads + 2 * config.n_kv_heads) * config.d_head
+        self.qkv = Linear(config.d_model, width, bias=config.attention_bias)
+        self.output = Linear(config.n_heads * config.d_head, config.d_model)
+
+    def forward(
+        self,
+        x: Float[Tensor, "B T D"],
+        rope: tuple[Float[Tensor, "T K"], Float[Tensor, "T K"]],
+        mask: Tensor | None,
+        cache: KVCache | None,
+    ) -> Float[Tensor, "B T D"]:
+        """Attend from T new positions to all so far.
+
+        Args:
+            x: Normalised hidden states.
+            rope: `rope_table` of the T positions.
+            mask: `causal_mask(T, S)` if the kernel needs one.
+            cache: Where earlier keys and values are and new ones go.
+        """
+        batch, n_tokens, _ = x.shape
+        heads = self.qkv(x).view(batch, n_tokens, -1, self.d_head).transpose(1, 2)
+        rotated = apply_rope(heads[:, : self.n_heads + self.n_kv_heads], *rope)
+        q, k = rotated.split((self.n_heads, self.n_kv_heads), 1)
+        v = heads[:, self.n_heads + self.n_kv_heads :]
+        if cache is not None:
+            k, v = cache.append(self.layer, k, v)
+        mixed = attention(q, k, v, mask)
+        return self.output(mixed.transpose(1, 2).reshape(batch, n_tokens, -1))  # type: ignore[no-any-return]

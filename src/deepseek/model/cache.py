@@ -1,0 +1,92 @@
+"""Keys and values of the tokens already read. The cache is an argument, never a global."""
+
+from typing import Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from deepseek.model.config import ModelConfig
+
+GROWTH = 1_024  # positions; a multiple keeps reallocation rare without over-reserving
+
+
+class KVCache(Protocol):
+    """What attention needs of a cache."""
+
+    @property
+    def length(self) -> int:
+        """Tokens whose keys and values all layers have."""
+        ...
+
+    def append(
+        self, layer: int, k: Float[Tensor, "B G T K"], v: Float[Tensor, "B G T K"]
+    ) -> tuple[Float[Tensor, "B G S K"], Float[Tensor, "B G S K"]]:
+        """Store T new positions of one layer and return all of them."""
+        ...
+
+    def advance(self, n_tokens: int) -> None:
+        """Count the new positions once every layer has appended them."""
+        ...
+
+
+class DenseCache:
+    """Every position at full precision in one growing tensor a layer."""
+
+    def __init__(
+        self, config: ModelConfig, *, dtype: torch.dtype, device: torch.device, batch: int = 1
+    ) -> None:
+        self._shape = (batch, config.n_kv_heads, config.d_head)
+        self._options = {"dtype": dtype, "device": device}
+        self._layers: list[tuple[Tensor, Tensor] | None] = [None] * config.n_layers
+        self._length = 0
+
+    @property
+    def length(self) -> int:
+        """Tokens whose keys and values all layers have."""
+        return self._length
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes reserved."""
+        return sum(2 * pair[0].nbytes for pair in self._layers if pair is not None)
+
+    def append(
+        self, layer: int, k: Float[Tensor, "B G T K"], v: Float[Tensor, "B G T K"]
+    ) -> tuple[Float[Tensor, "B G S K"], Float[Tensor, "B G S K"]]:
+        """Store T new positions of one layer and return all of them."""
+        end = self._length + k.shape[2]
+        keys, values = self._reserved(layer, end)
+        keys[:, :, self._length : end] = k
+        values[:, :, self._length : end] = v
+        return keys[:, :, :end], values[:, :, :end]
+
+    def advance(self, n_tokens: int) -> None:
+        """Count the new positions once every layer has appended them."""
+        self._length += n_tokens
+
+    def truncate(self, length: int) -> None:
+        """Forget everything after the first `length` tokens.
+
+        Raises:
+            ValueError: The cache is shorter than that.
+        """
+        if not 0 <= length <= self._length:
+            raise ValueError(f"cannot truncate a cache of {self._length} tokens to {length}")
+        self._length = length
+
+    def _reserved(self, layer: int, end: int) -> tuple[Tensor, Tensor]:
+        pair = self._layers[layer]
+        if pair is not None and pair[0].shape[2] >= end:
+            return pair
+        batch, n_heads, width = self._shape
+        # Grow by half at least, so that a long decode copies each position a bounded number of
+        # times, and by layer, so that old and new copy never exist for the whole cache at once.
+        reserved = max(end, self._length + self._length // 2)
+        reserved = -(-reserved // GROWTH) * GROWTH
+        fresh = torch.empty(2, batch, n_heads, reserved, width, **self._options)
+        if pair is not None:
+            fresh[0, :, :, : self._length] = pair[0][:, :, : self._length]
+            fresh[1, :, :, : self._length] = pair[1][:, :, : self._length]
+        self._layers[layer] = (fresh[0], fresh[1])
+        return fresh[0], fresh[1]

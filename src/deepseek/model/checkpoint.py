@@ -1,0 +1,234 @@
+"""Weights in and out under Hugging Face's names, whatever the file format.
+
+Our model fuses projections that read the same input; this file is the only place that knows.
+"""
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from deepseek.core.errors import CheckpointError
+from deepseek.model.config import ModelConfig
+from deepseek.model.linear import Embedding, Linear
+from deepseek.model.norm import RMSNorm
+from deepseek.model.transformer import Transformer
+from deepseek.weights.source import WeightSource
+
+EMBEDDING, HEAD, NORM = "model.embed_tokens.weight", "lm_head.weight", "model.norm.weight"
+
+Progress = Callable[[int, int], None]
+"""Called with layers done and layers in all."""
+
+
+def load_model(
+    source: WeightSource,
+    *,
+    dtype: torch.dtype,
+    device: torch.device | str = "cpu",
+    pack: bool = True,
+    on_progress: Progress | None = None,
+) -> Transformer:
+    """Build the model that a checkpoint holds.
+
+    Args:
+        source: An open GGUF file or safetensors folder.
+        dtype: Number format of the matrices; norms stay float32.
+        device: Where they go.
+        pack: Reorder matrices for fast inference and leave the embedding table in the file.
+            A packed model cannot be trained.
+        on_progress: Told after each layer.
+
+    Raises:
+        CheckpointError: A tensor is missing or has the wrong shape.
+        ConfigError: The architecture is not supported.
+    """
+    config = ModelConfig.from_hf(source.config())
+    with torch.device("meta"):
+        model = Transformer(config)
+    place = _Placement(source, dtype, torch.device(device), pack)
+    total = config.n_layers + 1
+    for layer, block in enumerate(model.blocks):
+        place.layer(block, f"model.layers.{layer}.")
+        if on_progress:
+            on_progress(layer + 1, total)
+    place.norm(model.norm, NORM)
+    place.ends(model)
+    if on_progress:
+        on_progress(total, total)
+    return model.eval()
+
+
+class _Placement:
+    """Puts tensors of one source into modules, one at a time, so that peak memory stays low."""
+
+    def __init__(
+        self, source: WeightSource, dtype: torch.dtype, device: torch.device, pack: bool
+    ) -> None:
+        self.source, self.dtype, self.device, self.pack = source, dtype, device, pack
+        self.names = set(source.names())
+
+    def layer(self, block: nn.Module, prefix: str) -> None:
+        """Fill one transformer block."""
+        for name, linear, parts in _linears(block):
+            self.linear(linear, [f"{prefix}{part}" for part in parts], f"{prefix}{name}")
+        self.norm(block.attention_norm, f"{prefix}input_layernorm.weight")
+        self.norm(block.feed_forward_norm, f"{prefix}post_attention_layernorm.weight")
+
+    def ends(self, model: Transformer) -> None:
+        """Fill embedding and head, which may be one matrix."""
+        tied = model.config.tied_embeddings
+        head_name = EMBEDDING if tied else HEAD
+        if not self.pack:
+            embedding = nn.Parameter(self.tensor(EMBEDDING, model.embedding.weight))
+            model.embedding.weight = embedding
+            model.head.weight = (
+                embedding if tied else nn.Parameter(self.tensor(HEAD, model.head.weight))
+            )
+            return
+        self.linear(model.head, [head_name.removesuffix(".weight")], "head")
+        self.embedding(model.embedding)
+
+    def linear(self, linear: Linear, names: list[str], where: str) -> None:
+        """Fill a linear layer from one or several matrices stacked."""
+        parts = [self.tensor(f"{name}.weight") for name in names]
+        weight = parts[0] if len(parts) == 1 else torch.cat(parts)
+        assert linear.weight is not None
+        _check_shape(where, weight, linear.weight)
+        linear.weight = nn.Parameter(weight, requires_grad=not self.pack)
+        if linear.bias is not None:
+            bias = torch.cat([self.tensor(f"{name}.bias") for name in names])
+            _check_shape(f"{where}.bias", bias, linear.bias)
+            linear.bias = nn.Parameter(bias, requires_grad=not self.pack)
+        if self.pack:
+            linear.pack()
+
+    def norm(self, norm: RMSNorm | nn.Module, name: str) -> None:
+        """Fill a norm, in float32 unless the model computes in float64."""
+        wide = torch.float64 if self.dtype is torch.float64 else torch.float32
+        weight = self.tensor(name, dtype=wide)
+        _check_shape(name, weight, norm.weight)  # type: ignore[arg-type]
+        norm.weight = nn.Parameter(weight, requires_grad=not self.pack)
+
+    def embedding(self, embedding: Embedding) -> None:
+        """Leave the table in the file; only the rows that a prompt needs are ever read."""
+        source, dtype, device = self.source, self.dtype, self.device
+
+        def lookup(token_ids: Tensor) -> Tensor:
+            return source.rows(EMBEDDING, token_ids.cpu(), dtype).to(device)
+
+        assert embedding.weight is not None
+        shape = source.shape(EMBEDDING)
+        if tuple(shape) != tuple(embedding.weight.shape):
+            raise _shape_error(EMBEDDING, tuple(shape), tuple(embedding.weight.shape))
+        embedding.use_lookup(lookup)
+
+    def tensor(
+        self, name: str, like: Tensor | None = None, dtype: torch.dtype | None = None
+    ) -> Tensor:
+        """Read one tensor by its Hugging Face name."""
+        if name not in self.names:
+            raise CheckpointError(
+                f"the checkpoint has no tensor {name}", "it is incomplete: pull or convert it again"
+            )
+        tensor = self.source.tensor(name, dtype or self.dtype).to(self.device)
+        if like is not None:
+            _check_shape(name, tensor, like)
+        return tensor
+
+
+def hf_tensors(model: Transformer) -> Iterator[tuple[str, Tensor]]:
+    """All weights under Hugging Face's names, projections split again, one at a time."""
+    head = model.head.dense_weight()
+    if model.embedding.weight is not None:
+        yield EMBEDDING, model.embedding.weight.detach()
+    elif model.config.tied_embeddings:
+        yield EMBEDDING, head
+    else:
+        ids = torch.arange(model.config.vocab_size)
+        yield EMBEDDING, model.embedding(ids[None])[0].detach()
+    if not model.config.tied_embeddings:
+        yield HEAD, head
+    yield NORM, model.norm.weight.detach()
+    for layer, block in enumerate(model.blocks):
+        prefix = f"model.layers.{layer}."
+        yield f"{prefix}input_layernorm.weight", block.attention_norm.weight.detach()
+        yield f"{prefix}post_attention_layernorm.weight", block.feed_forward_norm.weight.detach()
+        for _, linear, parts in _linears(block):
+            sizes = _part_sizes(model.config, parts)
+            for part, piece in zip(parts, linear.dense_weight().split(sizes), strict=True):
+                yield f"{prefix}{part}.weight", piece
+            if linear.bias is not None:
+                for part, piece in zip(parts, linear.bias.detach().split(sizes), strict=True):
+                    yield f"{prefix}{part}.bias", piece
+
+
+def save_model(model: Transformer, folder: Path) -> None:
+    """Write `config.json` and `model.safetensors`, so that transformers loads them unchanged.
+
+    Each file appears whole or not at all.
+
+    Raises:
+        CheckpointError: The folder cannot be written.
+    """
+    from safetensors.torch import save_file
+
+    tensors = {name: tensor.contiguous() for name, tensor in hf_tensors(model)}
+    dtype = str(model.head.dense_weight().dtype).removeprefix("torch.")
+    config = json.dumps(model.config.to_hf() | {"torch_dtype": dtype}, indent=2)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        partial = folder / ".model.safetensors.partial"
+        save_file(tensors, partial, metadata={"format": "pt"})
+        os.replace(partial, folder / "model.safetensors")
+        partial = folder / ".config.json.partial"
+        partial.write_text(config + "\n", encoding="utf-8")
+        os.replace(partial, folder / "config.json")
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise CheckpointError(
+            f"cannot write {folder}: {error.strerror}", "free some space or choose another folder"
+        ) from None
+
+
+def _linears(block: nn.Module) -> Iterator[tuple[str, Linear, list[str]]]:
+    """Each linear layer of a block with the checkpoint's names for its parts."""
+    attention, feed_forward = block.attention, block.feed_forward
+    assert isinstance(attention, nn.Module)
+    assert isinstance(feed_forward, nn.Module)
+    qkv = [f"self_attn.{p}_proj" for p in "qkv"]
+    for name, layer, parts in (
+        ("attention.qkv", attention.qkv, qkv),
+        ("attention.output", attention.output, ["self_attn.o_proj"]),
+        ("feed_forward.gate_up", feed_forward.gate_up, ["mlp.gate_proj", "mlp.up_proj"]),
+        ("feed_forward.down", feed_forward.down, ["mlp.down_proj"]),
+    ):
+        assert isinstance(layer, Linear)
+        yield name, layer, parts
+
+
+def _part_sizes(config: ModelConfig, parts: list[str]) -> list[int]:
+    d_kv = config.n_kv_heads * config.d_head
+    sizes = {
+        "self_attn.q_proj": config.n_heads * config.d_head,
+        "self_attn.k_proj": d_kv,
+        "self_attn.v_proj": d_kv,
+        "mlp.gate_proj": config.d_ff,
+        "mlp.up_proj": config.d_ff,
+    }
+    return [sizes.get(part, config.d_model) for part in parts]
+
+
+def _check_shape(name: str, tensor: Tensor, expected: Tensor) -> None:
+    if tensor.shape != expected.shape:
+        raise _shape_error(name, tuple(tensor.shape), tuple(expected.shape))
+
+
+def _shape_error(name: str, found: tuple[int, ...], expected: tuple[int, ...]) -> CheckpointError:
+    return CheckpointError(
+        f"{name} has shape {list(found)}, the model needs {list(expected)}",
+        "the checkpoint does not fit its own config: pull it again",
+    )

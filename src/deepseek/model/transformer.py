@@ -1,0 +1,83 @@
+"""The decoder: embedding, blocks, norm, head. Dense Llama and Qwen2 families share it."""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from deepseek.model.block import Block
+from deepseek.model.cache import KVCache
+from deepseek.model.config import ModelConfig
+from deepseek.model.linear import Embedding, Linear
+from deepseek.model.norm import RMSNorm
+from deepseek.ops.attention import causal_mask
+from deepseek.ops.rope import rope_table
+
+
+class Transformer(nn.Module):
+    """A decoder-only language model. Build it, then load or initialise its weights."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = Embedding(config.vocab_size, config.d_model)
+        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layers))
+        self.norm = RMSNorm(config.d_model, config.norm_eps)
+        self.head = Linear(config.d_model, config.vocab_size)
+        if config.tied_embeddings:
+            self.head.weight = self.embedding.weight
+
+    def forward(
+        self,
+        token_ids: Int[Tensor, "B T"],
+        cache: KVCache | None = None,
+        last: int | None = None,
+    ) -> Float[Tensor, "B N V"]:
+        """Logits for the next token after each position.
+
+        Args:
+            token_ids: T new tokens.
+            cache: Earlier tokens' keys and values; grows by T. None reads the tokens alone.
+            last: Compute logits for this many last positions only (0: none, just fill the
+                cache); None for all. The head is a fifth of a small model's work.
+
+        Returns:
+            Logits in the model's dtype; N is `last`, or T.
+        """
+        x = self.hidden_states(token_ids, cache)
+        if last is not None:
+            x = x[:, x.shape[1] - last :]
+        return self.head(self.norm(x))  # type: ignore[no-any-return]
+
+    def hidden_states(
+        self, token_ids: Int[Tensor, "B T"], cache: KVCache | None = None
+    ) -> Float[Tensor, "B T D"]:
+        """What the last block returns, before the final norm."""
+        start = 0 if cache is None else cache.length
+        n_tokens = token_ids.shape[1]
+        x = self.embedding(token_ids)
+        positions = torch.arange(start, start + n_tokens, device=x.device)
+        rope = rope_table(positions, self.config.d_head, self.config.rope_theta, x.dtype)
+        mask = causal_mask(n_tokens, start + n_tokens, x.device) if start and n_tokens > 1 else None
+        for block in self.blocks:
+            x = block(x, rope, mask, cache)
+        if cache is not None:
+            cache.advance(n_tokens)
+        return x  # type: ignore[no-any-return]
+
+    @torch.no_grad()
+    def initialise(self, seed: int = 0) -> None:
+        """Random weights: normal with deviation 0.02, residual outputs scaled by depth.
+
+        The scaling keeps the residual stream's variance independent of the number of layers
+        (GPT-2, Radford et al. 2019, section 2.3).
+        """
+        generator = torch.Generator().manual_seed(seed)
+        residual = 0.02 / (2 * self.config.n_layers) ** 0.5
+        for name, parameter in self.named_parameters():
+            if name.endswith("bias"):
+                parameter.zero_()
+            elif "norm" in name:
+                parameter.fill_(1.0)
+            else:
+                is_residual = name.endswith(("output.weight", "down.weight"))
+                parameter.normal_(0.0, residual if is_residual else 0.02, generator=generator)

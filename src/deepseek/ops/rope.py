@@ -1,0 +1,27 @@
+"""Rotary position embedding (Su et al. 2021, arXiv:2104.09864), the half-rotation form."""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+def rope_table(
+    positions: Int[Tensor, " T"], d_head: int, theta: float, dtype: torch.dtype
+) -> tuple[Float[Tensor, "T K"], Float[Tensor, "T K"]]:
+    """Cosines and sines for each position. Angles are computed in float32 or wider.
+
+    The sine carries the sign of the rotation in its first half, so that applying the table is
+    two products and one sum.
+    """
+    wide = torch.float64 if dtype is torch.float64 else torch.float32
+    exponents = torch.arange(0, d_head, 2, device=positions.device, dtype=wide) / d_head
+    angles = positions.to(wide)[:, None] / theta ** exponents[None, :]
+    cos, sin = angles.cos(), angles.sin()
+    return torch.cat((cos, cos), -1).to(dtype), torch.cat((-sin, sin), -1).to(dtype)
+
+
+def apply_rope(
+    x: Float[Tensor, "B H T K"], cos: Float[Tensor, "T K"], sin: Float[Tensor, "T K"]
+) -> Float[Tensor, "B H T K"]:
+    """Rotate each pair (i, i + K/2) of the last axis by its position's angle."""
+    return x * cos + torch.roll(x, x.shape[-1] // 2, -1) * sin

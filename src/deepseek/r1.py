@@ -1,0 +1,202 @@
+"""`R1Model`: a checkpoint that is loaded, answers, and reads papers."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from deepseek.core.errors import ConfigError, RequestError
+from deepseek.core.llm import Completion, Delta, Message, Prompt, SamplingParams, Score
+from deepseek.engine.loader import LoadReport, Progress, load_engine
+
+if TYPE_CHECKING:
+    from deepseek.apps.papers.analyse import AnalysisProgress
+    from deepseek.apps.papers.analysis import PaperAnalysis
+
+DEFAULT_MODEL = "qwen2.5-coder-1.5b"
+
+
+def default_model() -> str:
+    """The checkpoint used when none is named: `$DEEPSEEK_MODEL`, or Qwen2.5-Coder-1.5B."""
+    return os.environ.get("DEEPSEEK_MODEL") or DEFAULT_MODEL
+
+
+class R1Model:
+    """A language model on this machine, with the applications on top of it.
+
+    It implements `deepseek.core.llm.LanguageModel`.
+    """
+
+    def __init__(
+        self,
+        model: str | Path | None = None,
+        *,
+        context_window: int | None = None,
+        device: str = "auto",
+        dtype: str = "auto",
+        threads: int | None = None,
+        on_load: Progress | None = None,
+        on_pull: Callable[[Any], None] | None = None,
+        on_prefill: Callable[[int, int], None] | None = None,
+    ) -> None:
+        """Load a checkpoint, pulling it first if it is named and not here yet.
+
+        Args:
+            model: A name (`deepseek models` lists them), a GGUF file or a folder with
+                safetensors. Default: `$DEEPSEEK_MODEL`, or `qwen2.5-coder-1.5b`.
+            context_window: Tokens of text to work with at once. One request to the model
+                takes at most what its weights were trained for; longer documents are read
+                section by section.
+            device: `auto`, `cpu` or `cuda`.
+            dtype: `auto`, `bfloat16`, `float16` or `float32`.
+            threads: CPU threads; default: what the machine grants this process.
+            on_load: Told of layers loaded and layers in all.
+            on_pull: Told of bytes while weights are pulled.
+            on_prefill: Told of prompt tokens read and to read.
+
+        Raises:
+            ConfigError: A setting is wrong.
+            DownloadError: The checkpoint cannot be fetched.
+            CheckpointError: The weights are damaged or not supported.
+        """
+        if context_window is not None and not 16 <= context_window <= 100_000_000:
+            raise ConfigError(f"context_window is {context_window}", "use 16 to 100,000,000 tokens")
+        self._engine, self.load_report = load_engine(
+            str(model) if model is not None else default_model(),
+            context_window=context_window,
+            device=device,
+            dtype=dtype,
+            threads=threads,
+            on_load=on_load,
+            on_pull=on_pull,
+            on_prefill=on_prefill,
+        )
+        self.requested_context_window = context_window or self._engine.context_window
+
+    load_report: LoadReport
+
+    @property
+    def name(self) -> str:
+        """The checkpoint's name."""
+        return self._engine.name
+
+    @property
+    def context_window(self) -> int:
+        """Tokens that one request may take: the requested window, at most the trained one."""
+        return self._engine.context_window
+
+    def count_tokens(self, text: str) -> int:
+        """Tokens of `text`."""
+        return self._engine.count_tokens(text)
+
+    def generate(
+        self, prompt: Prompt, params: SamplingParams | None = None, **settings: Any
+    ) -> Completion:
+        """Continue a text, or answer a conversation, in one piece.
+
+        Args:
+            prompt: Text to continue as it stands, or messages for the chat template.
+            params: How to sample. Fields may be given by name instead: `temperature=0.7`.
+            **settings: Fields of `SamplingParams`.
+
+        Raises:
+            RequestError: A setting is unknown or out of range, or the prompt does not fit.
+        """
+        return self._engine.generate(prompt, _sampling(params, settings))
+
+    def stream(
+        self, prompt: Prompt, params: SamplingParams | None = None, **settings: Any
+    ) -> Iterator[Delta]:
+        """Like `generate`, piece by piece. Closing the iterator stops the answer."""
+        return self._engine.stream(prompt, _sampling(params, settings))
+
+    def chat(
+        self,
+        messages: str | Sequence[Message | dict[str, str]],
+        params: SamplingParams | None = None,
+        **settings: Any,
+    ) -> Completion:
+        """Answer a question or a conversation.
+
+        Args:
+            messages: A question, or turns as `Message` or `{"role": …, "content": …}`.
+            params: How to sample.
+            **settings: Fields of `SamplingParams`.
+
+        Raises:
+            RequestError: A turn is malformed, or the conversation does not fit.
+        """
+        return self.generate(conversation(messages), params, **settings)
+
+    def score(self, prompt: Prompt, continuations: Sequence[str]) -> list[Score]:
+        """Log-probability of each continuation after the prompt."""
+        return self._engine.score(prompt, continuations)
+
+    def analyze_paper(
+        self,
+        source: str | Path,
+        tasks: Sequence[str] = ("method_innovation", "experiment_flaws"),
+        *,
+        seed: int = 0,
+        on_progress: "Callable[[AnalysisProgress], None] | None" = None,
+    ) -> "PaperAnalysis":
+        """Read a scientific paper and answer tasks about it with verified quotes.
+
+        Args:
+            source: A PDF, text or Markdown file, an arXiv id or a URL.
+            tasks: Names from the task registry, or free questions ending in `?`.
+            seed: Same paper, tasks and seed: same report.
+            on_progress: Told what is being done and how much is left.
+
+        Raises:
+            DocumentError: The paper cannot be read.
+            ConfigError: A task is unknown.
+        """
+        from deepseek.apps.documents.reader import read_document
+        from deepseek.apps.papers.analyse import analyse_paper, check_tasks
+
+        check_tasks(tasks)
+        document = read_document(source)
+        return analyse_paper(document, self, tasks, seed=seed, on_progress=on_progress)
+
+
+def conversation(messages: str | Sequence[Message | dict[str, str]]) -> list[Message]:
+    """Turns from whatever a caller has.
+
+    Raises:
+        RequestError: A turn has other fields than role and content, or another role.
+    """
+    if isinstance(messages, str):
+        return [Message("user", messages)]
+    turns = []
+    for turn in messages:
+        if isinstance(turn, Message):
+            turns.append(turn)
+            continue
+        if set(turn) != {"role", "content"} or not all(isinstance(v, str) for v in turn.values()):
+            raise RequestError(
+                f"a message has the fields {sorted(turn)}",
+                "give each message a role and a content, both text",
+            )
+        role = turn["role"]
+        if role not in ("system", "user", "assistant"):
+            raise RequestError(f"a message has the role {role!r}", "use system, user or assistant")
+        turns.append(Message(role, turn["content"]))  # type: ignore[arg-type]
+    return turns
+
+
+def _sampling(params: SamplingParams | None, settings: dict[str, Any]) -> SamplingParams:
+    if not settings:
+        return params or SamplingParams()
+    if params is not None:
+        raise RequestError("both params and settings by name were given", "give one of the two")
+    known = SamplingParams.__dataclass_fields__
+    unknown = sorted(set(settings) - set(known))
+    if unknown:
+        from deepseek.core.config import suggest
+
+        raise RequestError(f"unknown setting {unknown[0]}", suggest(unknown[0], known))
+    if "stop" in settings:
+        stop = settings["stop"]
+        settings["stop"] = (stop,) if isinstance(stop, str) else tuple(stop)
+    return SamplingParams(**settings)
