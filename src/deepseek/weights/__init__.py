@@ -1,1 +1,1 @@
-"""TODO."""
+"""Named checkpoints, their download and cache, and readers that trust no file."""

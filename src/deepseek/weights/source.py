@@ -1,0 +1,78 @@
+"""One interface over GGUF files and safetensors folders, in Hugging Face's names."""
+
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from deepseek.core.errors import CheckpointError
+
+
+class WeightSource(Protocol):
+    """An open checkpoint. Tensors are read when asked for; the file stays on disk."""
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """GGUF's key-value pairs; empty for safetensors."""
+        ...
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder with `tokenizer.json`; None for GGUF."""
+        ...
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of the weight files."""
+        ...
+
+    def config(self) -> dict[str, Any]:
+        """The model's shape under the names of Hugging Face's `config.json`."""
+        ...
+
+    def names(self) -> list[str]:
+        """Tensor names, e.g. `model.layers.0.self_attn.q_proj.weight`."""
+        ...
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of a tensor."""
+        ...
+
+    def tensor(self, name: str, dtype: torch.dtype) -> Tensor:
+        """A whole tensor as numbers."""
+        ...
+
+    def rows(
+        self, name: str, ids: Int[Tensor, " N"], dtype: torch.dtype
+    ) -> Float[Tensor, "N D"]:
+        """Some rows of a matrix, read straight from the file."""
+        ...
+
+    def release(self) -> None:
+        """Give back the memory of file pages read so far."""
+        ...
+
+
+def open_weights(path: Path) -> WeightSource:
+    """Open a GGUF file or a folder with safetensors, checking its structure.
+
+    Raises:
+        CheckpointError: It is neither, damaged, or hostile.
+    """
+    if path.is_dir():
+        from deepseek.weights.safetensors import SafetensorsFolder
+
+        return SafetensorsFolder(path)
+    if not path.exists():
+        raise CheckpointError(
+            f"{path} does not exist", "name a GGUF file, a folder, or see deepseek models"
+        )
+    if path.suffix == ".safetensors":
+        raise CheckpointError(
+            f"{path} is one file of a checkpoint", "name its folder, with config.json inside"
+        )
+    from deepseek.weights.gguf import GGUFFile
+
+    return GGUFFile(path)
