@@ -1,0 +1,212 @@
+"""`Tokenizer`: text to ids and back, safe against control tokens typed by users."""
+
+import codecs
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+
+from deepseek.core.errors import TokenizerError
+from deepseek.core.llm import Message
+from deepseek.tokenizer.bytelevel import text_to_bytes
+from deepseek.tokenizer.template import CHATML, ChatTemplate
+from deepseek.tokenizer.vocabulary import Vocabulary, end_ids, vocabulary_of_gguf
+
+MAX_JSON_BYTES = 200 << 20
+
+
+class Tokenizer:
+    """A byte-level BPE with its control tokens and chat template."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self._backend = vocabulary.backend
+        # Text is encoded as text: control tokens are recognised by `encode(control=True)` only.
+        self._backend.encode_special_tokens = True
+        self._control = vocabulary.control
+        longest_first = sorted(self._control, key=len, reverse=True)
+        self._control_pattern = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
+        self._add_bos = vocabulary.add_bos and vocabulary.bos_id is not None
+        self.bos_id = vocabulary.bos_id
+        self.eos_ids = vocabulary.eos_ids
+        self.control_ids = frozenset(self._control.values())
+        self._template = ChatTemplate(
+            vocabulary.chat_template or CHATML,
+            control=longest_first,
+            bos=self.token_text(self.bos_id) if self.bos_id is not None else "",
+            eos=self.token_text(min(self.eos_ids)),
+        )
+
+    @classmethod
+    def from_gguf_metadata(cls, metadata: Mapping[str, Any]) -> "Tokenizer":
+        """From a GGUF file's key-value pairs.
+
+        Raises:
+            TokenizerError: The vocabulary is inconsistent or of an unsupported kind.
+        """
+        return cls(vocabulary_of_gguf(metadata))
+
+    @classmethod
+    def from_folder(cls, folder: Path) -> "Tokenizer":
+        """From `tokenizer.json` and what stands beside it in a Hugging Face folder.
+
+        Raises:
+            TokenizerError: The file is missing, invalid or of an unsupported kind.
+        """
+        return cls(_vocabulary_of_folder(folder))
+
+    @property
+    def vocab_size(self) -> int:
+        """Entries, control tokens included."""
+        return self._backend.get_vocab_size(with_added_tokens=True)
+
+    def encode(self, text: str, *, control: bool = False, add_bos: bool = False) -> list[int]:
+        """Token ids of a text.
+
+        Args:
+            text: Any text. A lone surrogate is replaced, since it is no character.
+            control: Recognise control tokens such as `<|im_end|>`. Never set this for text
+                that a user wrote: without it they become ordinary text.
+            add_bos: Begin with the beginning-of-text token if this model wants one.
+        """
+        text = text.encode("utf-8", "replace").decode("utf-8")
+        ids = [self.bos_id] if add_bos and self._add_bos and self.bos_id is not None else []
+        if not control:
+            return ids + self._plain(text)
+        position = 0
+        for match in self._control_pattern.finditer(text):
+            ids += self._plain(text[position : match.start()])
+            ids.append(self._control[match.group()])
+            position = match.end()
+        return ids + self._plain(text[position:])
+
+    def encode_chat(
+        self, messages: Sequence[Message], *, add_generation_prompt: bool = True
+    ) -> list[int]:
+        """Token ids of a conversation in the model's own format.
+
+        Only the template writes control tokens; what stands in a message stays text.
+
+        Raises:
+            TokenizerError: The template fails, refuses the roles or exceeds its bounds.
+        """
+        ids: list[int] = []
+        for segment in self._template.render(messages, add_generation_prompt):
+            if segment.is_control:
+                ids.append(self._control[segment.text])
+            else:
+                ids += self._plain(segment.text)
+        return ids
+
+    def decode(self, ids: Iterable[int], *, skip_control: bool = True) -> str:
+        """Text of token ids; bytes that are no UTF-8 become U+FFFD."""
+        return self.decode_bytes(ids, skip_control=skip_control).decode("utf-8", "replace")
+
+    def decode_bytes(self, ids: Iterable[int], *, skip_control: bool = True) -> bytes:
+        """Bytes of token ids."""
+        return b"".join(
+            self.token_bytes(i) for i in ids if not (skip_control and i in self.control_ids)
+        )
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """Bytes that one token stands for (none for an id outside the vocabulary)."""
+        token = self._backend.id_to_token(token_id)
+        if token is None:
+            return b""
+        return token.encode() if token in self._control else text_to_bytes(token)
+
+    def token_text(self, token_id: int) -> str:
+        """One token as text, for people."""
+        return self.token_bytes(token_id).decode("utf-8", "replace")
+
+    def stream_decoder(self) -> "StreamDecoder":
+        """A decoder for tokens that arrive one at a time."""
+        return StreamDecoder(self)
+
+    def _plain(self, text: str) -> list[int]:
+        return self._backend.encode(text, add_special_tokens=False).ids if text else []
+
+
+class StreamDecoder:
+    """Turns tokens into text as they come; holds back a character until it is complete."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
+
+    def push(self, token_id: int) -> str:
+        """The characters that this token completes."""
+        if token_id in self._tokenizer.control_ids:
+            return ""
+        return self._utf8.decode(self._tokenizer.token_bytes(token_id))
+
+    def flush(self) -> str:
+        """U+FFFD for a character that never became complete."""
+        return self._utf8.decode(b"", final=True)
+
+
+def _vocabulary_of_folder(folder: Path) -> Vocabulary:
+    data = _json(folder / "tokenizer.json", required=True)
+    settings = _json(folder / "tokenizer_config.json")
+    generation = _json(folder / "generation_config.json")
+    if (data.get("decoder") or {}).get("type") != "ByteLevel":
+        raise TokenizerError(
+            f"{folder} has no byte-level tokenizer", "supported is byte-level BPE only"
+        )
+    try:
+        backend = tokenizers.Tokenizer.from_str(json.dumps(data))
+    except Exception as error:  # the library raises plain Exception for whatever is wrong
+        raise TokenizerError(
+            f"{folder / 'tokenizer.json'} is invalid: {error}", "fetch it again"
+        ) from None
+    # What the library would add by itself (a BOS, padding, truncation) is ours to decide.
+    backend.no_padding()
+    backend.no_truncation()
+    control = {
+        token.content: i for i, token in backend.get_added_tokens_decoder().items() if token.special
+    }
+    named = generation.get("eos_token_id")
+    ends = named if isinstance(named, list) else [named]
+    ends.append(backend.token_to_id(_token_name(settings.get("eos_token")) or ""))
+    bos = _token_name(settings.get("bos_token"))
+    template_file = folder / "chat_template.jinja"
+    template = settings.get("chat_template")
+    if template_file.is_file():
+        template = template_file.read_text(encoding="utf-8")
+    if isinstance(template, list):  # several by name
+        template = next((t["template"] for t in template if t.get("name") == "default"), None)
+    return Vocabulary(
+        backend=backend,
+        control=control,
+        bos_id=backend.token_to_id(bos) if bos else None,
+        eos_ids=end_ids(control, *(i for i in ends if isinstance(i, int))),
+        add_bos=bool(settings.get("add_bos_token", False)),
+        chat_template=template if isinstance(template, str) else None,
+    )
+
+
+def _token_name(value: Any) -> str | None:
+    """A token in tokenizer_config.json: a string, or an object with its content."""
+    if isinstance(value, dict):
+        value = value.get("content")
+    return value if isinstance(value, str) else None
+
+
+def _json(path: Path, required: bool = False) -> dict[str, Any]:
+    if not required and not path.exists():
+        return {}
+    try:
+        if path.stat().st_size > MAX_JSON_BYTES:
+            raise TokenizerError(f"{path} is too large", "it is no tokenizer file")
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise TokenizerError(
+            f"cannot read {path}: {error.strerror}", "a checkpoint folder needs this file"
+        ) from None
+    except (ValueError, RecursionError) as error:
+        raise TokenizerError(f"{path} is no valid JSON: {error}", "fetch it again") from None
+    if not isinstance(value, dict):
+        raise TokenizerError(f"{path} is no JSON object", "fetch it again")
+    return value
