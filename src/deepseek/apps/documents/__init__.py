@@ -1,1 +1,1 @@
-"""TODO."""
+"""Reading documents: immutable text with a place on the page for every character."""

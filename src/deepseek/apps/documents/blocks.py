@@ -1,0 +1,134 @@
+"""Lines to blocks: paragraphs, headings, captions, lists, tables, equations, footnotes."""
+
+import re
+from dataclasses import dataclass
+from statistics import median
+
+from deepseek.apps.documents.columns import Column
+from deepseek.apps.documents.document import BlockKind
+from deepseek.apps.documents.headings import CAPTION, heading_level
+from deepseek.apps.documents.lines import Line
+
+BULLET = re.compile(r"([•‣◦▪●○∙·–—*-]|\(?\d{1,2}[.)]|\(?[a-z][.)]|[（(][一二三四五六七八九十\d]+[)）])\s+\S")
+REFERENCE = re.compile(r"\[\d{1,3}\]|\d{1,3}\.\s+[A-Z]")
+SENTENCE_END = re.compile(r"[.!?:;。！？：；][\"'”’)\]]*$")
+WORD = re.compile(r"[A-Za-z]{3,}|[\u4e00-\u9fff]{2,}")
+
+
+@dataclass(slots=True)
+class RawBlock:
+    """Lines that belong together, before the page's text is fixed."""
+
+    kind: BlockKind
+    lines: list[Line]
+    page: int
+    level: int = 0
+    """Depth, for a heading."""
+
+
+def column_blocks(column: Column, page: int, body_size: float, page_height: float) -> list[RawBlock]:
+    """Cut one column into blocks and say what each is."""
+    gaps = [b.top - a.bottom for a, b in zip(column.lines, column.lines[1:], strict=False)]
+    usual = median([g for g in gaps if -body_size < g < 2 * body_size] or [0.2 * body_size])
+    blocks: list[RawBlock] = []
+    for i, line in enumerate(column.lines):
+        gap = gaps[i - 1] if i else 2 * body_size
+        level = heading_level(line, body_size, (gap - usual) / body_size)
+        previous = blocks[-1] if blocks else None
+        if previous is None or _begins(previous, line, level, gap - usual, column):
+            kind: BlockKind = "heading" if level else "paragraph"
+            blocks.append(RawBlock(kind, [line], page, level))
+        else:
+            previous.lines.append(line)
+    for block in blocks:
+        if block.kind != "heading":
+            block.kind = _kind(block, body_size, page_height)
+    return _joined(blocks)
+
+
+def block_text(block: RawBlock) -> str:
+    """The lines' texts, for patterns; not the document's final text."""
+    return " ".join(line.text for line in block.lines)
+
+
+def _begins(block: RawBlock, line: Line, level: int, extra: float, column: Column) -> bool:
+    """Whether a line begins a new block after `block`."""
+    last = block.lines[-1]
+    size = max(line.size, 4.0)
+    if block.kind == "heading":
+        # A heading of two lines: same look, close together, and no new number.
+        same = level and abs(last.size - line.size) < 0.6 and last.bold == line.bold
+        return not (same and extra < 0.5 * size and not re.match(r"\d", line.text))
+    if level:
+        return True
+    text = line.text
+    if extra > 0.45 * size or abs(last.size - line.size) > 0.9:
+        return True
+    if _looks_like_caption(text):
+        return True
+    if BULLET.match(text) or REFERENCE.match(text):
+        return last.right < column.right - 2 * size or SENTENCE_END.search(last.text) is not None
+    if (len(line.runs) > 1) != (len(last.runs) > 1):
+        return not (_is_row(line) and _is_row(last))
+    first = block.lines[0]
+    hanging = len(block.lines) > 1 and block.lines[1].left > first.left + 0.6 * size
+    if hanging:
+        return line.left < last.left - 0.6 * size and len(line.runs) == 1
+    if line.left > last.left + 0.7 * size and len(line.runs) == 1:
+        ended = SENTENCE_END.search(last.text) is not None or last.right < column.right - 2 * size
+        return ended and line.left > column.left + 0.5 * size
+    if last.right < column.right - 4 * size and SENTENCE_END.search(last.text):
+        return abs(line.left - column.left) < 0.5 * size or line.left > last.left
+    return False
+
+
+def _looks_like_caption(text: str) -> bool:
+    """Whether a line is "Figure 1: …" or "Table 2. …", not "Table 2 summarizes our results"."""
+    match = CAPTION.match(text)
+    if match is None:
+        return False
+    rest = text[match.end() :].strip()
+    return match[3].strip() != "" or not rest or (rest[0].isupper() and match[1][0].isupper()) or "\u4e00" <= rest[0] <= "\u9fff"
+
+
+def _is_row(line: Line) -> bool:
+    """Whether a line could be a table's row: several cells, or mostly figures."""
+    letters = sum(c.isalpha() for c in line.text)
+    digits = sum(c.isdigit() for c in line.text)
+    return len(line.runs) > 1 or digits > letters
+
+
+def _kind(block: RawBlock, body_size: float, page_height: float) -> BlockKind:
+    text = block_text(block).strip()
+    if _looks_like_caption(text):
+        return "caption"
+    size = block.lines[0].size
+    low = block.lines[0].top > 0.65 * page_height
+    marked = re.match(r"[∗*†‡§¶♮♯]|\d{1,2}\s*[A-Zh]", text) is not None
+    if low and size <= body_size - 1 and marked:
+        return "footnote"
+    words = WORD.findall(text)
+    characters = len(text.replace(" ", "")) or 1
+    prose = sum(map(len, words)) / characters
+    rows = sum(1 for line in block.lines if len(line.runs) > 1)
+    if rows >= 2 and rows >= 0.5 * len(block.lines):
+        return "table"
+    if prose < 0.45 and len(block.lines) <= 6:
+        return "table" if sum(c.isdigit() for c in text) > 0.5 * characters else "equation"
+    if rows and prose < 0.6:
+        return "table"
+    return "list" if BULLET.match(text) else "paragraph"
+
+
+def _joined(blocks: list[RawBlock]) -> list[RawBlock]:
+    """Join tables that a header row or a rule cut into pieces."""
+    joined: list[RawBlock] = []
+    for block in blocks:
+        last = joined[-1] if joined else None
+        if last and block.kind == last.kind == "table":
+            gap = block.lines[0].top - last.lines[-1].bottom
+            if gap < 1.6 * max(block.lines[0].size, 6):
+                last.lines += block.lines
+                continue
+        joined.append(block)
+    return joined

@@ -1,0 +1,113 @@
+"""Reading order: a page's runs to lines, column by column, band by band.
+
+Text that crosses the gutter (titles, wide figures' captions, abstracts) cuts the page into
+bands; within a band the left column is read before the right one.
+"""
+
+from dataclasses import dataclass
+
+from deepseek.apps.documents.lines import Line, Run
+
+MIN_SHARE = 0.18  # of the page's characters that each column must hold
+MAX_CROSSING = 0.35  # of the characters that may cross the gutter
+MIN_PROSE_RUNS = 5  # runs of prose width that each column must have
+
+
+@dataclass(slots=True)
+class Column:
+    """Lines that are read one after another, and the edges they are set to."""
+
+    lines: list[Line]
+    left: float
+    right: float
+
+
+def reading_order(runs: list[Run], width: float) -> list[Column]:
+    """Columns in reading order.
+
+    Args:
+        runs: Runs of one page, in any order.
+        width: The page's width in points.
+    """
+    gutter = find_gutter(runs, width)
+    if gutter is None:
+        return [_column(runs)] if runs else []
+    columns: list[Column] = []
+    wide = sorted((r for r in runs if r.left < gutter < r.right), key=lambda r: r.middle)
+    narrow = [r for r in runs if not r.left < gutter < r.right]
+    start = 0
+    while start < len(wide) or narrow:
+        above = [r for r in narrow if start >= len(wide) or r.middle < wide[start].middle]
+        narrow = [r for r in narrow if not (start >= len(wide) or r.middle < wide[start].middle)]
+        # What stands beside a wide run on its own line (a table's cell) is read with it.
+        for side in (True, False):
+            part = [r for r in above if (r.right <= gutter) == side]
+            if part:
+                columns.append(_column(part))
+        band, start = _wide_band(wide, start, narrow)
+        beside = [r for r in narrow if any(_same_line(r, w) for w in band)]
+        narrow = [r for r in narrow if r not in beside]
+        if band:
+            columns.append(_column(band + beside))
+    return columns
+
+
+def find_gutter(runs: list[Run], width: float) -> float | None:
+    """The x between two columns of prose; None on a page with one column."""
+    total = sum(len(run.text) for run in runs)
+    if total < 200:
+        return None
+    best, best_crossing = None, total
+    for x in range(int(0.35 * width), int(0.65 * width), 2):
+        crossing = sum(len(r.text) for r in runs if r.left < x < r.right)
+        if crossing < best_crossing:
+            best, best_crossing = float(x), crossing
+    if best is None or best_crossing > MAX_CROSSING * total:
+        return None
+    # Several positions may cross equally little: take the middle of the free strip.
+    left_edge = max((r.right for r in runs if r.right <= best), default=best)
+    right_edge = min((r.left for r in runs if r.left >= best), default=best)
+    for run_side in (
+        [r for r in runs if r.right <= best],
+        [r for r in runs if r.left >= best],
+    ):
+        prose = sum(1 for r in run_side if r.right - r.left > 0.22 * width and len(r.text) > 20)
+        if sum(len(r.text) for r in run_side) < MIN_SHARE * total or prose < MIN_PROSE_RUNS:
+            return None
+    return (left_edge + right_edge) / 2
+
+
+def _wide_band(wide: list[Run], start: int, narrow: list[Run]) -> tuple[list[Run], int]:
+    """Wide runs that follow one another without column text between."""
+    band: list[Run] = []
+    while start < len(wide):
+        if band and any(band[-1].middle < r.middle < wide[start].middle and not _same_line(r, band[-1]) and not _same_line(r, wide[start]) for r in narrow):
+            break
+        band.append(wide[start])
+        start += 1
+    return band, start
+
+
+def _column(runs: list[Run]) -> Column:
+    lines = to_lines(runs)
+    # Edges that most lines respect, not those of a stray run.
+    lefts, rights = sorted(line.left for line in lines), sorted(line.right for line in lines)
+    return Column(lines, left=lefts[len(lefts) // 10], right=rights[-1 - len(rights) // 10])
+
+
+def to_lines(runs: list[Run]) -> list[Line]:
+    """Group runs on one baseline, top to bottom, left to right."""
+    lines: list[Line] = []
+    for run in sorted(runs, key=lambda r: (r.middle, r.left)):
+        if lines and any(_same_line(run, other) for other in lines[-1].runs):
+            lines[-1].runs.append(run)
+        else:
+            lines.append(Line([run]))
+    for line in lines:
+        line.runs.sort(key=lambda r: r.left)
+    return lines
+
+
+def _same_line(a: Run, b: Run) -> bool:
+    overlap = min(a.bottom, b.bottom) - max(a.top, b.top)
+    return overlap > 0.5 * min(a.height, b.height)

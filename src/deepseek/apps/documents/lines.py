@@ -1,0 +1,169 @@
+"""Characters to lines: runs on one baseline, cut where a gap is too wide to be a space."""
+
+import unicodedata
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from deepseek.apps.documents.glyphs import BOLD, GENERATED, TILTED, PageGlyphs
+
+HYPHEN = "\x02"  # PDFium's mark for a hyphen at a line's end
+CELL_GAP = 1.3  # in font sizes: wider gaps separate table cells or columns
+LIGATURES = {
+    "\ufb00": "ff", "\ufb01": "fi", "\ufb02": "fl", "\ufb03": "ffi", "\ufb04": "ffl",
+    "\ufb05": "st", "\ufb06": "st",
+}  # fmt: skip
+
+Box = tuple[float, float, float, float]
+
+
+@dataclass(slots=True)
+class Run:
+    """Characters without a wide gap: a line of prose, or one cell of a table row."""
+
+    text: str
+    boxes: list[Box | None]
+    """One a character; None for spaces that are not on the paper."""
+    left: float
+    top: float
+    right: float
+    bottom: float
+    size: float
+    """The commonest font size, in points."""
+    bold: bool
+
+    @property
+    def height(self) -> float:
+        """Height of the ink."""
+        return self.bottom - self.top
+
+    @property
+    def middle(self) -> float:
+        """Vertical centre."""
+        return (self.top + self.bottom) / 2
+
+
+@dataclass(slots=True)
+class Line:
+    """Runs side by side on one baseline within one column."""
+
+    runs: list[Run] = field(default_factory=list)
+
+    @property
+    def text(self) -> str:
+        """The runs' texts with a space between."""
+        return " ".join(run.text for run in self.runs)
+
+    @property
+    def left(self) -> float:
+        """Left edge."""
+        return self.runs[0].left
+
+    @property
+    def right(self) -> float:
+        """Right edge."""
+        return max(run.right for run in self.runs)
+
+    @property
+    def top(self) -> float:
+        """Top edge."""
+        return min(run.top for run in self.runs)
+
+    @property
+    def bottom(self) -> float:
+        """Bottom edge."""
+        return max(run.bottom for run in self.runs)
+
+    @property
+    def size(self) -> float:
+        """Font size of the longest run."""
+        return max(self.runs, key=lambda run: len(run.text)).size
+
+    @property
+    def bold(self) -> bool:
+        """Whether the longest run is bold."""
+        return max(self.runs, key=lambda run: len(run.text)).bold
+
+
+def page_runs(page: PageGlyphs) -> list[Run]:
+    """The runs of a page in the order of the file; tilted text is left out."""
+    runs: list[Run] = []
+    current: list[int] = []
+    last = -1
+    for i in range(len(page.codes)):
+        code, flags = int(page.codes[i]), int(page.flags[i])
+        if flags & TILTED:
+            continue
+        if code in (10, 13):
+            _close(page, current, runs)
+            last = -1
+            continue
+        if flags & GENERATED or np.isnan(page.boxes[i, 0]):
+            if code == ord(HYPHEN) or (code in (0x20, 0xA0) and current):
+                current.append(i)
+            continue
+        if last >= 0 and _breaks(page, last, i):
+            _close(page, current, runs)
+        current.append(i)
+        last = i
+    _close(page, current, runs)
+    return runs
+
+
+def _breaks(page: PageGlyphs, before: int, after: int) -> bool:
+    """Whether two neighbours in the file are too far apart to be one run."""
+    _, top, right, bottom = page.boxes[before]
+    left2, top2, _, bottom2 = page.boxes[after]
+    size = max(float(page.sizes[before]), float(page.sizes[after]), bottom - top, 4.0)
+    gap = left2 - right
+    apart = min(bottom, bottom2) - max(top, top2)  # negative: no vertical overlap
+    return bool(gap > CELL_GAP * size or gap < -4 * size or apart < -0.6 * size)
+
+
+def _close(page: PageGlyphs, indices: list[int], runs: list[Run]) -> None:
+    """Make a run of the collected characters, and forget them."""
+    text: list[str] = []
+    boxes: list[Box | None] = []
+    for i in indices:
+        left, top, right, bottom = page.boxes[i].tolist()
+        place = None if left != left else (left, top, right, bottom)  # NaN differs from itself
+        for character in _character(int(page.codes[i])):
+            if character == " " and (not text or text[-1] == " "):
+                continue
+            text.append(character)
+            boxes.append(None if character == " " else place)
+    while text and text[-1] == " ":
+        text.pop()
+        boxes.pop()
+    placed = [box for box in boxes if box is not None]
+    if placed:
+        inked = [i for i in indices if not page.flags[i] & GENERATED]
+        sizes = np.round(page.sizes[inked] * 2) / 2
+        values, counts = np.unique(sizes, return_counts=True)
+        runs.append(
+            Run(
+                text="".join(text),
+                boxes=boxes,
+                left=min(box[0] for box in placed),
+                top=min(box[1] for box in placed),
+                right=max(box[2] for box in placed),
+                bottom=max(box[3] for box in placed),
+                size=float(values[counts.argmax()]),
+                bold=bool(np.mean((page.flags[inked] & BOLD) > 0) > 0.6),
+            )
+        )
+    indices.clear()
+
+
+def _character(code: int) -> str:
+    """The text of one glyph: ligatures opened, exotic spaces made plain, control codes dropped."""
+    if code == 2:
+        return HYPHEN
+    character = chr(code) if 0 < code < 0x110000 and not 0xD800 <= code < 0xE000 else ""
+    if character in LIGATURES:
+        return LIGATURES[character]
+    if character in ("\u00ad", "\ufffe", "\uffff"):
+        return HYPHEN
+    if not character or unicodedata.category(character) in ("Cc", "Cs", "Cn"):
+        return " " if character == "\t" else ""
+    return " " if unicodedata.category(character) == "Zs" else character

@@ -1,0 +1,145 @@
+"""The child process in which PDFium opens an untrusted file.
+
+Run as `python -m deepseek.apps.documents.worker glyphs FILE OUT` or `… render FILE OUT PAGE
+SCALE`. It limits its own memory and time first, so that a hostile file ends this process and
+not the program. Progress goes to stdout, one `page done total` a line; a refusal is one
+`error …` line.
+"""
+
+import ctypes
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pypdfium2 as pdfium
+import pypdfium2.raw as c
+
+MEMORY_BYTES = 4 << 30
+CPU_SECONDS = 900
+MAX_PAGES = 5_000
+MAX_CHARACTERS = 200_000  # a page; a book's page has 3,000
+GENERATED_SPACE = 1
+
+
+def main(arguments: list[str]) -> int:
+    """Extract characters or render a page."""
+    _limit()
+    action, source, target = arguments[:3]
+    try:
+        document = pdfium.PdfDocument(source)
+        n_pages = len(document)
+    except pdfium.PdfiumError as error:
+        print("error encrypted" if "password" in str(error).lower() else f"error corrupt {error}")
+        return 3
+    if action == "render":
+        image = document[int(arguments[3]) - 1].render(scale=float(arguments[4])).to_pil()
+        image.convert("RGB").save(target, format="WEBP", quality=80, method=4)
+        return 0
+    if n_pages > MAX_PAGES:
+        print(f"error pages {n_pages}")
+        return 3
+    pages = []
+    for number in range(n_pages):
+        pages.append(_page(document, number))
+        print(f"page {number + 1} {n_pages}", flush=True)
+    _save(Path(target), pages, _title(document))
+    return 0
+
+
+def _limit() -> None:
+    try:
+        import resource
+    except ImportError:  # Windows: the parent's time limit still holds
+        return
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
+
+
+def _title(document: Any) -> str:
+    try:
+        return str(document.get_metadata_value("Title") or "")[:1000]
+    except (pdfium.PdfiumError, UnicodeError):
+        return ""
+
+
+def _page(document: Any, number: int) -> dict[str, Any]:
+    """Characters of one page with boxes (points, from the top left), sizes and weights."""
+    try:
+        page = document[number]
+        text = page.get_textpage()
+    except pdfium.PdfiumError:
+        return _empty()
+    width, height = page.get_size()
+    left0, bottom0 = page.get_cropbox()[:2]
+    n = min(max(c.FPDFText_CountChars(text.raw), 0), MAX_CHARACTERS)
+    codes = np.zeros(n, np.int32)
+    boxes = np.full((n, 4), np.nan, np.float32)
+    sizes = np.zeros(n, np.float32)
+    flags = np.zeros(n, np.uint8)
+    left, right, bottom, top = (ctypes.c_double() for _ in range(4))
+    raw = text.raw
+    for i in range(n):
+        codes[i] = c.FPDFText_GetUnicode(raw, i)
+        generated = c.FPDFText_IsGenerated(raw, i) == 1
+        if not generated and c.FPDFText_GetCharBox(raw, i, left, right, bottom, top):
+            boxes[i] = (left.value, top.value, right.value, bottom.value)
+        sizes[i] = c.FPDFText_GetFontSize(raw, i)
+        bold = c.FPDFText_GetFontWeight(raw, i) >= 600
+        tilted = not generated and abs(c.FPDFText_GetCharAngle(raw, i)) > 0.1
+        flags[i] = generated | bold << 1 | tilted << 2
+    boxes[:, [0, 2]] -= left0
+    boxes[:, [1, 3]] = height + bottom0 - boxes[:, [1, 3]]
+    if page.get_rotation():
+        # PDFium gives boxes in unrotated space: keep the text, drop what could mislead.
+        boxes[:] = _upright(boxes, page.get_rotation(), width, height)
+    n_images = sum(1 for _ in page.get_objects(filter=[c.FPDF_PAGEOBJ_IMAGE], max_depth=2))
+    text.close()
+    page.close()
+    return {
+        "codes": codes,
+        "boxes": boxes,
+        "sizes": sizes,
+        "flags": flags,
+        "size": (width, height, n_images),
+    }
+
+
+def _upright(boxes: Any, rotation: int, width: float, height: float) -> Any:
+    """Boxes as they appear on a page that is shown rotated by 90, 180 or 270 degrees."""
+    left, top, right, bottom = boxes.T
+    # `top` was measured from the shown height; undo that to get unrotated coordinates.
+    if rotation == 180:
+        return np.stack((width - right, height - bottom, width - left, height - top), -1)
+    raw_top, raw_bottom = height - top, height - bottom
+    if rotation == 90:
+        return np.stack((raw_bottom, left, raw_top, right), -1)
+    return np.stack((width - raw_top, height - right, width - raw_bottom, height - left), -1)
+
+
+def _empty() -> dict[str, Any]:
+    return {
+        "codes": np.zeros(0, np.int32),
+        "boxes": np.zeros((0, 4), np.float32),
+        "sizes": np.zeros(0, np.float32),
+        "flags": np.zeros(0, np.uint8),
+        "size": (0.0, 0.0, 0),
+    }
+
+
+def _save(target: Path, pages: list[dict[str, Any]], title: str) -> None:
+    joined = {
+        key: np.concatenate([page[key] for page in pages]) if pages else _empty()[key]
+        for key in ("codes", "boxes", "sizes", "flags")
+    }
+    np.savez(
+        target,
+        **joined,
+        counts=np.array([len(page["codes"]) for page in pages], np.int64),
+        pages=np.array([page["size"] for page in pages], np.float32).reshape(-1, 3),
+        title=np.frombuffer(title.encode("utf-8", "replace"), np.uint8),
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
