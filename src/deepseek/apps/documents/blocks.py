@@ -12,6 +12,7 @@ from deepseek.apps.documents.lines import Line
 BULLET = re.compile(r"([•‣◦▪●○∙·–—*-]|\(?\d{1,2}[.)]|\(?[a-z][.)]|[（(][一二三四五六七八九十\d]+[)）])\s+\S")
 REFERENCE = re.compile(r"\[\d{1,3}\]|\d{1,3}\.\s+[A-Z]")
 SENTENCE_END = re.compile(r"[.!?:;。！？：；][\"'”’)\]]*$")
+NEW_NUMBER = re.compile(r"(\d+(\.\d+)*|[A-Z](\.\d+)*)\.?\s")
 WORD = re.compile(r"[A-Za-z]{3,}|[\u4e00-\u9fff]{2,}")
 
 
@@ -35,7 +36,9 @@ def column_blocks(column: Column, page: int, body_size: float, page_height: floa
         gap = gaps[i - 1] if i else 2 * body_size
         level = heading_level(line, body_size, (gap - usual) / body_size)
         previous = blocks[-1] if blocks else None
-        if previous is None or _begins(previous, line, level, gap - usual, column):
+        if previous is None or _begins(
+            previous, line, level, gap - usual, column, body_size
+        ):
             kind: BlockKind = "heading" if level else "paragraph"
             blocks.append(RawBlock(kind, [line], page, level))
         else:
@@ -51,14 +54,17 @@ def block_text(block: RawBlock) -> str:
     return " ".join(line.text for line in block.lines)
 
 
-def _begins(block: RawBlock, line: Line, level: int, extra: float, column: Column) -> bool:
+def _begins(
+    block: RawBlock, line: Line, level: int, extra: float, column: Column, body_size: float
+) -> bool:
     """Whether a line begins a new block after `block`."""
     last = block.lines[-1]
     size = max(line.size, 4.0)
     if block.kind == "heading":
         # A heading of two lines: same look, close together, and no new number.
-        same = level and abs(last.size - line.size) < 0.6 and last.bold == line.bold
-        return not (same and extra < 0.5 * size and not re.match(r"\d", line.text))
+        same = abs(last.size - line.size) < 0.6 and last.bold == line.bold
+        strong = line.bold or line.size >= body_size + 0.9
+        return not (same and strong and extra < 0.8 * size and not NEW_NUMBER.match(line.text))
     if level:
         return True
     text = line.text

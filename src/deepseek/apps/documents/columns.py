@@ -6,7 +6,7 @@ bands; within a band the left column is read before the right one.
 
 from dataclasses import dataclass
 
-from deepseek.apps.documents.lines import Line, Run
+from deepseek.apps.documents.lines import CELL_GAP, Line, Run
 
 MIN_SHARE = 0.18  # of the page's characters that each column must hold
 MAX_CROSSING = 0.35  # of the characters that may cross the gutter
@@ -81,11 +81,16 @@ def _wide_band(wide: list[Run], start: int, narrow: list[Run]) -> tuple[list[Run
     """Wide runs that follow one another without column text between."""
     band: list[Run] = []
     while start < len(wide):
-        if band and any(band[-1].middle < r.middle < wide[start].middle and not _same_line(r, band[-1]) and not _same_line(r, wide[start]) for r in narrow):
+        if band and any(_between(r, band[-1], wide[start]) for r in narrow):
             break
         band.append(wide[start])
         start += 1
     return band, start
+
+
+def _between(run: Run, above: Run, below: Run) -> bool:
+    beside = _same_line(run, above) or _same_line(run, below)
+    return above.middle < run.middle < below.middle and not beside
 
 
 def _column(runs: list[Run]) -> Column:
@@ -104,8 +109,31 @@ def to_lines(runs: list[Run]) -> list[Line]:
         else:
             lines.append(Line([run]))
     for line in lines:
-        line.runs.sort(key=lambda r: r.left)
+        line.runs = _close_gaps(sorted(line.runs, key=lambda r: r.left))
     return lines
+
+
+def _close_gaps(runs: list[Run]) -> list[Run]:
+    """Join runs that only an index, an exponent or a formula had separated."""
+    joined: list[Run] = []
+    for run in runs:
+        last = joined[-1] if joined else None
+        if last is None or run.left - last.right > CELL_GAP * max(run.size, last.size):
+            joined.append(run)
+            continue
+        space = run.left - last.right > 0.1 * max(run.size, last.size)
+        main = max(last, run, key=lambda r: len(r.text))
+        joined[-1] = Run(
+            text=last.text + " " * space + run.text,
+            boxes=last.boxes + [None] * space + run.boxes,
+            left=last.left,
+            top=min(last.top, run.top),
+            right=max(last.right, run.right),
+            bottom=max(last.bottom, run.bottom),
+            size=main.size,
+            bold=main.bold,
+        )
+    return joined
 
 
 def _same_line(a: Run, b: Run) -> bool:

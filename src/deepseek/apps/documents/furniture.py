@@ -5,7 +5,7 @@ from collections import Counter
 
 from deepseek.apps.documents.lines import Run
 
-EDGE = 0.12  # share of the page's height in which heads and feet stand
+EDGE = 0.16  # share of the page's height in which heads and feet stand
 NUMBER = re.compile(r"\W*(page\s*)?(\d{1,4}|[ivxlc]{1,6})(\s*(/|of)\s*\d{1,4})?\W*", re.IGNORECASE)
 
 

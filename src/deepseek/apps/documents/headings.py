@@ -31,7 +31,7 @@ ROLES: tuple[tuple[SectionRole, str], ...] = (
     ("results", r"result|analys[ie]s|discussion|comparison|error|findings|结果|分析|讨论"),
     (
         "experiments",
-        r"experiment|evaluation|setup|set-up|training|dataset|data set|^data\b|corpus|corpora"
+        r"experiment|evaluation|setup|set-up|training|dataset|data set|^data\b|corpus|\bcorpora"
         r"|implementation|hyper-?parameter|baseline|metric|benchmark|settings|实验|数据|评测|评估",
     ),
     ("conclusion", r"conclu|future work|outlook|结论|总结|展望"),
@@ -75,10 +75,13 @@ def heading_level(line: Line, body_size: float, gap_above: float) -> int:
         if strong or (known and gap_above > 0.3):
             ends_like_prose = title.rstrip().endswith((".", ",", ";")) and len(title) > 60
             return 0 if ends_like_prose else level
-        return 0
+        plain = level > 1 and title[0].isupper() and len(title) < 90 and not title.endswith(".")
+        return level if plain and gap_above > 0.2 and len(line.runs) <= 2 else 0
     if known and (strong or gap_above > 0.3):
         return 1
     if text.endswith((".", ",", ";", "。", "，")) or len(line.runs) > 1:
+        return 0
+    if letters < 0.7 * len(text.replace(" ", "")) or not re.match(r"[A-Z\u4e00-\u9fff]", text):
         return 0
     if larger and gap_above > 0.2:
         return 1 if line.size >= body_size + 2.5 else 2

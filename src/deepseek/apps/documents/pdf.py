@@ -72,11 +72,11 @@ def _place(
 
 
 def _body_size(pages: list[list[Run]]) -> float:
-    """The font size of most characters."""
+    """The font size of most characters in lines of prose."""
     sizes: Counter[float] = Counter()
     for runs in pages:
         for run in runs:
-            sizes[run.size] += len(run.text)
+            sizes[run.size] += len(run.text) if len(run.text) >= 40 else 1
     return sizes.most_common(1)[0][0] if sizes else 10.0
 
 

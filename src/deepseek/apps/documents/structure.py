@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 from deepseek.apps.documents.assembly import FLOWING, HAN, PlacedBlock
@@ -21,6 +22,12 @@ from deepseek.apps.documents.sentences import MAX_CHARACTERS, split_sentences
 
 ABSTRACT = re.compile(r"(abstract|摘\s*要|内容提要)\s*[.:：—–-]*\s*", re.IGNORECASE)
 TABLE_CAPTION = re.compile(r"(table|tab\.|表)\s*", re.IGNORECASE)
+NUMBER = re.compile(r"(\d{1,2}(\.\d{1,2})*|[A-Z]\.\d|[A-H]|[IVX]+)[.\s]|第|[一二三四五六七八九十]、|\d+[\u4e00-\u9fff]")
+UNNUMBERED = re.compile(
+    r"abstract|references|bibliography|acknowledg|appendi|supplement|limitation|ethic|broader"
+    r"|conclusion|introduction|摘\s*要|参考文献|致\s*谢|附\s*录|结\s*论|引\s*言",
+    re.IGNORECASE,
+)
 PROSE: tuple[BlockKind, ...] = ("paragraph", "list", "caption", "footnote")
 
 
@@ -90,6 +97,9 @@ def _sections(
     """Assign each block to a section; mark title and references."""
     first_page = blocks[0].spans[0].page if blocks else 1
     sections = [Section("", "front", 1, first_page)]
+    headings = [_text(pages, b.spans) for b in blocks if b.kind == "heading"]
+    is_numbered = sum(1 for text in headings if NUMBER.match(text)) >= 4
+    top = 0
     stack: list[tuple[int, SectionRole]] = []
     final: list[Block] = []
     for index, block in enumerate(blocks):
@@ -104,7 +114,13 @@ def _sections(
                 kind = "paragraph"
             elif role == "front" and not _opens_text(text):
                 kind = "paragraph"  # authors and affiliations are often bold
+            elif is_numbered and not NUMBER.match(text) and not UNNUMBERED.match(text):
+                kind = "paragraph"  # where sections are numbered, the rest is words in figures
+            elif not _follows(text, top):
+                kind = "paragraph"  # an item of a list, or a line of output
             else:
+                number = re.match(r"\d+", text)
+                top = int(number[0]) if number else top
                 stack = [entry for entry in stack if entry[0] < block.level]
                 parent: SectionRole = stack[-1][1] if stack else "other"
                 new_role = role_of(text, parent)
@@ -115,12 +131,35 @@ def _sections(
         elif role == "references" and kind in (*FLOWING, "equation", "footnote"):
             kind = "reference"
         final.append(Block(kind, tuple(block.spans), len(sections) - 1))
-    return sections, final
+    return _with_methods(sections), final
+
+
+def _with_methods(sections: list[Section]) -> list[Section]:
+    """Sections named after their subject, between introduction and experiments, are the method."""
+    roles = [section.role for section in sections]
+    first = roles.index("introduction") if "introduction" in roles else 0
+    later = [i for i, role in enumerate(roles) if i > first and role in ("experiments", "results")]
+    end = later[0] if later else 0
+    return [
+        replace(section, role="method") if section.role == "other" and first < i < end else section
+        for i, section in enumerate(sections)
+    ]
+
+
+def _follows(text: str, top: int) -> bool:
+    """Whether a heading's number can come after a section with the number `top`."""
+    number = re.match(r"(\d+)(\.\d+)?", text)
+    if number is None:
+        return True
+    first = int(number[1])
+    if number[2]:
+        return first == top or first == top + 1
+    return first == top + 1 or (top == 0 and first <= 1)
 
 
 def _opens_text(text: str) -> bool:
     """Whether a heading can be the first of a paper."""
-    if re.match(r"(\d+|[IVX]+)[.\s]|第|[一二三四五六七八九十]、", text):
+    if NUMBER.match(text):
         return True
     return role_of(text, "front") != "other"
 
