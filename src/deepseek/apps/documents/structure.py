@@ -17,7 +17,7 @@ from deepseek.apps.documents.document import (
     Span,
     Table,
 )
-from deepseek.apps.documents.headings import role_of
+from deepseek.apps.documents.headings import KNOWN, NUMBERED, role_of
 from deepseek.apps.documents.sentences import MAX_CHARACTERS, split_sentences
 
 ABSTRACT = re.compile(r"(abstract|摘\s*要|内容提要)\s*[.:：—–-]*\s*", re.IGNORECASE)
@@ -99,6 +99,7 @@ def _sections(
     sections = [Section("", "front", 1, first_page)]
     headings = [_text(pages, b.spans) for b in blocks if b.kind == "heading"]
     is_numbered = sum(1 for text in headings if NUMBER.match(text)) >= 4
+    has_abstract = any(ABSTRACT.match(text) for text in headings[:8])
     top = 0
     stack: list[tuple[int, SectionRole]] = []
     final: list[Block] = []
@@ -112,7 +113,7 @@ def _sections(
         if kind == "heading":
             if title_index is not None and index < title_index:
                 kind = "paragraph"
-            elif role == "front" and not _opens_text(text):
+            elif role == "front" and not _opens_text(text, has_abstract):
                 kind = "paragraph"  # authors and affiliations are often bold
             elif is_numbered and not NUMBER.match(text) and not UNNUMBERED.match(text):
                 kind = "paragraph"  # where sections are numbered, the rest is words in figures
@@ -157,11 +158,12 @@ def _follows(text: str, top: int) -> bool:
     return first == top + 1 or (top == 0 and first <= 1)
 
 
-def _opens_text(text: str) -> bool:
+def _opens_text(text: str, has_abstract: bool) -> bool:
     """Whether a heading can be the first of a paper."""
-    if NUMBER.match(text):
-        return True
-    return role_of(text, "front") != "other"
+    numbered = NUMBERED.fullmatch(text)
+    if numbered and has_abstract:  # before the abstract only affiliations are numbered
+        return KNOWN.fullmatch(numbered["title"].strip()) is not None
+    return bool(NUMBER.match(text)) or role_of(text, "front") != "other"
 
 
 def _sentences(pages: Sequence[Page], blocks: list[Block]) -> list[Sentence]:

@@ -20,7 +20,10 @@ MEMORY_BYTES = 4 << 30
 CPU_SECONDS = 900
 MAX_PAGES = 5_000
 MAX_CHARACTERS = 200_000  # a page; a book's page has 3,000
-BOLD_NAME = re.compile(rb"bold|black|heavy|demi|medi\b|cmbx|cmssbx|bx\d|-bd|\bptmb|\bphvb|nimbus\w*-medi", re.IGNORECASE)
+BOLD_NAME = re.compile(
+    rb"bold|black|heavy|demi|medi\b|medi(?=ital)|cmbx|cmssbx|bx\d|-bd|\+ptmb|\+phvb|simhei",
+    re.IGNORECASE,
+)
 
 
 def main(arguments: list[str]) -> int:
@@ -110,12 +113,14 @@ def _page(document: Any, number: int) -> dict[str, Any]:
 
 
 def _is_bold(raw: Any, i: int) -> bool:
-    """By the font's weight, or by its name where the file gives no weight."""
-    if c.FPDFText_GetFontWeight(raw, i) >= 600:
-        return True
+    """By the font's name; by its weight only if it has none.
+
+    The weight that PDFium derives from stem widths calls some regular fonts bold.
+    """
     name = ctypes.create_string_buffer(128)
-    length = c.FPDFText_GetFontInfo(raw, i, name, 128, None)
-    return bool(length) and BOLD_NAME.search(name.value) is not None
+    if c.FPDFText_GetFontInfo(raw, i, name, 128, None) and name.value:
+        return BOLD_NAME.search(name.value) is not None
+    return bool(c.FPDFText_GetFontWeight(raw, i) >= 600)
 
 
 def _upright(boxes: Any, rotation: int, width: float, height: float) -> Any:
