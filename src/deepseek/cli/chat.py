@@ -178,5 +178,3 @@ def _save_history() -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         readline.write_history_file(file)
         file.chmod(0o600)
-
-

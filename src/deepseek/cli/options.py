@@ -22,7 +22,9 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--dtype", default="auto", help="auto, bfloat16, float16 or float32")
     group.add_argument("--device", default="auto", help="auto, cpu or cuda")
-    group.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all granted)")
+    group.add_argument(
+        "--threads", type=int, metavar="N", help="CPU threads (default: all granted)"
+    )
     group.add_argument("--context-window", type=int, metavar="N", help="tokens to work with")
 
 

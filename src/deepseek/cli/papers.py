@@ -23,7 +23,9 @@ FORMATS = (".md", ".html", ".json")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("action", choices=["analyze", "tasks"], help="analyze a paper, or list tasks")
+    parser.add_argument(
+        "action", choices=["analyze", "tasks"], help="analyze a paper, or list tasks"
+    )
     parser.add_argument(
         "source", nargs="?", help="a PDF, text or Markdown file, an arXiv id or a URL"
     )

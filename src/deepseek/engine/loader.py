@@ -65,9 +65,7 @@ def load_engine(
         if source.folder is not None
         else Tokenizer.from_gguf_metadata(source.metadata)
     )
-    model = load_model(
-        source, dtype=compute.dtype, device=compute.device, on_progress=on_load
-    )
+    model = load_model(source, dtype=compute.dtype, device=compute.device, on_progress=on_load)
     report = LoadReport(
         seconds=time.perf_counter() - start,
         file_bytes=source.n_bytes,

@@ -90,9 +90,7 @@ class ModelConfig:
         """
         family = config.get("model_type")
         if family not in ARCHITECTURES:
-            raise ConfigError(
-                f"model type is {family!r}", f"supported: {', '.join(ARCHITECTURES)}"
-            )
+            raise ConfigError(f"model type is {family!r}", f"supported: {', '.join(ARCHITECTURES)}")
         rope = config.get("rope_scaling") or config.get("rope_parameters") or {}
         kind = rope.get("rope_type", rope.get("type", "default"))
         if kind not in ("default", None):

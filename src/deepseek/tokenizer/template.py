@@ -53,7 +53,9 @@ class ChatTemplate:
         self._control = re.compile(f"({'|'.join(map(re.escape, ordered))})" if ordered else r"(?!)")
         first = "".join(sorted({token[0] for token in ordered}))
         tags = "|".join(re.escape(tag[1:]) for tag in TAGS if tag not in control)
-        self._risky = re.compile(f"([{re.escape(first)}])(?!{tags})") if first else re.compile("(?!)")
+        self._risky = (
+            re.compile(f"([{re.escape(first)}])(?!{tags})") if first else re.compile("(?!)")
+        )
 
     def render(self, messages: Sequence[Message], add_generation_prompt: bool) -> list[Segment]:
         """Render a conversation and separate the template's control tokens from text.

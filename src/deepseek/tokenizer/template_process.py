@@ -132,7 +132,11 @@ def main() -> None:
         try:
             pieces, size = [], 0
             for piece in template.generate(
-                **request, bos_token=setup["bos"], eos_token=setup["eos"], tools=None, documents=None
+                **request,
+                bos_token=setup["bos"],
+                eos_token=setup["eos"],
+                tools=None,
+                documents=None,
             ):
                 size += len(piece)
                 if size > MAX_OUTPUT_CHARACTERS:

@@ -102,9 +102,7 @@ class GGUFFile:
         heads = self._interleaved_heads(name)
         return _half_rotation(numbers, heads) if heads else numbers
 
-    def rows(
-        self, name: str, ids: Int[Tensor, " N"], dtype: torch.dtype
-    ) -> Float[Tensor, "N D"]:
+    def rows(self, name: str, ids: Int[Tensor, " N"], dtype: torch.dtype) -> Float[Tensor, "N D"]:
         """Some rows of a matrix, dequantised alone."""
         info = self._info(name)
         stored = self._raw(info).view(info.shape[0], -1)[ids]
@@ -154,7 +152,9 @@ class GGUFFile:
         eps = self._metadata.get(f"{family}.attention.layer_norm_rms_epsilon")
         for value, low, high in ((theta, 1.0, 1e12), (eps, 1e-12, 0.1)):
             if not isinstance(value, float) or not (math.isfinite(value) and low <= value <= high):
-                raise damaged(path, f"rotary base {theta!r} or norm epsilon {eps!r} is out of range")
+                raise damaged(
+                    path, f"rotary base {theta!r} or norm epsilon {eps!r} is out of range"
+                )
         head_dim = self._metadata.get(
             f"{family}.attention.key_length", config["hidden_size"] // config["num_attention_heads"]
         )

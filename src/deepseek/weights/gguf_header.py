@@ -76,7 +76,11 @@ def read_header(file: MappedFile) -> Header:
             raise damaged(file.path, f"metadata key {key!r} is empty or appears twice")
         metadata[key] = cursor.value(cursor.scalar("I"))
     alignment = metadata.get("general.alignment", 32)
-    if not (isinstance(alignment, int) and 8 <= alignment <= MAX_ALIGNMENT and not isinstance(alignment, bool)) or alignment & (alignment - 1):
+    if not (
+        isinstance(alignment, int)
+        and 8 <= alignment <= MAX_ALIGNMENT
+        and not isinstance(alignment, bool)
+    ) or alignment & (alignment - 1):
         raise damaged(file.path, f"its alignment is {alignment!r}, not a power of two from 8")
     entries = [_entry(cursor) for _ in range(n_tensors)]
     data_start = -(-cursor.position // alignment) * alignment

@@ -48,7 +48,9 @@ def ensure(name: str, on_progress: OnProgress | None = None) -> Checkpoint:
     """
     path = Path(name).expanduser()
     if os.sep in name or name.startswith(".") or path.suffix in (".gguf", ".pdf"):
-        return Checkpoint(name=path.stem, kind="safetensors" if path.is_dir() else "gguf", path=path)
+        return Checkpoint(
+            name=path.stem, kind="safetensors" if path.is_dir() else "gguf", path=path
+        )
     return pull(name, on_progress)
 
 
@@ -133,7 +135,9 @@ def _finish(entry: Entry, file: RemoteFile, partial: Path, tell: OnProgress) -> 
     if size != file.size or (digest != file.sha256 and file.sha256 != UNKNOWN_HASH):
         unfinished.unlink()
         shutil.rmtree(partial, ignore_errors=True)
-        what = f"{size:,} bytes instead of {file.size:,}" if size != file.size else "a wrong SHA-256"
+        what = (
+            f"{size:,} bytes instead of {file.size:,}" if size != file.size else "a wrong SHA-256"
+        )
         raise DownloadError(
             f"{file.name} of {entry.name} arrived with {what}",
             "it was deleted: pull again; if this repeats, the source has changed",
@@ -176,4 +180,6 @@ def _hash(path: Path, file: RemoteFile, tell: OnProgress) -> str:
 
 
 def _held(partial: Path) -> int:
-    return sum(p.stat().st_size for p in partial.rglob("*") if p.is_file()) if partial.exists() else 0
+    return (
+        sum(p.stat().st_size for p in partial.rglob("*") if p.is_file()) if partial.exists() else 0
+    )

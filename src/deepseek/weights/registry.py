@@ -106,7 +106,9 @@ def _user_table(path: Path) -> dict[str, Any]:
 def _entries(table: dict[str, Any], where: str) -> dict[str, Entry]:
     entries = {}
     for name, value in table.items():
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name) or not isinstance(value, dict):
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name) or not isinstance(
+            value, dict
+        ):
             raise ConfigError(f"{where}: {name!r} is no valid name", "use letters, digits, . _ -")
         rows = value.get("files", [])
         if not isinstance(rows, list) or not rows or not all(isinstance(r, dict) for r in rows):

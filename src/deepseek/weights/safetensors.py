@@ -107,9 +107,7 @@ class SafetensorsFolder:
         """
         return self._finite(name, self._entry(name).view()).to(dtype, copy=True)
 
-    def rows(
-        self, name: str, ids: Int[Tensor, " N"], dtype: torch.dtype
-    ) -> Float[Tensor, "N D"]:
+    def rows(self, name: str, ids: Int[Tensor, " N"], dtype: torch.dtype) -> Float[Tensor, "N D"]:
         """Some rows of a matrix; only their pages are read."""
         return self._finite(name, self._entry(name).view()[ids]).to(dtype)
 
@@ -200,9 +198,7 @@ def _entry(file: MappedFile, name: str, value: Any, data_start: int) -> Entry:
 
 
 def _naturals(values: Any) -> bool:
-    return isinstance(values, list) and all(
-        type(v) is int and 0 <= v < 1 << 48 for v in values
-    )
+    return isinstance(values, list) and all(type(v) is int and 0 <= v < 1 << 48 for v in values)
 
 
 def _weight_files(folder: Path) -> list[Path]:

@@ -44,9 +44,7 @@ class WeightSource(Protocol):
         """A whole tensor as numbers."""
         ...
 
-    def rows(
-        self, name: str, ids: Int[Tensor, " N"], dtype: torch.dtype
-    ) -> Float[Tensor, "N D"]:
+    def rows(self, name: str, ids: Int[Tensor, " N"], dtype: torch.dtype) -> Float[Tensor, "N D"]:
         """Some rows of a matrix, read straight from the file."""
         ...
 

@@ -151,4 +151,8 @@ def _continues(before: PlacedBlock, after: PlacedBlock, text_of: dict[int, str])
         return False
     if first.page - last.page > 1:
         return False
-    return begin[0].islower() or end.endswith((",", "-")) or bool(HAN.match(begin) and HAN.match(end[-1]))
+    return (
+        begin[0].islower()
+        or end.endswith((",", "-"))
+        or bool(HAN.match(begin) and HAN.match(end[-1]))
+    )

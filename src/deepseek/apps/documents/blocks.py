@@ -9,7 +9,9 @@ from deepseek.apps.documents.document import BlockKind
 from deepseek.apps.documents.headings import CAPTION, heading_level
 from deepseek.apps.documents.lines import Line
 
-BULLET = re.compile(r"([•‣◦▪●○∙·–—*-]|\(?\d{1,2}[.)]|\(?[a-z][.)]|[（(][一二三四五六七八九十\d]+[)）])\s+\S")
+BULLET = re.compile(
+    r"([•‣◦▪●○∙·–—*-]|\(?\d{1,2}[.)]|\(?[a-z][.)]|[（(][一二三四五六七八九十\d]+[)）])\s+\S"
+)
 REFERENCE = re.compile(r"\[\d{1,3}\]|\d{1,3}\.\s+[A-Z]")
 SENTENCE_END = re.compile(r"[.!?:;。！？：；][\"'”’)\]]*$")
 NEW_NUMBER = re.compile(r"(\d+(\.\d+)*|[A-Z](\.\d+)*)\.?\s")
@@ -27,7 +29,9 @@ class RawBlock:
     """Depth, for a heading."""
 
 
-def column_blocks(column: Column, page: int, body_size: float, page_height: float) -> list[RawBlock]:
+def column_blocks(
+    column: Column, page: int, body_size: float, page_height: float
+) -> list[RawBlock]:
     """Cut one column into blocks and say what each is."""
     gaps = [b.top - a.bottom for a, b in zip(column.lines, column.lines[1:], strict=False)]
     usual = median([g for g in gaps if -body_size < g < 2 * body_size] or [0.2 * body_size])
@@ -36,9 +40,7 @@ def column_blocks(column: Column, page: int, body_size: float, page_height: floa
         gap = gaps[i - 1] if i else 2 * body_size
         level = heading_level(line, body_size, (gap - usual) / body_size)
         previous = blocks[-1] if blocks else None
-        if previous is None or _begins(
-            previous, line, level, gap - usual, column, body_size
-        ):
+        if previous is None or _begins(previous, line, level, gap - usual, column, body_size):
             kind: BlockKind = "heading" if level else "paragraph"
             blocks.append(RawBlock(kind, [line], page, level))
         else:
@@ -94,7 +96,12 @@ def _looks_like_caption(text: str) -> bool:
     if match is None:
         return False
     rest = text[match.end() :].strip()
-    return match[3].strip() != "" or not rest or (rest[0].isupper() and match[1][0].isupper()) or "\u4e00" <= rest[0] <= "\u9fff"
+    return (
+        match[3].strip() != ""
+        or not rest
+        or (rest[0].isupper() and match[1][0].isupper())
+        or "\u4e00" <= rest[0] <= "\u9fff"
+    )
 
 
 def _is_row(line: Line) -> bool:

@@ -9,7 +9,9 @@ from pathlib import Path
 from deepseek.core.errors import DocumentError
 
 ARXIV_ID = re.compile(r"(?:arxiv:)?(\d{4}\.\d{4,5}(?:v\d+)?|[a-z-]+/\d{7}(?:v\d+)?)", re.IGNORECASE)
-ARXIV_URL = re.compile(r"https?://(?:www\.)?arxiv\.org/(?:abs|pdf)/([^?#]+?)(?:\.pdf)?/?", re.IGNORECASE)
+ARXIV_URL = re.compile(
+    r"https?://(?:www\.)?arxiv\.org/(?:abs|pdf)/([^?#]+?)(?:\.pdf)?/?", re.IGNORECASE
+)
 MAX_BYTES = 200 << 20
 TIMEOUT_SECONDS = 60
 

@@ -22,7 +22,9 @@ from deepseek.apps.documents.sentences import MAX_CHARACTERS, split_sentences
 
 ABSTRACT = re.compile(r"(abstract|摘\s*要|内容提要)\s*[.:：—–-]*\s*", re.IGNORECASE)
 TABLE_CAPTION = re.compile(r"(table|tab\.|表)\s*", re.IGNORECASE)
-NUMBER = re.compile(r"(\d{1,2}(\.\d{1,2})*|[A-Z]\.\d|[A-H]|[IVX]+)[.\s]|第|[一二三四五六七八九十]、|\d+[\u4e00-\u9fff]")
+NUMBER = re.compile(
+    r"(\d{1,2}(\.\d{1,2})*|[A-Z]\.\d|[A-H]|[IVX]+)[.\s]|第|[一二三四五六七八九十]、|\d+[\u4e00-\u9fff]"
+)
 UNNUMBERED = re.compile(
     r"abstract|references|bibliography|acknowledg|appendi|supplement|limitation|ethic|broader"
     r"|conclusion|introduction|摘\s*要|参考文献|致\s*谢|附\s*录|结\s*论|引\s*言",
@@ -173,7 +175,9 @@ def _sentences(pages: Sequence[Page], blocks: list[Block]) -> list[Sentence]:
             continue
         text = _text(pages, block.spans)
         for start, end in split_sentences(text):
-            if end - start > MAX_CHARACTERS or not re.search(r"\w{2}|[\u4e00-\u9fff]", text[start:end]):
+            if end - start > MAX_CHARACTERS or not re.search(
+                r"\w{2}|[\u4e00-\u9fff]", text[start:end]
+            ):
                 continue
             spans = _spans_between(block.spans, start, end)
             sentences.append(Sentence(f"S{len(sentences) + 1}", spans, index))
@@ -193,9 +197,7 @@ def _spans_between(spans: Sequence[Span], start: int, end: int) -> tuple[Span, .
     return tuple(found)
 
 
-def _tables(
-    pages: Sequence[Page], placed: list[PlacedBlock], final: list[Block]
-) -> list[Table]:
+def _tables(pages: Sequence[Page], placed: list[PlacedBlock], final: list[Block]) -> list[Table]:
     tables = []
     for index, block in enumerate(placed):
         if block.kind == "table" and len(block.rows) >= 2:

@@ -1,201 +1,207 @@
-"""What the contribution scorer sees of a sentence: a few dozen readable features.
+"""What a sentence looks like from outside: place, cue words, numbers. No vocabulary is learned.
 
-A paper is a list of `Passage`s in reading order. The same features come from a PDF, from plain
-text and from the tokenised text of a public corpus.
+The features are the same for a parsed PDF and for plain text with headings, so that weights
+fitted on one hold for the other.
 """
 
 import re
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from deepseek.apps.documents.document import Document, SectionRole
-from deepseek.apps.papers.cues import cues_of, heading_cues_of, plain
 
-CONTEXTS = ("front", "intro", "related", "method", "setup", "results", "end")
-_CONTEXT_OF_ROLE: dict[SectionRole, str] = {
-    "front": "front",
-    "abstract": "front",
-    "introduction": "intro",
-    "related": "related",
-    "method": "method",
-    "other": "method",
-    "experiments": "setup",
-    "results": "results",
-    "ablation": "results",
-    "limitations": "end",
-    "conclusion": "end",
-    "references": "end",
-    "appendix": "end",
+ROLES: tuple[SectionRole, ...] = (
+    "front", "abstract", "introduction", "related", "method", "experiments", "results",
+    "ablation", "limitations", "conclusion", "appendix", "other",
+)  # fmt: skip
+
+# Cue -> pattern. Each is a family of phrases that authors use in one situation.
+CUES = {
+    "propose": r"\bwe (propose|present|introduce|develop|describe|design|devise|put forward|build)\b"
+    r"|\b(is|are) (proposed|introduced)\b|本文提出|提出了|我们提出",
+    "this_paper": r"\bin this (paper|work|article|study)\b|\bthis (paper|work|article) |本文|本研究",
+    "contribution": r"\bcontributions?\b|\bnovel\b|\bnew (method|model|approach|architecture|framework"
+    r"|dataset|algorithm|task)\b|\bfirst (to|work|attempt|time)\b|贡献|首次|创新",
+    "our_system": r"\bour (\w+ ){0,3}(model|method|approach|system|framework|network|architecture"
+    r"|algorithm|parser|work)s?\b|我们的(模型|方法|系统)",
+    "problem": r"\b(task|problem) of\b|\baims? (to|at)\b|\bgoal\b|\bchallenging\b|\bproblem\b|任务|问题",
+    "however": r"\b(however|despite|although|unfortunately|lack|limited|fail|suffer)\b|然而|不足",
+    "based_on": r"\b(based on|consists? of|composed of|built (on|upon)|extends?|employs?|incorporat\w+"
+    r"|combin\w+|leverag\w+|integrat\w+|utiliz\w+)\b|基于|由.{1,20}组成",
+    "first_then": r"\b(first(ly)?|second(ly)?|then|finally|next)\b *,|首先|其次|最后",
+    "outperform": r"\b(outperform\w*|surpass\w*|exceed\w*|beats?|superior|better than|best"
+    r"|higher than|worse than|comparable|competitive|on par)\b|优于|超过|最佳",
+    "state_of_art": r"\bstate[ -]+of[ -]+the[ -]+art\b|\bsota\b|最先进|最新水平",
+    "achieve": r"\b(achiev\w+|obtain\w*|reach\w*|attain\w*|yield\w*|gain\w*)\b|达到|取得",
+    "improve": r"\b(improv\w+|increas\w+|boost\w*|reduc\w+|decreas\w+|drop\w*|degrad\w+|hurt\w*"
+    r"|margin|significant\w*|substantial\w*|contribut\w+)\b|提高|提升|降低|显著",
+    "observe": r"\bwe (observe|find|see|notice|note|conclude)\b|\b(shows?|indicat\w+|demonstrat\w+"
+    r"|suggest\w*|reveals?|confirms?) that\b|\bcan be seen\b|表明|发现|可以看出",
+    "results_of": r"\bresults?\b|\bperformance\b|\bf1\b|\baccuracy\b|\bbleu\b|\bscores?\b|结果|准确率",
+    "table": r"\b(table|tab|figure|fig)\b\.? *\d|表 *\d|图 *\d",
+    "ablation": r"\bablation\b|\bwithout\b|\bremov\w+\b|\bw/o\b|消融|去掉",
+    "baseline": r"\bbaselines?\b|\bcompar(e|ed|ing|ison)\b|基线|对比",
+    "setup": r"\bwe (use|used|set|train|trained|apply|applied|adopt|adopted|employ|initialize|tune"
+    r"|tuned|implement|implemented|choose|optimi[sz]e|select|fine-tune|pre-?train|run)\b|我们使用|采用",
+    "passive_setup": r"\b(is|are|was|were) (set|trained|initiali[sz]ed|used|applied|tuned|optimi[sz]ed"
+    r"|fixed|chosen|selected|implemented|updated|clipped|pre-?trained|fine-tuned)\b",
+    "optimizer": r"\b(adam|adamw|adagrad|adadelta|sgd|rmsprop|stochastic gradient|optimizer"
+    r"|back-?propagation)\b|优化器",
+    "hyper": r"\b(learning rates?|batch size|mini-?batch\w*|dropout|epochs?|hidden (size|units?|layers?"
+    r"|dimensions?|states?)|dimension\w*|weight decay|regulari[sz]ation|momentum|hyper-?parameters?"
+    r"|early stopping|warm-?up|beam)\b|学习率|超参数",
+    "pretrained": r"\b(glove|word2vec|elmo|bert|roberta|fasttext|pre-?trained|embeddings?)\b|预训练",
+    "hardware": r"\b(gpus?|tpus?|titan|nvidia|tensorflow|pytorch|keras|theano|toolkit|library)\b",
+    "dataset": r"\b(datasets?|corpus|corpora|benchmarks?|treebank|test set|training set|dev(elopment)?"
+    r" set|annotated)\b|数据集|语料",
+    "code": r"\b(code|source|available|github|release\w*)\b|代码|开源",
+    "future": r"\bfuture work\b|\bin the future\b|\bplan to\b|\bleave\b|未来",
+    "limitation": r"\blimitations?\b|\bdrawback\b|\bshortcoming\b|局限|缺点",
+    "example": r"\b(for example|for instance|e\.? ?g\.?|such as)\b|例如",
+    "others": r"\bet al\b|\b(previous|prior|existing|recent|traditional|they|their)\b|已有|以往",
+    "definition": r"\b(denote\w*|defined? as|formally|let|where|i\.? ?e\.?|namely|computed? (as|by))\b",
+    "section_ref": r"\b(section|appendix|following|remainder|rest of)\b|节",
+    "question": r"\?|？",
+}  # fmt: skip
+PATTERNS = {name: re.compile(pattern, re.IGNORECASE) for name, pattern in CUES.items()}
+# Cues whose meeting in one sentence says more than either alone.
+PAIRED = (
+    "propose", "this_paper", "contribution", "our_system", "problem", "however", "outperform",
+    "state_of_art", "achieve", "improve", "observe", "results_of", "table", "ablation", "baseline",
+    "setup", "hyper", "dataset", "others",
+)  # fmt: skip
+HEADING_CUES = ("outperform", "improve", "setup", "hyper", "observe", "our_system", "achieve")
+HEADINGS = {
+    "main": re.compile(r"result|performance|comparison|overall|main"),
+    "analysis": re.compile(r"analy|effect|impact|discussion|study|error|case"),
+    "data": re.compile(r"data|corpus|corpora|task"),
+    "system": re.compile(r"baseline|model|system|method"),
+    "evaluation": re.compile(r"metric|evaluation|experiment"),
 }
-_STOP_WORDS = frozenset(
-    "a an the of for in on with and to by from using via at as is are towards toward into".split()
+STARTS = re.compile(
+    r"(we|our|the|this|these|in|on|as|for|to|table|figure|however|it|when|by|with|all|while|then"
+    r"|finally|first|moreover|furthermore|specifically|compared|results|a)\b",
+    re.IGNORECASE,
 )
-_NUMBER = re.compile(r"(?<![\w.])\d+(\.\d+)?(?!\w)")
-_WORD = re.compile(r"[a-z][a-z0-9+-]{2,}|[\u4e00-\u9fff]{2}")
-_NAME = re.compile(r"\b(?:[A-Z]{2,}[A-Za-z0-9]*|[A-Z][a-z0-9]+[A-Z]\w*)\b")
+NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
+DECIMAL = re.compile(r"\d+\.\d+|\d+ ?%")
+CITATION = re.compile(r"\[\s*\d+|\(\s*[A-Z]\w+[^()]{0,60}\d{4}|\bet al\b")
+WORD = re.compile(r"[a-z]{4,}|[\u4e00-\u9fff]{2}")
 
 
 @dataclass(frozen=True, slots=True)
-class Passage:
-    """A sentence (or heading) with the section in which it stands."""
+class Item:
+    """A sentence or heading with its place."""
 
     text: str
-    heading: str
-    """Title of the section."""
     role: SectionRole
+    heading: str
+    """Title of its section."""
+    index: int
+    """Place in its section, from 0."""
+    of: int
+    """Sentences in its section."""
     is_heading: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class PaperFacts:
-    """What is known of the whole paper before its sentences are looked at."""
-
-    title_words: frozenset[str]
-    own_name: str
-    """The name that the abstract and title use most ("BERT"), or nothing."""
-
-
-def passages_of(document: Document) -> list[Passage]:
-    """The sentences of a document as passages, in the order of `document.sentences`."""
-    passages = []
-    for sentence in document.sentences:
-        section = document.section_of(sentence)
-        heading = document.kind_of(sentence) in ("heading", "title")
-        passages.append(Passage(document.text_of(sentence), section.title, section.role, heading))
-    return passages
+def items_of(document: Document) -> list[Item]:
+    """The document's sentences as items, in order; one for each sentence."""
+    sections = [document.blocks[s.block].section for s in document.sentences]
+    sizes = {i: sections.count(i) for i in set(sections)}
+    seen: dict[int, int] = {}
+    items = []
+    for sentence, index in zip(document.sentences, sections, strict=True):
+        section = document.sections[index]
+        place = seen.get(index, 0)
+        seen[index] = place + 1
+        items.append(
+            Item(document.text_of(sentence), section.role, section.title, place, sizes[index])
+        )
+    return items
 
 
-def facts_of(title: str, passages: Sequence[Passage]) -> PaperFacts:
-    """Title words and the proposed system's name."""
-    words = frozenset(w for w in _WORD.findall(plain(title)) if w not in _STOP_WORDS)
-    names = Counter(_NAME.findall(title))
-    for passage in passages:
-        if passage.role in ("abstract", "introduction") and not passage.is_heading:
-            names.update(set(_NAME.findall(passage.text)) if passage.role == "abstract" else ())
-    frequent = [(n, name) for name, n in names.items() if n >= 2]
-    return PaperFacts(words, max(frequent)[1] if frequent else "")
-
-
-def features_of(title: str, passages: Sequence[Passage]) -> list[dict[str, float]]:
-    """Features of every passage: name to value; absent means zero."""
-    facts = facts_of(title, passages)
-    cues = [cues_of(p.text) for p in passages]
-    headings = {h: heading_cues_of(h) for h in {p.heading for p in passages}}
-    places = _places(passages)
-    triggers = _triggers(passages, cues)
+def features(items: Sequence[Item], title: str = "") -> list[dict[str, float]]:
+    """Named features of each item, with those of its neighbours for context."""
+    own = [_own(item, i / max(len(items) - 1, 1), _words(title)) for i, item in enumerate(items)]
     rows = []
-    for i, passage in enumerate(passages):
-        row = _shape(passage, facts)
-        context = _CONTEXT_OF_ROLE[passage.role]
-        row[f"role={passage.role}"] = 1.0
-        row.update({f"heading~{cue}": 1.0 for cue in headings[passage.heading]})
-        for cue in cues[i]:
-            row[f"cue:{cue}"] = 1.0
-            row[f"cue:{cue}@{context}"] = 1.0
-        row.update(places[i])
-        row.update(triggers[i])
-        for offset, name in ((-1, "prev"), (1, "next")):
-            if 0 <= i + offset < len(passages):
-                near = cues[i + offset]
-                row.update({f"{name}:{c}": 1.0 for c in near & _NEIGHBOUR_CUES})
-        rows.append(row)
+    for i, row in enumerate(own):
+        joined = dict(row)
+        for offset, side in ((-1, "before"), (1, "after")):
+            near = own[i + offset] if 0 <= i + offset < len(own) else {}
+            for name in (
+                "propose",
+                "contribution",
+                "outperform",
+                "hyper",
+                "setup",
+                "observe",
+                "is_heading",
+            ):
+                if near.get(name):
+                    joined[f"{side}:{name}"] = 1.0
+        rows.append(joined)
     return rows
 
 
-_NEIGHBOUR_CUES = frozenset(
-    "we_propose hyper_parameter outperforms achieves improves percent baseline formal we_observe "
-    "ablation contribution example set_to optimizer said_cited uses_a table_figure".split()
-)
-
-
-def _shape(passage: Passage, facts: PaperFacts) -> dict[str, float]:
-    """Length, numbers, names, overlap with the title: what is seen without its neighbours."""
-    text = passage.text
+def _own(item: Item, position: float, title_words: set[str]) -> dict[str, float]:
+    text, role = item.text, item.role
+    row: dict[str, float] = {"bias": 1.0, f"role:{role}": 1.0}
     words = text.split()
-    n = len(words) + 0.6 * sum("\u4e00" <= c <= "\u9fff" for c in text)
-    row = {f"length={_bin(n, (3, 6, 10, 16, 25, 40, 60))}": 1.0}
-    numbers = len(_NUMBER.findall(text))
-    row[f"numbers={_bin(numbers, (0, 1, 2, 4, 8))}"] = 1.0
-    content = set(_WORD.findall(plain(text)))
-    overlap = len(content & facts.title_words) / max(1, len(facts.title_words))
-    row["title_overlap"] = overlap
-    row["title_overlap_high"] = float(overlap >= 0.5)
-    row["own_name"] = float(bool(facts.own_name) and facts.own_name in text)
-    row["is_heading"] = float(passage.is_heading)
-    row["ends_as_sentence"] = float(text.rstrip().endswith((".", "。", "!", "！")))
-    row["ends_with_colon"] = float(text.rstrip().endswith((":", "：")))
-    row["starts_lower"] = float(text[:1].islower())
-    single = sum(len(w) == 1 and not w.isalnum() or w in "ijkxyzhtw" for w in words)
-    row[f"symbols={_bin(single / max(1, len(words)), (0.05, 0.12, 0.2, 0.35))}"] = 1.0
-    row["capitals"] = min(1.0, sum(w[:1].isupper() for w in words[1:]) / max(1, len(words)) * 2)
-    row["bracketed_name"] = float(bool(re.search(r"\(\s?[A-Z][A-Za-z0-9-]+\s?\)", text)))
-    row["our"] = float(bool(re.search(r"\b([Ww]e|[Oo]ur|us)\b|我们|本文", text)))
-    row["name_colon"] = float(bool(re.match(r"[^:]{2,50}:\s", text)))
+    hits = [name for name, pattern in PATTERNS.items() if pattern.search(text)]
+    for i, name in enumerate(hits):
+        row[name] = 1.0
+        row[f"{name}@{_zone(role)}"] = 1.0
+        if name in PAIRED:
+            row |= {f"{name}+{other}": 1.0 for other in hits[i + 1 :] if other in PAIRED}
+    start = STARTS.match(text)
+    if start:
+        row[f"start:{start[0].lower()}"] = 1.0
+        row[f"start:{start[0].lower()}@{_zone(role)}"] = 1.0
+    if item.is_heading:
+        row["is_heading"] = 1.0
+    row["position"] = position
+    row["early"] = float(position < 0.15)
+    row["first"] = float(item.index == 0)
+    row["last"] = float(item.index == item.of - 1)
+    row[f"first@{_zone(role)}"] = row["first"]
+    row["place"] = item.index / max(item.of, 1)
+    row[f"place@{_zone(role)}"] = row["place"]
+    numbers, decimals = len(NUMBER.findall(text)), len(DECIMAL.findall(text))
+    row["numbers"] = min(numbers, 5) / 5
+    row["decimals"] = min(decimals, 4) / 4
+    row[f"decimals@{_zone(role)}"] = row["decimals"]
+    zone = _zone(role)
+    if decimals:
+        row |= {f"decimal+{n}": 1.0 for n in hits if n in ("outperform", "improve", "achieve")}
+    row[f"position@{zone}"] = position
+    row["citations"] = float(bool(CITATION.search(text)))
+    row[f"citations@{_zone(role)}"] = row["citations"]
+    row["short"] = float(len(words) < 7)
+    row["long"] = float(len(words) > 40)
+    row["medium"] = float(12 <= len(words) <= 30)
+    overlap = len(_words(text) & title_words)
+    row["title_overlap"] = row[f"title_overlap@{zone}"] = min(overlap, 4) / 4
+    heading = item.heading.lower()
+    for name in ("hyper", "setup", "ablation", "results_of", "dataset", "baseline", "contribution"):
+        if PATTERNS[name].search(heading):
+            row[f"heading:{name}"] = 1.0
+    for name, pattern in HEADINGS.items():
+        if pattern.search(heading):
+            row[f"heading:{name}"] = 1.0
+            row |= {f"heading:{name}+{n}": 1.0 for n in hits if n in HEADING_CUES}
+    if re.search(r"implementation|training|detail|setting|configuration|setup", heading):
+        row["heading:training"] = 1.0
     return row
 
 
-def _places(passages: Sequence[Passage]) -> list[dict[str, float]]:
-    """Where a passage stands in the paper and in its section."""
-    n = len(passages)
-    first: dict[int, int] = {}
-    section, sections = -1, []
-    for i, passage in enumerate(passages):
-        if i == 0 or passage.heading != passages[i - 1].heading:
-            section += 1
-            first[section] = i
-        sections.append(section)
-    sizes = Counter(sections)
-    rows = []
-    for i, passage in enumerate(passages):
-        inside, size = i - first[sections[i]], sizes[sections[i]]
-        context = _CONTEXT_OF_ROLE[passage.role]
-        rows.append(
-            {
-                f"in_paper={_bin(i / max(1, n), (0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9))}": 1.0,
-                f"in_section={_bin(inside, (0, 1, 2, 3, 5, 8, 14, 22))}@{context}": 1.0,
-                f"from_end={_bin(size - inside, (1, 2, 3, 5, 8))}@{context}": 1.0,
-                f"section_size={_bin(size, (2, 5, 12, 25, 50))}@{context}": 1.0,
-            }
-        )
-    return rows
+def _zone(role: SectionRole) -> str:
+    """Roles grouped to where the same cue means the same."""
+    if role in ("abstract", "introduction", "front"):
+        return "opening"
+    if role in ("experiments", "results", "ablation", "limitations"):
+        return "evaluation"
+    return "method" if role in ("method", "other") else "rest"
 
 
-def _triggers(passages: Sequence[Passage], cues: Sequence[frozenset[str]]) -> list[dict[str, float]]:
-    """How far behind the last announcement ("we propose") of the same section a passage is."""
-    rows: list[dict[str, float]] = []
-    since: dict[str, int | None] = dict.fromkeys(_TRIGGERS)
-    heading, proposed = "", 0
-    for passage, found in zip(passages, cues, strict=True):
-        context = _CONTEXT_OF_ROLE[passage.role]
-        if passage.heading != heading:
-            heading, since = passage.heading, dict.fromkeys(_TRIGGERS)
-        row = {}
-        for name, wanted in _TRIGGERS.items():
-            last = since[name]
-            if last is not None:
-                row[f"since_{name}={_bin(last, (1, 2, 3, 5, 8))}@{context}"] = 1.0
-            hit = bool(wanted & found)
-            since[name] = 1 if hit else (last + 1 if last is not None else None)
-        if context == "method":
-            row["proposed_in_intro"] = float(proposed > 0)
-        if context == "intro" and "we_propose" in found:
-            proposed += 1
-        rows.append(row)
-    return rows
-
-
-_TRIGGERS = {
-    "proposal": frozenset({"we_propose", "in_this_paper", "to_this_end"}),
-    "contribution": frozenset({"contribution"}),
-    "parameters": frozenset({"hyper_parameter", "optimizer", "hardware"}),
-    "result": frozenset({"outperforms", "achieves", "improves"}),
-}
-
-
-def _bin(value: float, edges: Sequence[float]) -> str:
-    """The name of the bin, by its upper edge."""
-    for edge in edges:
-        if value <= edge:
-            return f"{edge:g}"
-    return "more"
+def _words(text: str) -> set[str]:
+    return set(WORD.findall(text.lower()))

@@ -1,0 +1,90 @@
+"""Reads the NLPContributionGraph data: `FOLDER/TASK/NUMBER/*-Stanza-out.txt` and `sentences.txt`.
+
+The data has no licence file: it is read from folders that the user has, and never shipped.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from deepseek.apps.documents.document import SectionRole
+from deepseek.apps.documents.headings import role_of
+from deepseek.apps.papers.features import Item
+
+EVALUATION: tuple[SectionRole, ...] = ("experiments", "results", "ablation")
+
+
+@dataclass(frozen=True, slots=True)
+class Paper:
+    """One annotated paper."""
+
+    task: str
+    folder: Path
+    lines: list[str]
+    gold: frozenset[int]
+    """Numbers of the contribution sentences, from 1."""
+
+    @property
+    def title(self) -> str:
+        """The second line; the first says "title"."""
+        return self.lines[1] if len(self.lines) > 1 else ""
+
+
+def papers(folder: Path) -> Iterator[Paper]:
+    """All papers with text and annotation, in a fixed order."""
+    for text in sorted(folder.glob("*/*/*-Stanza-out.txt")):
+        answer = text.parent / "sentences.txt"
+        if answer.exists():
+            gold = frozenset(int(word) for word in answer.read_text().split())
+            lines = text.read_text(encoding="utf-8").split("\n")
+            while lines and not lines[-1].strip():
+                lines.pop()
+            yield Paper(text.parent.parent.name, text.parent, lines, gold)
+
+
+def items(paper: Paper) -> list[Item]:
+    """Its lines as items with roles guessed from the heading lines."""
+    places: list[tuple[SectionRole, str, int]] = []
+    role: SectionRole = "front"
+    heading, section, in_evaluation = "", 0, False
+    headings = [_is_heading(paper.lines, i) for i in range(len(paper.lines))]
+    for line, is_heading in zip(paper.lines, headings, strict=True):
+        if is_heading:
+            heading, section = line.strip(), section + 1
+            role = _role(heading, role, in_evaluation)
+            in_evaluation |= role in EVALUATION
+        places.append((role, heading, section))
+    sizes = Counter(section for _, _, section in places)
+    seen: Counter[int] = Counter()
+    result = []
+    for line, is_heading, (line_role, title, number) in zip(
+        paper.lines, headings, places, strict=True
+    ):
+        result.append(Item(line, line_role, title, seen[number], sizes[number], is_heading))
+        seen[number] += 1
+    return result
+
+
+def _role(heading: str, before: SectionRole, in_evaluation: bool) -> SectionRole:
+    if heading.lower() == "title":
+        return "front"
+    role = role_of(heading, "other")
+    if role == "other":
+        return before if in_evaluation or before in ("front", "abstract") else "method"
+    if role == "method" and in_evaluation:
+        return before if before in EVALUATION else "results"
+    return role
+
+
+def _is_heading(lines: list[str], i: int) -> bool:
+    line = lines[i].strip()
+    words = line.split()
+    following = lines[i + 1] if i + 1 < len(lines) else ""
+    if not 1 <= len(words) <= 9 or re.search(r"[.?!:;,]$|[=\[\]{}<>|]", line):
+        return False
+    letters = sum(c.isalpha() for c in line)
+    if not line[0].isalnum() or letters < 0.6 * len(line.replace(" ", "")):
+        return False
+    return len(following.split()) >= 6 or line.lower() in ("title", "abstract")
