@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from deepseek.core.errors import ConfigError, RequestError
 from deepseek.core.llm import Completion, Delta, Message, Prompt, SamplingParams, Score
 from deepseek.engine.loader import LoadReport, Progress, load_engine
+from deepseek.weights.pull import OnProgress
 
 if TYPE_CHECKING:
     from deepseek.apps.papers.analyse import AnalysisProgress
@@ -36,7 +37,7 @@ class R1Model:
         dtype: str = "auto",
         threads: int | None = None,
         on_load: Progress | None = None,
-        on_pull: Callable[[Any], None] | None = None,
+        on_pull: OnProgress | None = None,
         on_prefill: Callable[[int, int], None] | None = None,
     ) -> None:
         """Load a checkpoint, pulling it first if it is named and not here yet.
@@ -51,7 +52,7 @@ class R1Model:
             dtype: `auto`, `bfloat16`, `float16` or `float32`.
             threads: CPU threads; default: what the machine grants this process.
             on_load: Told of layers loaded and layers in all.
-            on_pull: Told of bytes while weights are pulled.
+            on_pull: Told what is happening, bytes done and bytes in all while weights are pulled.
             on_prefill: Told of prompt tokens read and to read.
 
         Raises:

@@ -198,12 +198,9 @@ class _Answer:
 
     def flush(self) -> str:
         """What the decoder and the stop finder still hold."""
-        if self._stops.found:
-            return ""
-        rest = self._stops.push(self._decoder.flush())
+        rest = self._stops.push(self._decoder.flush()) + self._stops.flush()
         if self._stops.found:
             self.finish_reason = "stop"
-        rest += self._stops.flush()
         self.text += rest
         return rest
 

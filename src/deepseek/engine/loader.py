@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from deepseek.core.device import choose_compute
 from deepseek.core.log import LOGGER
@@ -11,7 +10,7 @@ from deepseek.core.memory import peak_bytes, reset_peak
 from deepseek.engine.engine import Engine
 from deepseek.model.checkpoint import load_model
 from deepseek.tokenizer.tokenizer import Tokenizer
-from deepseek.weights.pull import ensure
+from deepseek.weights.pull import OnProgress, ensure
 from deepseek.weights.source import open_weights
 
 Progress = Callable[[int, int], None]
@@ -44,7 +43,7 @@ def load_engine(
     dtype: str = "auto",
     threads: int | None = None,
     on_load: Progress | None = None,
-    on_pull: Callable[[Any], None] | None = None,
+    on_pull: OnProgress | None = None,
     on_prefill: Progress | None = None,
 ) -> tuple[Engine, LoadReport]:
     """Load a named checkpoint, a GGUF file or a safetensors folder.

@@ -84,6 +84,7 @@ class Runner:
     @torch.inference_mode()
     def _forward(self, token_ids: list[int], last: int) -> Tensor:
         batch = torch.tensor([token_ids], device=self.device)
+        logits: Tensor
         if last:
             logits = self.model(batch, self._cache, last=last)[0]
         else:

@@ -43,7 +43,7 @@ class Attention(nn.Module):
         batch, n_tokens, _ = x.shape
         heads = self.qkv(x).view(batch, n_tokens, -1, self.d_head).transpose(1, 2)
         rotated = apply_rope(heads[:, : self.n_heads + self.n_kv_heads], *rope)
-        q, k = rotated.split((self.n_heads, self.n_kv_heads), 1)
+        q, k = rotated[:, : self.n_heads], rotated[:, self.n_heads :]
         v = heads[:, self.n_heads + self.n_kv_heads :]
         if cache is not None:
             k, v = cache.append(self.layer, k, v)

@@ -37,7 +37,7 @@ class DenseCache:
         self, config: ModelConfig, *, dtype: torch.dtype, device: torch.device, batch: int = 1
     ) -> None:
         self._shape = (batch, config.n_kv_heads, config.d_head)
-        self._options = {"dtype": dtype, "device": device}
+        self._dtype, self._device = dtype, device
         self._layers: list[tuple[Tensor, Tensor] | None] = [None] * config.n_layers
         self._length = 0
 
@@ -84,7 +84,8 @@ class DenseCache:
         # times, and by layer, so that old and new copy never exist for the whole cache at once.
         reserved = max(end, self._length + self._length // 2)
         reserved = -(-reserved // GROWTH) * GROWTH
-        fresh = torch.empty(2, batch, n_heads, reserved, width, **self._options)
+        shape = (2, batch, n_heads, reserved, width)
+        fresh = torch.empty(shape, dtype=self._dtype, device=self._device)
         if pair is not None:
             fresh[0, :, :, : self._length] = pair[0][:, :, : self._length]
             fresh[1, :, :, : self._length] = pair[1][:, :, : self._length]

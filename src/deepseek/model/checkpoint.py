@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from deepseek.core.errors import CheckpointError
+from deepseek.model.block import Block
 from deepseek.model.config import ModelConfig
 from deepseek.model.linear import Embedding, Linear
 from deepseek.model.norm import RMSNorm
@@ -52,6 +53,7 @@ def load_model(
     place = _Placement(source, dtype, torch.device(device), pack)
     total = config.n_layers + 1
     for layer, block in enumerate(model.blocks):
+        assert isinstance(block, Block)
         place.layer(block, f"model.layers.{layer}.")
         if on_progress:
             on_progress(layer + 1, total)
@@ -71,7 +73,7 @@ class _Placement:
         self.source, self.dtype, self.device, self.pack = source, dtype, device, pack
         self.names = set(source.names())
 
-    def layer(self, block: nn.Module, prefix: str) -> None:
+    def layer(self, block: Block, prefix: str) -> None:
         """Fill one transformer block."""
         for name, linear, parts in _linears(block):
             self.linear(linear, [f"{prefix}{part}" for part in parts], f"{prefix}{name}")
@@ -106,11 +108,11 @@ class _Placement:
         if self.pack:
             linear.pack()
 
-    def norm(self, norm: RMSNorm | nn.Module, name: str) -> None:
+    def norm(self, norm: RMSNorm, name: str) -> None:
         """Fill a norm, in float32 unless the model computes in float64."""
         wide = torch.float64 if self.dtype is torch.float64 else torch.float32
         weight = self.tensor(name, dtype=wide)
-        _check_shape(name, weight, norm.weight)  # type: ignore[arg-type]
+        _check_shape(name, weight, norm.weight)
         norm.weight = nn.Parameter(weight, requires_grad=not self.pack)
 
     def embedding(self, embedding: Embedding) -> None:
@@ -154,15 +156,18 @@ def hf_tensors(model: Transformer) -> Iterator[tuple[str, Tensor]]:
         yield HEAD, head
     yield NORM, model.norm.weight.detach()
     for layer, block in enumerate(model.blocks):
+        assert isinstance(block, Block)
         prefix = f"model.layers.{layer}."
         yield f"{prefix}input_layernorm.weight", block.attention_norm.weight.detach()
         yield f"{prefix}post_attention_layernorm.weight", block.feed_forward_norm.weight.detach()
         for _, linear, parts in _linears(block):
             sizes = _part_sizes(model.config, parts)
-            for part, piece in zip(parts, linear.dense_weight().split(sizes), strict=True):
+            for part, piece in zip(parts, torch.split(linear.dense_weight(), sizes), strict=True):
                 yield f"{prefix}{part}.weight", piece
             if linear.bias is not None:
-                for part, piece in zip(parts, linear.bias.detach().split(sizes), strict=True):
+                for part, piece in zip(
+                    parts, torch.split(linear.bias.detach(), sizes), strict=True
+                ):
                     yield f"{prefix}{part}.bias", piece
 
 
@@ -194,20 +199,14 @@ def save_model(model: Transformer, folder: Path) -> None:
         ) from None
 
 
-def _linears(block: nn.Module) -> Iterator[tuple[str, Linear, list[str]]]:
+def _linears(block: Block) -> Iterator[tuple[str, Linear, list[str]]]:
     """Each linear layer of a block with the checkpoint's names for its parts."""
     attention, feed_forward = block.attention, block.feed_forward
-    assert isinstance(attention, nn.Module)
-    assert isinstance(feed_forward, nn.Module)
     qkv = [f"self_attn.{p}_proj" for p in "qkv"]
-    for name, layer, parts in (
-        ("attention.qkv", attention.qkv, qkv),
-        ("attention.output", attention.output, ["self_attn.o_proj"]),
-        ("feed_forward.gate_up", feed_forward.gate_up, ["mlp.gate_proj", "mlp.up_proj"]),
-        ("feed_forward.down", feed_forward.down, ["mlp.down_proj"]),
-    ):
-        assert isinstance(layer, Linear)
-        yield name, layer, parts
+    yield "attention.qkv", attention.qkv, qkv
+    yield "attention.output", attention.output, ["self_attn.o_proj"]
+    yield "feed_forward.gate_up", feed_forward.gate_up, ["mlp.gate_proj", "mlp.up_proj"]
+    yield "feed_forward.down", feed_forward.down, ["mlp.down_proj"]
 
 
 def _part_sizes(config: ModelConfig, parts: list[str]) -> list[int]:

@@ -1,4 +1,4 @@
-"""A linear layer whose weight may be packed for inference, and an embedding that may stay on disk."""
+"""A linear layer whose weight may be packed, and an embedding that may stay on disk."""
 
 from collections.abc import Callable
 
