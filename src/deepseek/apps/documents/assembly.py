@@ -12,7 +12,7 @@ from deepseek.apps.documents.lines import HYPHEN, Box, Line
 
 FLOATS = ("caption", "table", "footnote", "equation")
 FLOWING = ("paragraph", "list")
-NOWHERE: Box = (float("nan"),) * 4  # type: ignore[assignment]
+NOWHERE: Box = (float("nan"),) * 4
 HAN = re.compile(r"[\u3000-\u303f\u4e00-\u9fff\uff00-\uffef]")
 
 

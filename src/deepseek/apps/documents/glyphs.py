@@ -55,7 +55,10 @@ def read_glyphs(
         end = start + int(count)
         pages.append(
             PageGlyphs(
-                *(arrays[name][start:end] for name in ("codes", "boxes", "sizes", "flags")),
+                codes=arrays["codes"][start:end],
+                boxes=arrays["boxes"][start:end],
+                sizes=arrays["sizes"][start:end],
+                flags=arrays["flags"][start:end],
                 width=float(width),
                 height=float(height),
                 n_images=int(n_images),

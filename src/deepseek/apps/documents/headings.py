@@ -25,7 +25,10 @@ ROLES: tuple[tuple[SectionRole, str], ...] = (
     ("references", r"^references?$|^bibliography|^literature cited|^works cited|^参考文献"),
     ("appendix", r"^appendi|^supplement|^附录"),
     ("limitations", r"limitation|threats to validity|broader impact|局限|不足"),
-    ("related", r"related work|previous work|prior work|background|literature|相关工作|研究现状|背景"),
+    (
+        "related",
+        r"related work|previous work|prior work|background|literature|相关工作|研究现状|背景",
+    ),
     ("ablation", r"ablation|消融"),
     ("introduction", r"^introduction|^motivation|^引言|^绪论|^前言|^介绍|^概述|^简介"),
     ("results", r"result|analys[ie]s|discussion|comparison|error|findings|结果|分析|讨论"),
@@ -46,7 +49,8 @@ KNOWN = re.compile(
     r"(abstract|summary|introduction|related work|background|method(s|ology)?|model|approach"
     r"|experiments?|experimental (setup|results)|results( and discussion)?|discussion|analysis"
     r"|conclusions?( and future work)?|future work|limitations|references|bibliography"
-    r"|acknowledge?ments?|appendix( [a-z])?|摘\s*要|引\s*言|参考文献|结\s*论|致\s*谢|附\s*录)[.:：]?",
+    r"|acknowledge?ments?|appendix( [a-z])?"
+    r"|摘\s*要|引\s*言|参考文献|结\s*论|致\s*谢|附\s*录)[.:：]?",
     re.IGNORECASE,
 )
 

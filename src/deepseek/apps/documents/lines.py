@@ -1,9 +1,9 @@
 """Characters to lines: runs on one baseline, cut where a gap is too wide to be a space."""
 
 import unicodedata
+from collections import Counter
 from dataclasses import dataclass, field
-
-import numpy as np
+from functools import lru_cache
 
 from deepseek.apps.documents.glyphs import BOLD, GENERATED, TILTED, PageGlyphs
 
@@ -87,47 +87,65 @@ class Line:
 
 def page_runs(page: PageGlyphs) -> list[Run]:
     """The runs of a page in the order of the file; tilted text is left out."""
+    glyphs = _Glyphs(
+        page.codes.tolist(),
+        [tuple(box) for box in page.boxes.tolist()],
+        page.sizes.tolist(),
+        page.flags.tolist(),
+    )
     runs: list[Run] = []
     current: list[int] = []
     last = -1
-    for i in range(len(page.codes)):
-        code, flags = int(page.codes[i]), int(page.flags[i])
+    for i, (code, flags) in enumerate(zip(glyphs.codes, glyphs.flags, strict=True)):
         if flags & TILTED:
             continue
         if code in (10, 13):
-            _close(page, current, runs)
+            _close(glyphs, current, runs)
             last = -1
             continue
-        if flags & GENERATED or np.isnan(page.boxes[i, 0]):
+        left = glyphs.boxes[i][0]
+        if flags & GENERATED or left != left:  # NaN differs from itself
             if code == ord(HYPHEN) or (code in (0x20, 0xA0) and current):
                 current.append(i)
             continue
-        if last >= 0 and _breaks(page, last, i):
-            _close(page, current, runs)
+        if last >= 0 and _breaks(glyphs, last, i):
+            _close(glyphs, current, runs)
         current.append(i)
         last = i
-    _close(page, current, runs)
+    _close(glyphs, current, runs)
     return runs
 
 
-def _breaks(page: PageGlyphs, before: int, after: int) -> bool:
+@dataclass(slots=True)
+class _Glyphs:
+    """`PageGlyphs` as lists: reading single numbers out of arrays is ten times as slow."""
+
+    codes: list[int]
+    boxes: list[Box]
+    sizes: list[float]
+    flags: list[int]
+
+
+def _breaks(glyphs: _Glyphs, before: int, after: int) -> bool:
     """Whether two neighbours in the file are too far apart to be one run."""
-    _, top, right, bottom = page.boxes[before]
-    left2, top2, _, bottom2 = page.boxes[after]
-    size = max(float(page.sizes[before]), float(page.sizes[after]), bottom - top, 4.0)
+    _, top, right, bottom = glyphs.boxes[before]
+    left2, top2, _, bottom2 = glyphs.boxes[after]
+    size = max(glyphs.sizes[before], glyphs.sizes[after], bottom - top, 4.0)
     gap = left2 - right
+    if gap > CELL_GAP * size or gap < -4 * size:
+        return True
     apart = min(bottom, bottom2) - max(top, top2)  # negative: no vertical overlap
-    return bool(gap > CELL_GAP * size or gap < -4 * size or apart < -0.6 * size)
+    return apart < -0.6 * size
 
 
-def _close(page: PageGlyphs, indices: list[int], runs: list[Run]) -> None:
+def _close(glyphs: _Glyphs, indices: list[int], runs: list[Run]) -> None:
     """Make a run of the collected characters, and forget them."""
     text: list[str] = []
     boxes: list[Box | None] = []
     for i in indices:
-        left, top, right, bottom = page.boxes[i].tolist()
-        place = None if left != left else (left, top, right, bottom)  # NaN differs from itself
-        for character in _character(int(page.codes[i])):
+        box = glyphs.boxes[i]
+        place = None if box[0] != box[0] else box
+        for character in _character(glyphs.codes[i]):
             if character == " " and (not text or text[-1] == " "):
                 continue
             text.append(character)
@@ -137,24 +155,26 @@ def _close(page: PageGlyphs, indices: list[int], runs: list[Run]) -> None:
         boxes.pop()
     placed = [box for box in boxes if box is not None]
     if placed:
-        inked = [i for i in indices if not page.flags[i] & GENERATED]
-        sizes = np.round(page.sizes[inked] * 2) / 2
-        values, counts = np.unique(sizes, return_counts=True)
+        lefts, tops, rights, bottoms = zip(*placed, strict=True)
+        inked = [i for i in indices if not glyphs.flags[i] & GENERATED]
+        sizes = Counter(round(glyphs.sizes[i] * 2) / 2 for i in inked)
+        bold = sum(1 for i in inked if glyphs.flags[i] & BOLD)
         runs.append(
             Run(
                 text="".join(text),
                 boxes=boxes,
-                left=min(box[0] for box in placed),
-                top=min(box[1] for box in placed),
-                right=max(box[2] for box in placed),
-                bottom=max(box[3] for box in placed),
-                size=float(values[counts.argmax()]),
-                bold=bool(np.mean((page.flags[inked] & BOLD) > 0) > 0.6),
+                left=min(lefts),
+                top=min(tops),
+                right=max(rights),
+                bottom=max(bottoms),
+                size=max(sizes, key=lambda size: (sizes[size], -size)),
+                bold=bold > 0.6 * len(inked),
             )
         )
     indices.clear()
 
 
+@lru_cache(4096)
 def _character(code: int) -> str:
     """The text of one glyph: ligatures opened, exotic spaces made plain, control codes dropped."""
     if code == 2:

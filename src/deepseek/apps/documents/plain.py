@@ -50,10 +50,10 @@ def _block(match: "re.Match[str]", is_markdown: bool) -> PlacedBlock:
     span = Span(1, start, end)
     bare = text.strip()
     numbered = NUMBERED.fullmatch(bare)
-    if "\n" not in bare and len(bare) < 100 and (KNOWN.fullmatch(bare) or numbered):
-        if not bare.endswith((".", ",", ";")):
-            level = numbered["number"].count(".") + 1 if numbered else 1
-            return PlacedBlock("heading", [span], level, 12.0)
+    is_short = "\n" not in bare and len(bare) < 100 and not bare.endswith((".", ",", ";"))
+    if is_short and (KNOWN.fullmatch(bare) or numbered):
+        level = numbered["number"].count(".") + 1 if numbered else 1
+        return PlacedBlock("heading", [span], level, 12.0)
     kind: BlockKind = "list" if BULLET.match(bare) else "paragraph"
     if is_markdown and bare.startswith("|"):
         kind = "table"

@@ -19,6 +19,7 @@ import pypdfium2.raw as c
 MEMORY_BYTES = 4 << 30
 CPU_SECONDS = 900
 MAX_PAGES = 5_000
+_NOWHERE = (float("nan"),) * 4
 MAX_CHARACTERS = 200_000  # a page; a book's page has 3,000
 BOLD_NAME = re.compile(
     rb"bold|black|heavy|demi|medi\b|medi(?=ital)|cmbx|cmssbx|bx\d|-bd|\+ptmb|\+phvb|simhei",
@@ -76,25 +77,7 @@ def _page(document: Any, number: int) -> dict[str, Any]:
         return _empty()
     width, height = page.get_size()
     left0, bottom0 = page.get_cropbox()[:2]
-    n = min(max(c.FPDFText_CountChars(text.raw), 0), MAX_CHARACTERS)
-    codes = np.zeros(n, np.int32)
-    boxes = np.full((n, 4), np.nan, np.float32)
-    sizes = np.zeros(n, np.float32)
-    flags = np.zeros(n, np.uint8)
-    left, right, bottom, top = (ctypes.c_double() for _ in range(4))
-    raw = text.raw
-    bold = at_word = True
-    for i in range(n):
-        codes[i] = c.FPDFText_GetUnicode(raw, i)
-        generated = c.FPDFText_IsGenerated(raw, i) == 1
-        if not generated and c.FPDFText_GetCharBox(raw, i, left, right, bottom, top):
-            boxes[i] = (left.value, top.value, right.value, bottom.value)
-        sizes[i] = c.FPDFText_GetFontSize(raw, i)
-        if at_word:  # the font is asked for once a word: it is the slowest question
-            bold = _is_bold(raw, i)
-        at_word = codes[i] <= 32
-        tilted = not generated and abs(c.FPDFText_GetCharAngle(raw, i)) > 0.1
-        flags[i] = generated | bold << 1 | tilted << 2
+    codes, boxes, sizes, flags = _characters(text.raw)
     boxes[:, [0, 2]] -= left0
     boxes[:, [1, 3]] = height + bottom0 - boxes[:, [1, 3]]
     if page.get_rotation():
@@ -110,6 +93,43 @@ def _page(document: Any, number: int) -> dict[str, Any]:
         "flags": flags,
         "size": (width, height, n_images),
     }
+
+
+def _characters(raw: Any) -> tuple[Any, Any, Any, Any]:
+    """Codes, boxes as PDFium gives them, font sizes and flags.
+
+    Each call crosses into C, so only what can differ from one character to the next is asked
+    for every one; weight and angle once a word, "generated" only where it is possible.
+    """
+    n = min(max(c.FPDFText_CountChars(raw), 0), MAX_CHARACTERS)
+    code_of, box_of, size_of = (
+        c.FPDFText_GetUnicode,
+        c.FPDFText_GetCharBox,
+        c.FPDFText_GetFontSize,
+    )
+    codes = [code_of(raw, i) for i in range(n)]
+    boxes, flags = [_NOWHERE] * n, [0] * n
+    corners = [ctypes.c_double() for _ in range(4)]
+    left, right, bottom, top = corners
+    pointers = [ctypes.byref(corner) for corner in corners]
+    style, at_word = 0, True
+    for i, code in enumerate(codes):
+        if code <= 32 and c.FPDFText_IsGenerated(raw, i) == 1:
+            flags[i] = 1
+        else:
+            if at_word:
+                tilted = abs(c.FPDFText_GetCharAngle(raw, i)) > 0.1
+                style = _is_bold(raw, i) << 1 | tilted << 2
+            flags[i] = style
+            if box_of(raw, i, *pointers):
+                boxes[i] = (left.value, top.value, right.value, bottom.value)
+        at_word = code <= 32
+    return (
+        np.array(codes, np.int32),
+        np.array(boxes, np.float32).reshape(-1, 4),
+        np.array([size_of(raw, i) for i in range(n)], np.float32),
+        np.array(flags, np.uint8),
+    )
 
 
 def _is_bold(raw: Any, i: int) -> bool:
@@ -152,6 +172,7 @@ def _save(target: Path, pages: list[dict[str, Any]], title: str) -> None:
     }
     np.savez(
         target,
+        allow_pickle=False,
         **joined,
         counts=np.array([len(page["codes"]) for page in pages], np.int64),
         pages=np.array([page["size"] for page in pages], np.float32).reshape(-1, 3),
