@@ -60,6 +60,8 @@ def _apply(table: dict[str, Any], override: str) -> None:
     if not equals:
         raise ConfigError(f"override {override!r} has no '='", "write it as section.key=value")
     *parents, last = key.strip().split(".")
+    if not last or not all(parents):
+        raise ConfigError(f"override {override!r} names no setting", "write section.key=value")
     for parent in parents:
         table = table.setdefault(parent, {})
         if not isinstance(table, dict):

@@ -61,9 +61,13 @@ def _device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise ConfigError(f"device is {name!r}", "use auto, cpu, cuda or cuda:N") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("device is 'cuda', and torch sees no GPU", "use --device cpu")
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise ConfigError(f"device is {name!r}", "use auto, cpu, cuda or cuda:N")
+    if device.type == "cuda":
+        n_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (device.index or 0) >= n_gpus:
+            raise ConfigError(f"device is {name!r}, and torch sees {n_gpus} GPUs", "use cpu")
     return device
 
 

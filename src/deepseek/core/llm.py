@@ -5,10 +5,11 @@ Our own engine implements it; so can an HTTP client or a ten-line fake in a test
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal, Protocol, get_args, runtime_checkable
 
 from deepseek.core.errors import RequestError
 
+Role = Literal["system", "user", "assistant"]
 FinishReason = Literal["stop", "length", "cancelled"]
 
 
@@ -16,8 +17,15 @@ FinishReason = Literal["stop", "length", "cancelled"]
 class Message:
     """One turn of a conversation."""
 
-    role: Literal["system", "user", "assistant"]
+    role: Role
     content: str
+
+    def __post_init__(self) -> None:
+        # Templates print the role as it is: it must not be able to carry control tokens.
+        if self.role not in get_args(Role):
+            raise RequestError(
+                f"the role of a message is {self.role!r}", f"allowed: {', '.join(get_args(Role))}"
+            )
 
 
 Prompt = str | Sequence[Message]
@@ -51,6 +59,8 @@ class SamplingParams:
             (0 < self.repetition_penalty <= 10, "repetition_penalty", "above 0, at most 10"),
             (self.logprobs is None or 0 <= self.logprobs <= 50, "logprobs", "0 to 50"),
             (self.seed is None or 0 <= self.seed < 2**63, "seed", "0 to 2^63 - 1"),
+            # A single string would be taken for a sequence of one-letter stop strings.
+            (not isinstance(self.stop, str), "stop", "a tuple of strings"),
             (len(self.stop) <= 64 and all(self.stop), "stop", "at most 64 non-empty strings"),
         )
         for ok, name, rule in rules:
@@ -103,6 +113,7 @@ class Score:
     """Whether greedy decoding would have produced exactly this continuation."""
 
 
+@runtime_checkable
 class LanguageModel(Protocol):
     """What a caller may ask of a model, whoever runs it."""
 

@@ -8,7 +8,10 @@ import math
 import os
 from pathlib import Path
 
+from deepseek.core.errors import ConfigError
+
 CGROUP = Path("/sys/fs/cgroup")
+MAX_THREADS = 1_024
 
 
 def thread_count(requested: int | None = None) -> tuple[int, str]:
@@ -19,9 +22,14 @@ def thread_count(requested: int | None = None) -> tuple[int, str]:
 
     Returns:
         The count (at least 1) and one phrase that says where it comes from.
+
+    Raises:
+        ConfigError: The requested number is no sensible one.
     """
     if requested is not None:
-        return max(1, requested), "as requested"
+        if not 1 <= requested <= MAX_THREADS:
+            raise ConfigError(f"threads is {requested}", f"allowed: 1 to {MAX_THREADS:,}")
+        return requested, "as requested"
     available = _affinity()
     quota = cgroup_quota()
     if quota is not None and math.ceil(quota) < available:
@@ -50,7 +58,7 @@ def _group_folders(root: Path, membership: Path) -> list[Path]:
     folders = [root, root / "cpu"]
     text = _read(membership)
     for line in text.splitlines():
-        _, controllers, path = (line.split(":", 2) + ["", ""])[:3]
+        _, controllers, path = [*line.split(":", 2), "", ""][:3]
         base = root if controllers == "" else root / "cpu"
         if controllers == "" or "cpu" in controllers.split(","):
             parts = [p for p in path.split("/") if p and p != ".."]

@@ -126,4 +126,17 @@ def dequantise(
                 "the file is damaged: fetch it again",
             )
         flat[start : start + step] = numbers
+    check_range(out, name)
     return out
+
+
+def check_range(rounded: Tensor, name: str) -> None:
+    """Refuse weights that half precision cannot hold.
+
+    Raises:
+        CheckpointError: Rounding made one infinite.
+    """
+    if rounded.dtype is torch.float16 and torch.isinf(rounded).any():
+        raise CheckpointError(
+            f"{name} holds numbers too large for float16", "use --dtype float32 or bfloat16"
+        )

@@ -18,7 +18,7 @@ def home() -> Path:
     """The user's cache: `$DEEPSEEK_HOME`, or `deepseek` under the user's cache folder."""
     named = os.environ.get("DEEPSEEK_HOME")
     if named:
-        return Path(named).expanduser()
+        return Path(named).expanduser().absolute()
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "deepseek"
 
@@ -33,20 +33,20 @@ def partial_folder(name: str) -> Path:
     return home() / "partial" / name
 
 
-def is_verified(file: Path, size: int, sha256: str) -> bool:
+def is_verified(file: Path, size: int, digest: str) -> bool:
     """Whether a file is there, was hashed once and did not change since."""
     try:
         status = file.stat()
         stamp = json.loads(_stamp(file).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    return status.st_size == size and stamp == [size, status.st_mtime_ns, sha256]
+    return status.st_size == size and stamp == [size, status.st_mtime_ns, digest]
 
 
-def mark_verified(file: Path, sha256: str) -> None:
+def mark_verified(file: Path, digest: str) -> None:
     """Remember that this file, as it is now, has this hash."""
     status = file.stat()
-    text = json.dumps([status.st_size, status.st_mtime_ns, sha256])
+    text = json.dumps([status.st_size, status.st_mtime_ns, digest])
     write_atomically(_stamp(file), text.encode())
 
 
@@ -63,15 +63,18 @@ def write_atomically(path: Path, data: bytes) -> None:
         raise
 
 
-def file_hash(path: Path, on_bytes: Callable[[int], None] | None = None) -> str:
-    """SHA-256 of a file, read in pieces."""
-    digest = hashlib.sha256()
+def file_hash(
+    path: Path, hasher: "hashlib._Hash", on_bytes: Callable[[int], None] | None = None
+) -> str:
+    """Hash of a file, read in pieces. `on_bytes` is told the bytes done so far."""
+    done = 0
     with path.open("rb") as file:
         while piece := file.read(PIECE):
-            digest.update(piece)
+            hasher.update(piece)
+            done += len(piece)
             if on_bytes:
-                on_bytes(len(piece))
-    return digest.hexdigest()
+                on_bytes(done)
+    return hasher.hexdigest()
 
 
 def require_space(folder: Path, n_bytes: int) -> None:

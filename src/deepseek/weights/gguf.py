@@ -3,6 +3,7 @@
 import math
 import re
 from pathlib import Path
+from reprlib import repr as brief  # a hostile value may be megabytes long
 from typing import Any
 
 import torch
@@ -48,7 +49,7 @@ class GGUFFile:
         self._family = self._metadata.get("general.architecture")
         if self._family not in FAMILIES:
             raise CheckpointError(
-                f"{path} has the architecture {self._family!r}",
+                f"{path} has the architecture {brief(self._family)}",
                 f"supported: {', '.join(FAMILIES)}",
             )
         if "rope_freqs.weight" in header.tensors:
@@ -56,6 +57,8 @@ class GGUFFile:
                 f"{path} scales its rotary positions", "that is not supported yet: use another file"
             )
         self._tensors = {_hf_name(path, t.name): t for t in header.tensors.values()}
+        if len(self._tensors) != len(header.tensors):
+            raise damaged(path, "two of its tensors have the same place in the model")
         self._config = self._read_config(path)
         check_shapes(path, self._config, {n: t.shape for n, t in self._tensors.items()})
 
@@ -146,26 +149,30 @@ class GGUFFile:
             if value is None and theirs in optional:
                 value = self._metadata.get(f"{family}.{optional[theirs]}")
             if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 1 << 31:
-                raise damaged(path, f"{family}.{key} is {value!r}")
+                raise damaged(path, f"{family}.{key} is {brief(value)}")
             config[theirs] = value
         theta = self._metadata.get(f"{family}.rope.freq_base", 10_000.0)
         eps = self._metadata.get(f"{family}.attention.layer_norm_rms_epsilon")
         for value, low, high in ((theta, 1.0, 1e12), (eps, 1e-12, 0.1)):
             if not isinstance(value, float) or not (math.isfinite(value) and low <= value <= high):
                 raise damaged(
-                    path, f"rotary base {theta!r} or norm epsilon {eps!r} is out of range"
+                    path, f"rotary base {brief(theta)} or norm epsilon {brief(eps)} is out of range"
                 )
         head_dim = self._metadata.get(
             f"{family}.attention.key_length", config["hidden_size"] // config["num_attention_heads"]
         )
-        if not isinstance(head_dim, int) or not 1 <= head_dim <= 1 << 16:
-            raise damaged(path, f"its heads have the width {head_dim!r}")
+        if not isinstance(head_dim, int) or not 2 <= head_dim <= 1 << 16 or head_dim % 2:
+            raise damaged(path, f"its heads have the width {brief(head_dim)}")
+        if config["num_attention_heads"] % config["num_key_value_heads"]:
+            raise damaged(path, "its heads cannot share keys and values evenly")
         scaling = self._metadata.get(f"{family}.rope.scaling.type", "none")
+        if not isinstance(scaling, str):
+            raise damaged(path, f"its rotary scaling is {brief(scaling)}")
         return config | {
             "rope_theta": float(theta),
             # Stored in single precision: 1e-5 must not become 9.999999747378752e-06.
             "rms_norm_eps": float(f"{eps:.6g}"),
-            "rope_scaling": None if scaling == "none" else {"rope_type": str(scaling)},
+            "rope_scaling": None if scaling == "none" else {"rope_type": scaling},
             "head_dim": head_dim,
             "tie_word_embeddings": "lm_head.weight" not in self._tensors,
             "vocab_size": self._tensors["model.embed_tokens.weight"].shape[0]
@@ -194,25 +201,34 @@ def check_shapes(path: Path, config: dict[str, Any], shapes: dict[str, tuple[int
         "input_layernorm.weight": (d,),
         "post_attention_layernorm.weight": (d,),
     }
-    if config["num_hidden_layers"] * len(expected) > len(shapes):
-        raise damaged(path, f"it has too few tensors for {config['num_hidden_layers']} layers")
-    for layer in range(config["num_hidden_layers"]):
-        for part, shape in expected.items():
-            name = f"model.layers.{layer}.{part}"
-            if shapes.get(name) != shape:
-                raise damaged(path, f"{name} has shape {shapes.get(name)}, not {shape}")
-    ends = {"model.embed_tokens.weight": (config["vocab_size"], d), "model.norm.weight": (d,)}
+    n_layers = config["num_hidden_layers"]
+    if n_layers * len(expected) > len(shapes):
+        raise damaged(path, f"it has too few tensors for {n_layers} layers")
+    wanted: dict[str, tuple[int, ...]] = {
+        f"model.layers.{layer}.{part}": shape
+        for layer in range(n_layers)
+        for part, shape in expected.items()
+    }
+    wanted["model.embed_tokens.weight"] = (config["vocab_size"], d)
+    wanted["model.norm.weight"] = (d,)
     if not config["tie_word_embeddings"]:
-        ends["lm_head.weight"] = (config["vocab_size"], d)
-    for name, shape in ends.items():
-        if shapes.get(name) != shape:
-            raise damaged(path, f"{name} has shape {shapes.get(name)}, not {shape}")
+        wanted["lm_head.weight"] = (config["vocab_size"], d)
+    # A bias is optional, and as wide as its matrix has rows.
+    for name in shapes:
+        matrix = wanted.get(f"{name.removesuffix('.bias')}.weight")
+        if name.endswith(".bias") and matrix is not None and len(matrix) == 2:
+            wanted[name] = matrix[:1]
+    for name in wanted.keys() | shapes.keys():
+        if shapes.get(name) != wanted.get(name):
+            raise damaged(
+                path, f"{name} has shape {shapes.get(name)}, the model needs {wanted.get(name)}"
+            )
 
 
 def _hf_name(path: Path, name: str) -> str:
     if name in ENDS:
         return ENDS[name]
-    match = re.fullmatch(r"blk\.(\d{1,4})\.([a-z_]+)\.(weight|bias)", name)
+    match = re.fullmatch(r"blk\.(0|[1-9][0-9]{0,3})\.([a-z_]+)\.(weight|bias)", name)
     if not match or match[2] not in PARTS:
         raise CheckpointError(
             f"{path} holds a tensor {name!r} that this architecture does not know",

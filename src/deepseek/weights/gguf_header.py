@@ -5,11 +5,13 @@ allocated for it, so that memory stays within a small multiple of the header's o
 Layout: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
 
+import itertools
 import math
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from reprlib import repr as brief  # a hostile value may be megabytes long
 from typing import Any
 
 from deepseek.core.errors import CheckpointError
@@ -22,9 +24,11 @@ MAX_TENSORS = 100_000
 MAX_PAIRS = 100_000
 MAX_KEY_BYTES = 65_535
 MAX_STRING_BYTES = 64 << 20
-MAX_ITEMS = 20_000_000
+MAX_ITEMS = 20_000_000  # of all arrays together: each becomes a Python object
+MAX_HEADER_BYTES = 256 << 20
 MAX_DIMENSIONS = 4
 MAX_ALIGNMENT = 1 << 20
+MAX_MESSAGE = 400
 STRING, ARRAY = 8, 9
 # Value type id -> struct code.
 SCALARS = {
@@ -81,7 +85,7 @@ def read_header(file: MappedFile) -> Header:
         and 8 <= alignment <= MAX_ALIGNMENT
         and not isinstance(alignment, bool)
     ) or alignment & (alignment - 1):
-        raise damaged(file.path, f"its alignment is {alignment!r}, not a power of two from 8")
+        raise damaged(file.path, f"its alignment is {brief(alignment)}, not a power of two from 8")
     entries = [_entry(cursor) for _ in range(n_tensors)]
     data_start = -(-cursor.position // alignment) * alignment
     tensors = _directory(file, entries, data_start, alignment)
@@ -90,7 +94,8 @@ def read_header(file: MappedFile) -> Header:
 
 def damaged(path: Path, why: str) -> CheckpointError:
     """The error for a file that must not be used."""
-    return CheckpointError(f"{path} is damaged or not supported: {why}", "fetch the file again")
+    what = why if len(why) <= MAX_MESSAGE else f"{why[:MAX_MESSAGE]}…"
+    return CheckpointError(f"{path} is damaged or not supported: {what}", "fetch the file again")
 
 
 class _Cursor:
@@ -99,10 +104,13 @@ class _Cursor:
     def __init__(self, file: MappedFile) -> None:
         self.file = file
         self.position = 0
+        self.n_items = 0
 
     def take(self, n_bytes: int) -> bytes:
         if n_bytes > self.file.size - self.position:
             raise damaged(self.file.path, f"it ends inside the header at byte {self.position}")
+        if self.position + n_bytes > MAX_HEADER_BYTES:
+            raise damaged(self.file.path, "its header is larger than any model needs")
         data = self.file.read(self.position, n_bytes)
         self.position += n_bytes
         return data
@@ -139,7 +147,8 @@ class _Cursor:
         size = 8 if kind == STRING else struct.calcsize(SCALARS.get(kind, "Q"))
         if kind not in SCALARS and kind != STRING:
             raise damaged(self.file.path, f"an array has items of type {kind}")
-        if count > MAX_ITEMS or count * size > self.file.size - self.position:
+        self.n_items += count
+        if self.n_items > MAX_ITEMS or count * size > self.file.size - self.position:
             raise damaged(self.file.path, f"an array claims {count} items")
         if kind == STRING:
             return [self.string() for _ in range(count)]
@@ -197,6 +206,6 @@ def check_overlaps(
 ) -> None:
     """Refuse two tensors that share bytes."""
     ordered = sorted(ranges, key=lambda r: r[1])
-    for (name, _, end), (other, start, _) in zip(ordered, ordered[1:], strict=False):
+    for (name, _, end), (other, start, _) in itertools.pairwise(ordered):
         if start < end:
             raise error(path, f"tensors {name!r} and {other!r} overlap")

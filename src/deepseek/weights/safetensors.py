@@ -16,10 +16,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from deepseek.core.errors import CheckpointError
+from deepseek.weights.blocks import check_range
 from deepseek.weights.gguf_header import check_overlaps, damaged
 from deepseek.weights.mapping import MappedFile
 
-MAX_HEADER_BYTES = 100 << 20
+# Parsed JSON takes up to 24 times its text; the largest public models have headers of 10 MB.
+MAX_HEADER_BYTES = 16 << 20
 MAX_FILES = 1_000
 DTYPES = {
     "F64": torch.float64,
@@ -50,6 +52,8 @@ class Entry:
         raw = self.file.bytes[self.start : self.start + self.n_bytes]
         if self.start % self.dtype.itemsize:
             raw = raw.clone()  # unaligned: legal, and cannot be viewed in place
+        if self.dtype is torch.bool:
+            return (raw != 0).view(self.shape)  # other bytes than 0 and 1 are no booleans
         return raw.view(self.dtype).view(self.shape)
 
 
@@ -105,11 +109,15 @@ class SafetensorsFolder:
         Raises:
             CheckpointError: There is no such tensor, or it holds infinities.
         """
-        return self._finite(name, self._entry(name).view()).to(dtype, copy=True)
+        numbers = self._finite(name, self._entry(name).view()).to(dtype, copy=True)
+        check_range(numbers, name)
+        return numbers
 
     def rows(self, name: str, ids: Int[Tensor, " N"], dtype: torch.dtype) -> Float[Tensor, "N D"]:
         """Some rows of a matrix; only their pages are read."""
-        return self._finite(name, self._entry(name).view()[ids]).to(dtype)
+        numbers = self._finite(name, self._entry(name).view()[ids]).to(dtype)
+        check_range(numbers, name)
+        return numbers
 
     def release(self) -> None:
         """Give back the memory of file pages read so far."""
@@ -190,6 +198,8 @@ def _entry(file: MappedFile, name: str, value: Any, data_start: int) -> Entry:
         raise damaged(file.path, f"tensor {name!r} has the type {dtype!r}")
     if not _naturals(shape) or not _naturals(offsets) or len(offsets) != 2 or len(shape) > 8:
         raise damaged(file.path, f"tensor {name!r} has the shape {shape} at {offsets}")
+    if math.prod(max(d, 1) for d in shape) >= 1 << 48:  # an empty one, too, has strides
+        raise damaged(file.path, f"tensor {name!r} has the shape {shape}")
     n_bytes = math.prod(shape) * DTYPES[dtype].itemsize
     start, end = offsets
     if end - start != n_bytes or data_start + end > file.size:

@@ -1,7 +1,7 @@
 """One interface over GGUF files and safetensors folders, in Hugging Face's names."""
 
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -10,6 +10,7 @@ from torch import Tensor
 from deepseek.core.errors import CheckpointError
 
 
+@runtime_checkable
 class WeightSource(Protocol):
     """An open checkpoint. Tensors are read when asked for; the file stays on disk."""
 

