@@ -1,6 +1,6 @@
 """Keys and values of the tokens already read. The cache is an argument, never a global."""
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -11,6 +11,7 @@ from deepseek.model.config import ModelConfig
 GROWTH = 1_024  # positions; a multiple keeps reallocation rare without over-reserving
 
 
+@runtime_checkable
 class KVCache(Protocol):
     """What attention needs of a cache."""
 
