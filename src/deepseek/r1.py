@@ -11,8 +11,10 @@ from deepseek.engine.loader import LoadReport, Progress, load_engine
 from deepseek.weights.pull import OnProgress
 
 if TYPE_CHECKING:
+    from deepseek.apps.documents.document import Document
     from deepseek.apps.papers.analyse import AnalysisProgress
-    from deepseek.apps.papers.analysis import PaperAnalysis
+    from deepseek.apps.papers.analysis import Finding, PaperAnalysis
+    from deepseek.apps.papers.tasks import Task
 
 DEFAULT_MODEL = "qwen2.5-coder-1.5b"
 
@@ -135,30 +137,63 @@ class R1Model:
 
     def analyze_paper(
         self,
-        source: str | Path,
-        tasks: Sequence[str] = ("method_innovation", "experiment_flaws"),
+        source: "str | Path | Document",
+        tasks: "Sequence[str | Task]" = ("method_innovation", "experiment_flaws"),
         *,
+        task_file: str | Path | None = None,
         seed: int = 0,
+        time_limit: float | None = None,
         on_progress: "Callable[[AnalysisProgress], None] | None" = None,
+        on_finding: "Callable[[Finding], None] | None" = None,
     ) -> "PaperAnalysis":
         """Read a scientific paper and answer tasks about it with verified quotes.
 
         Args:
-            source: A PDF, text or Markdown file, an arXiv id or a URL.
-            tasks: Names from the task registry, or free questions ending in `?`.
+            source: A PDF, text or Markdown file, an arXiv id, a URL, the name of a sample
+                document (`deepseek models`), or a `Document` that was read already.
+            tasks: Names of tasks (`deepseek papers tasks`), `Task` objects, or free questions
+                ending in `?`.
+            task_file: A TOML file with more tasks.
             seed: Same paper, tasks and seed: same report.
+            time_limit: Seconds after which what was found so far is returned.
             on_progress: Told what is being done and how much is left.
+            on_finding: Told of each finding as soon as it is there.
 
         Raises:
             DocumentError: The paper cannot be read.
             ConfigError: A task is unknown.
         """
+        from deepseek.apps.documents.document import Document
         from deepseek.apps.documents.reader import read_document
-        from deepseek.apps.papers.analyse import analyse_paper, check_tasks
+        from deepseek.apps.papers.analyse import analyse_paper
+        from deepseek.apps.papers.tasks import load_tasks, resolve_tasks
 
-        check_tasks(tasks)
-        document = read_document(source)
-        return analyse_paper(document, self, tasks, seed=seed, on_progress=on_progress)
+        extra = load_tasks(Path(task_file)) if task_file is not None else None
+        resolve_tasks(tasks, extra)  # a mistake in them is reported before the paper is read
+        is_read = isinstance(source, Document)
+        document = source if is_read else read_document(sample_or_path(source))
+        self._engine.forget()  # what was asked before must not change how numbers are rounded
+        return analyse_paper(
+            document,
+            self,
+            tasks,
+            extra_tasks=extra,
+            seed=seed,
+            time_limit=time_limit,
+            on_progress=on_progress,
+            on_finding=on_finding,
+        )
+
+
+def sample_or_path(source: str | Path) -> str | Path:
+    """The file of a sample document if `source` names one, pulled if need be; else `source`."""
+    from deepseek.weights.pull import ensure
+    from deepseek.weights.registry import load_registry
+
+    entry = load_registry().get(str(source))
+    if entry is None or entry.kind != "document" or Path(source).exists():
+        return source
+    return ensure(entry.name).path
 
 
 def conversation(messages: str | Sequence[Message | dict[str, str]]) -> list[Message]:

@@ -96,7 +96,7 @@ def _complain(message: str, hint: str) -> None:
 def _overview() -> str:
     width = max(map(len, VERBS))
     lines = "\n".join(f"  {verb:<{width}}  {text}" for verb, text in VERBS.items())
-    return f"""Read very long documents and answer from your own knowledge base, with models you run yourself.
+    return f"""Read very long documents and ask about them, with models that you run yourself.
 
 examples:
   deepseek papers analyze paper.pdf --tasks method_innovation,experiment_flaws --out report.html

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 HELP = "Analyse a scientific paper: findings with verbatim quotes and page numbers."
 EXAMPLES = (
-    "deepseek papers analyze paper.pdf --tasks method_innovation,experiment_flaws --out report.html",
+    "deepseek papers analyze paper.pdf --tasks method_innovation,limitations --out report.html",
     'deepseek papers analyze arXiv:1706.03762 --tasks summary --ask "Which optimizer is used?"',
 )
 FORMATS = (".md", ".html", ".json")
@@ -24,7 +24,7 @@ FORMATS = (".md", ".html", ".json")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument(
-        "action", choices=["analyze", "tasks"], help="analyze a paper, or list tasks"
+        "action", choices=["analyze", "tasks"], help="analyze a paper, or list the tasks"
     )
     parser.add_argument(
         "source", nargs="?", help="a PDF, text or Markdown file, an arXiv id or a URL"
@@ -37,21 +37,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--ask", action="append", default=[], metavar="QUESTION", help="a free question; repeatable"
     )
+    parser.add_argument("--task-file", type=Path, metavar="FILE", help="TOML with more tasks")
     parser.add_argument(
         "--out", type=Path, metavar="FILE", help="report.md, report.html or report.json"
     )
     parser.add_argument("--seed", type=int, default=0, help="same paper and seed, same report")
+    parser.add_argument(
+        "--time-limit", type=float, metavar="SECONDS", help="report what was found until then"
+    )
     add_model_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Analyse one paper, or list the tasks."""
-    from deepseek.apps.papers.tasks import TASKS
+    from deepseek.apps.papers.tasks import builtin_tasks, load_tasks, resolve_tasks
 
+    extra = load_tasks(args.task_file) if args.task_file else {}
     if args.action == "tasks":
-        width = max(map(len, TASKS))
-        for name, task in TASKS.items():
-            print(f"{name:<{width}}  {task.title}")
+        known = {**builtin_tasks(), **extra}
+        width = max(map(len, known))
+        for name, task in known.items():
+            print(f"{name:<{width}}  {task.title['en']}")
         return 0
     if not args.source:
         raise ConfigError("no paper was named", "deepseek papers analyze paper.pdf")
@@ -59,51 +65,58 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(
             f"--out {args.out} has an unknown format", f"end it with {', '.join(FORMATS)}"
         )
-    return _analyze(args)
+    tasks = [name.strip() for name in args.tasks.split(",") if name.strip()]
+    tasks += [q if q.rstrip().endswith(("?", "？")) else f"{q.rstrip()}?" for q in args.ask]
+    resolve_tasks(tasks, extra)  # a mistake in them is reported before the model is loaded
+    return _analyze(args, tasks)
 
 
-def _analyze(args: argparse.Namespace) -> int:
+def _analyze(args: argparse.Namespace, tasks: list[str]) -> int:
     from deepseek.apps.documents.reader import read_document
-    from deepseek.apps.papers.analyse import analyse_paper, check_tasks
+    from deepseek.apps.papers.analyse import AnalysisProgress
     from deepseek.cli.console import next_step, progress_bar, say
+    from deepseek.r1 import sample_or_path
 
-    tasks = [name.strip() for name in args.tasks.split(",") if name.strip()] + args.ask
-    check_tasks(tasks)
     with progress_bar("reading") as on_pages:
-        document = read_document(args.source, on_progress=on_pages)
-    for warning in document.warnings:
-        say(f"note: {warning}")
+        document = read_document(sample_or_path(args.source), on_progress=on_pages)
     model = open_model(args)
     with progress_bar("analysing") as on_progress:
-        analysis = analyse_paper(
+
+        def show(progress: AnalysisProgress) -> None:
+            on_progress(progress.done, progress.total)
+
+        analysis = model.analyze_paper(
             document,
-            model,
             tasks,
+            task_file=args.task_file,
             seed=args.seed,
-            on_progress=lambda p: on_progress(p.done, p.total),
+            time_limit=args.time_limit,
+            on_progress=show,
+            on_finding=lambda finding: say(f"  found: {finding.title}: {finding.statement}"),
         )
+    for warning in analysis.warnings:
+        say(f"note: {warning}")
     LOGGER.info("timings: %s", {k: round(v, 1) for k, v in analysis.timings.items()})
     if args.out is None:
         print(analysis.to_markdown())
         next_step(f"deepseek papers analyze {args.source} --out report.html")
         return 0
-    _write(args.out, _render(analysis, document, args.out.suffix))
-    n_findings = len(analysis.findings)
-    n_quotes = sum(len(f.evidence) for f in analysis.findings)
+    _write(args.out, _render(analysis, args.out.suffix))
+    n_quotes = sum(e.verified for f in analysis.findings for e in f.evidence)
     print(args.out)
-    say(f"{n_findings} findings with {n_quotes} verified quotes: {args.out}")
+    say(
+        f"{len(analysis.findings)} findings with {n_quotes} verified quotes "
+        f"in {analysis.timings['total']:.0f} s: {args.out}"
+    )
     if args.out.suffix == ".html":
-        next_step(f"open {args.out} in a browser; click a quote to see it on its page")
+        next_step(f"open {args.out} in a browser; click a page number to see the quote in place")
     return 0
 
 
-def _render(analysis: "PaperAnalysis", document, suffix: str) -> str:  # type: ignore[no-untyped-def]
+def _render(analysis: "PaperAnalysis", suffix: str) -> str:
     if suffix == ".md":
         return analysis.to_markdown()
-    if suffix == ".json":
-        return analysis.to_json()
-    pdf = Path(document.source) if document.kind == "pdf" else None
-    return analysis.to_html(document, pdf)
+    return analysis.to_json() if suffix == ".json" else analysis.to_html()
 
 
 def _write(path: Path, text: str) -> None:

@@ -108,6 +108,11 @@ class Engine:
             self.runner.rewind(len(prompt_ids))
         return scores
 
+    def forget(self) -> None:
+        """Empty the cache: the next answer does not depend on what was asked before."""
+        with self._lock:
+            self.runner.rewind(0)
+
     def _score_one(self, first: Tensor, ids: list[int]) -> Score:
         """Score one continuation with the prompt in the cache; leaves it there."""
         n_prompt = len(self.runner.tokens)

@@ -1,9 +1,11 @@
 """What a paper analysis returns: findings with evidence that was checked against the paper."""
 
-from dataclasses import dataclass, field
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
-from deepseek.apps.documents.document import Span
+from deepseek.apps.documents.document import Document, Span
 
 Severity = Literal["info", "minor", "major"]
 
@@ -31,6 +33,8 @@ class Finding:
     task: str
     kind: str
     """What sort of finding, e.g. `method`, `result`, `no_ablation`, `text_table_mismatch`."""
+    title: str
+    """The kind in words, in the paper's language."""
     statement: str
     confidence: float
     """0 to 1: calibrated on papers with known answers where the task has them."""
@@ -38,6 +42,8 @@ class Finding:
     severity: Severity = "info"
     searched: str = ""
     """For something missing: where and for what was searched."""
+    is_missing: bool = False
+    """Whether the finding is that something is not there; the evidence is then the nearest."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +73,8 @@ class PaperAnalysis:
     timings: dict[str, float] = field(default_factory=dict)
     """Seconds per step."""
     settings: dict[str, Any] = field(default_factory=dict)
+    document: Document | None = field(default=None, repr=False, compare=False)
+    """The paper as it was read, for reports; not part of the JSON."""
 
     @property
     def findings(self) -> tuple[Finding, ...]:
@@ -79,3 +87,38 @@ class PaperAnalysis:
             if result.task == task:
                 return result
         raise KeyError(f"{task!r}; this analysis has: {', '.join(t.task for t in self.tasks)}")
+
+    def __str__(self) -> str:
+        return self.to_markdown()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the document, as plain values."""
+        values = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        del values["document"]
+        values["tasks"] = [asdict(task) for task in self.tasks]
+        for task in values["tasks"]:
+            for finding in task["findings"]:
+                for evidence in finding["evidence"]:
+                    evidence["page"] = evidence["spans"][0]["page"]
+        return values
+
+    def to_json(self) -> str:
+        """JSON text; the same analysis gives the same text but for the timings."""
+        return json.dumps(self.to_dict(), ensure_ascii=False, indent=2) + "\n"
+
+    def to_markdown(self) -> str:
+        """A report in Markdown."""
+        from deepseek.apps.papers.report.markdown import markdown_report
+
+        return markdown_report(self)
+
+    def to_html(self, pdf: str | Path | None = None) -> str:
+        """A self-contained page: findings beside the page images, quotes highlighted.
+
+        Args:
+            pdf: The file to draw pages from; default: where the paper was read from. Without
+                one, or if it changed since, the pages are shown as text.
+        """
+        from deepseek.apps.papers.report.html import html_report
+
+        return html_report(self, Path(pdf) if pdf is not None else None)

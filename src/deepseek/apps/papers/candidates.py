@@ -1,0 +1,130 @@
+"""The cheap first look: which sentences could say what a facet is about.
+
+Place, cue phrases and the contribution score choose a handful of sentences; only those are
+shown to a model, since reading is what costs time on a CPU.
+"""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from deepseek.apps.documents.document import BlockKind, Document, Sentence
+from deepseek.apps.papers.features import items_of
+from deepseek.apps.papers.scorer import contribution_scores
+from deepseek.apps.papers.tasks import Facet
+
+KINDS: tuple[BlockKind, ...] = ("paragraph", "list", "caption", "footnote")
+WORD = re.compile(r"[a-z][a-z0-9]+|\d+(?:\.\d+)?|[\u4e00-\u9fff]")
+ENDINGS = re.compile(r"(?<=[a-z]{3})(ings?|ed|es|s)$")
+STOP_WORDS = frozenset(
+    "the a an of to in on for and or is are was were be been it its this that these those with as "
+    "by from at which what how who whom whose where when why do does did has have had can could "
+    "we our they their not no there than then also such used use using paper authors".split()
+)
+BM25_K1, BM25_B = 1.2, 0.6
+MAX_CUES = 3
+MIN_WORDS, MANY_WORDS = 6, 60
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """A document with what is computed once for all facets."""
+
+    document: Document
+
+    @cached_property
+    def texts(self) -> list[str]:
+        """The text of each sentence."""
+        return [self.document.text_of(s) for s in self.document.sentences]
+
+    @cached_property
+    def words(self) -> list[list[str]]:
+        """The content words of each sentence."""
+        return [content_words(text) for text in self.texts]
+
+    @cached_property
+    def contribution(self) -> list[float]:
+        """The contribution score of each sentence."""
+        return contribution_scores(items_of(self.document), self.document.title)
+
+    @cached_property
+    def title_words(self) -> frozenset[str]:
+        """The content words of the title."""
+        return frozenset(content_words(self.document.title))
+
+
+def content_words(text: str) -> list[str]:
+    """Lower-case words without endings and stop words; for Chinese, pairs of characters."""
+    words = []
+    tokens = WORD.findall(text.lower())
+    for token, following in zip(tokens, [*tokens[1:], ""], strict=True):
+        if "\u4e00" <= token <= "\u9fff":
+            if "\u4e00" <= following <= "\u9fff":
+                words.append(token + following)
+        elif token not in STOP_WORDS:
+            words.append(ENDINGS.sub("", token))
+    return words
+
+
+def rank_candidates(outlook: Outlook, facet: Facet, question: str) -> list[tuple[int, float]]:
+    """Indices of the sentences worth showing to a model, best first, with their scores.
+
+    Args:
+        outlook: The document.
+        facet: What is looked for.
+        question: Its question in the document's language, for facets that search by words.
+    """
+    rows = [i for i, s in enumerate(outlook.document.sentences) if _is_eligible(outlook, s, facet)]
+    if facet.search:
+        relevance = bm25(outlook.words, content_words(question))
+        scored = [(i, relevance[i]) for i in rows if relevance[i] > 0]
+    else:
+        patterns = [re.compile(p) for p in facet.cues], [re.compile(p) for p in facet.avoid]
+        scored = [(i, _score(outlook, i, facet, *patterns)) for i in rows]
+        scored = [(i, score) for i, score in scored if score > 0]
+    return sorted(scored, key=lambda pair: (-pair[1], pair[0]))[: facet.max_candidates]
+
+
+def bm25(documents: Sequence[Sequence[str]], query: Sequence[str]) -> list[float]:
+    """Okapi BM25 (Robertson & Zaragoza 2009) of each document for a query."""
+    n = len(documents)
+    mean = sum(map(len, documents)) / n if n else 1.0
+    counts = [Counter(words) for words in documents]
+    scores = [0.0] * n
+    for word in set(query):
+        holders = [i for i, count in enumerate(counts) if count[word]]
+        idf = math.log(1 + (n - len(holders) + 0.5) / (len(holders) + 0.5))
+        for i in holders:
+            frequency = counts[i][word]
+            length = 1 - BM25_B + BM25_B * len(documents[i]) / mean
+            scores[i] += idf * frequency * (BM25_K1 + 1) / (frequency + BM25_K1 * length)
+    return scores
+
+
+def _is_eligible(outlook: Outlook, sentence: Sentence, facet: Facet) -> bool:
+    section = outlook.document.section_of(sentence)
+    return section.role in facet.roles and outlook.document.kind_of(sentence) in KINDS
+
+
+def _score(
+    outlook: Outlook,
+    index: int,
+    facet: Facet,
+    cues: Sequence[re.Pattern[str]],
+    avoid: Sequence[re.Pattern[str]],
+) -> float:
+    text, sentence = outlook.texts[index], outlook.document.sentences[index]
+    n_cues = sum(1 for pattern in cues if pattern.search(text))
+    if not n_cues:
+        return 0.0
+    score = facet.roles[outlook.document.section_of(sentence).role] + min(n_cues, MAX_CUES)
+    score -= 1.2 * sum(1 for pattern in avoid if pattern.search(text))
+    score += facet.contribution * outlook.contribution[index]
+    words = outlook.words[index]
+    score += 0.5 * min(len(outlook.title_words.intersection(words)), 2) / 2
+    if len(words) < MIN_WORDS or outlook.document.kind_of(sentence) == "footnote":
+        score -= 1.0
+    return score - (0.5 if len(words) > MANY_WORDS else 0.0)

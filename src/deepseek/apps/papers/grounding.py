@@ -1,0 +1,52 @@
+"""What code can check without a model: quotes are the paper's, statements say no more."""
+
+import re
+
+from deepseek.apps.documents.document import Document, Span
+from deepseek.apps.papers.analysis import Evidence
+from deepseek.apps.papers.candidates import content_words
+
+NUMBER = re.compile(r"(?<![\w.])\d+(?:[.,]\d+)*")
+NAME = re.compile(r"\b(?:[A-Z]{2,}\w*|[A-Z][a-z]+[A-Z]\w*|[A-Z][a-z]+(?=-\d))\b")
+NEGATION = re.compile(
+    r"\b(not|no|never|none|cannot|without|neither|nor|un(able|like))\b|n't\b|不|没|未|无|非",
+    re.IGNORECASE,
+)
+MIN_OVERLAP = 0.5
+
+
+def evidence_at(document: Document, spans: tuple[Span, ...], section: str) -> Evidence:
+    """A verbatim quote of the spans, looked up again in the text of the pages it names."""
+    quote = document.quote(spans)
+    texts = [document.pages[s.page - 1].text for s in spans]
+    parts = [text[s.start : s.end] for text, s in zip(texts, spans, strict=True)]
+    found = all(
+        part.strip() and text.find(part, s.start) == s.start
+        for part, text, s in zip(parts, texts, spans, strict=True)
+    )
+    return Evidence(quote, spans, section, bool(spans) and found and quote == " ".join(parts))
+
+
+def is_grounded(statement: str, *sources: str) -> bool:
+    """Whether a statement says no more than its sources.
+
+    Each of its numbers and names occurs in them, at least half of its content words do, and it
+    does not bring in a negation that they do not have. A paraphrase that fails is not shown.
+    """
+    source = " ".join(sources)
+    known = {_plain(n) for n in NUMBER.findall(source)}
+    if any(_plain(n) not in known for n in NUMBER.findall(statement)):
+        return False
+    lowered = source.lower()
+    if any(name.lower() not in lowered for name in NAME.findall(statement)):
+        return False
+    if NEGATION.search(statement) and not NEGATION.search(source):
+        return False
+    words, known_words = set(content_words(statement)), set(content_words(source))
+    return bool(words) and len(words & known_words) >= MIN_OVERLAP * len(words)
+
+
+def _plain(number: str) -> str:
+    """A number without thousands separators and trailing zeros after the point."""
+    number = number.replace(",", "")
+    return number.rstrip("0").rstrip(".") if "." in number else number
