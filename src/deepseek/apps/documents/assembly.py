@@ -2,15 +2,19 @@
 
 import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from deepseek.apps.documents.blocks import SENTENCE_END, RawBlock
+from deepseek.apps.documents.cells import align_cells
 from deepseek.apps.documents.document import BlockKind, Cell, Page, Span
 from deepseek.apps.documents.lines import HYPHEN, Box, Line
+from deepseek.apps.documents.turning import layout_of, turn_boxes
 
-FLOATS = ("caption", "table", "footnote", "equation")
+FLOATS = ("caption", "table", "figure", "code", "footnote", "equation")
+LINED = ("table", "code")  # kinds that keep their line breaks
 FLOWING = ("paragraph", "list")
 NOWHERE: Box = (float("nan"),) * 4
 HAN = re.compile(r"[\u3000-\u303f\u4e00-\u9fff\uff00-\uffef]")
@@ -26,6 +30,12 @@ class PlacedBlock:
     size: float
     rows: list[list[Cell]] = field(default_factory=list)
     """Cells, for a table."""
+    caption: int | None = None
+    """`identity` of the caption, for a table that has one."""
+    indent: float = 0.0
+    """How far the first line begins from the column's left edge, in font sizes."""
+    identity: int = 0
+    """Distinguishes the block from all others of the document."""
 
 
 class PageWriter:
@@ -42,22 +52,36 @@ class PageWriter:
         if self._text:
             self._put("\n", None)
         start = len(self._text)
+        places = align_cells(block.lines) if block.kind == "table" else []
         rows = []
         for i, line in enumerate(block.lines):
             if i:
-                self._between(block.lines[i - 1], line, is_table=block.kind == "table")
+                self._between(block.lines[i - 1], line, keeps_lines=block.kind in LINED)
             cells = self._line(line, is_last=i == len(block.lines) - 1)
             rows.append(cells)
-        span = Span(self.number, start, len(self._text))
-        placed = PlacedBlock(block.kind, [span], block.level, block.lines[0].size)
-        if block.kind == "table":
-            text = "".join(self._text)
-            placed.rows = [[Cell(text[s.start : s.end], s) for s in row] for row in rows]
+        first = block.lines[0]
+        placed = PlacedBlock(
+            block.kind,
+            [Span(self.number, start, len(self._text))],
+            block.level,
+            first.size,
+            caption=id(block.caption) if block.caption else None,
+            indent=(first.left - block.left) / max(first.size, 1.0),
+            identity=id(block),
+        )
+        placed.rows = [
+            [
+                Cell("".join(self._text[span.start : span.end]), span, *place)
+                for span, place in zip(spans, row, strict=True)
+            ]
+            for spans, row in zip(rows, places, strict=bool(places))
+        ]
         return placed
 
-    def page(self, width: float, height: float) -> Page:
-        """The finished page."""
+    def page(self, width: float, height: float, turn: int = 0) -> Page:
+        """The finished page, its boxes turned back to how the page is shown."""
         boxes = np.array(self._boxes, np.float32).reshape(-1, 4)
+        boxes = turn_boxes(boxes, -turn % 4, *layout_of(width, height, turn))
         return Page(self.number, "".join(self._text), width, height, boxes)
 
     def _put(self, character: str, box: Box | None) -> None:
@@ -83,9 +107,9 @@ class PageWriter:
             cells.append(Span(self.number, start, len(self._text)))
         return cells
 
-    def _between(self, before: Line, after: Line, is_table: bool) -> None:
-        """What joins two lines: nothing, a space, or a line break in tables."""
-        if is_table:
+    def _between(self, before: Line, after: Line, keeps_lines: bool) -> None:
+        """What joins two lines: nothing, a space, or a line break in tables and code."""
+        if keeps_lines:
             self._put("\n", None)
             return
         if self._text and self._text[-1] == "-" and after.text[:1].isalpha():
@@ -109,6 +133,11 @@ class PageWriter:
             return joined >= hyphened
         # Never seen otherwise: compounds of two whole words keep their hyphen.
         return not (self._words[left] > 1 and self._words[right] > 1)
+
+
+def text_of(pages: Sequence[Page], spans: Sequence[Span]) -> str:
+    """The text of spans, in order; parts that were apart are joined by a space."""
+    return " ".join(pages[s.page - 1].text[s.start : s.end] for s in spans)
 
 
 def count_words(blocks: list[RawBlock]) -> Counter[str]:

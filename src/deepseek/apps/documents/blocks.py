@@ -15,6 +15,7 @@ BULLET = re.compile(
 REFERENCE = re.compile(r"\[\d{1,3}\]|\d{1,3}\.\s+[A-Z]")
 SENTENCE_END = re.compile(r"[.!?:;。！？：；][\"'”’)\]]*$")
 NEW_NUMBER = re.compile(r"(\d+(\.\d+)*|[A-Z](\.\d+)*)\.?\s")
+EQUATION_NUMBER = re.compile(r"\(\d{1,3}(\.\d{1,2})?[a-z]?\)$")
 WORD = re.compile(r"[A-Za-z]{3,}|[\u4e00-\u9fff]{2,}")
 
 
@@ -27,6 +28,12 @@ class RawBlock:
     page: int
     level: int = 0
     """Depth, for a heading."""
+    left: float = 0.0
+    """Left edge of the column."""
+    right: float = 0.0
+    """Right edge of the column."""
+    caption: "RawBlock | None" = None
+    """The caption, for a table that has one."""
 
 
 def column_blocks(
@@ -42,12 +49,12 @@ def column_blocks(
         previous = blocks[-1] if blocks else None
         if previous is None or _begins(previous, line, level, gap - usual, column, body_size):
             kind: BlockKind = "heading" if level else "paragraph"
-            blocks.append(RawBlock(kind, [line], page, level))
+            blocks.append(RawBlock(kind, [line], page, level, column.left, column.right))
         else:
             previous.lines.append(line)
     for block in blocks:
-        if block.kind != "heading":
-            block.kind = _kind(block, body_size, page_height)
+        if block.kind != "heading" or all(line.mono for line in block.lines):
+            block.kind = _kind(block, page, body_size, page_height)
     return _joined(blocks)
 
 
@@ -63,13 +70,21 @@ def _begins(
     last = block.lines[-1]
     size = max(line.size, 4.0)
     if block.kind == "heading":
-        # A heading of two lines: same look, close together, and no new number.
+        # A heading of two lines: the first is full, same look, close together, no new number.
+        is_full = last.right > column.right - 7 * size or line.size >= body_size + 2.5
         same = abs(last.size - line.size) < 0.6 and last.bold == line.bold
         strong = line.bold or line.size >= body_size + 0.9
-        return not (same and strong and extra < 0.8 * size and not NEW_NUMBER.match(line.text))
+        return not (
+            is_full and same and strong and extra < 0.8 * size and not NEW_NUMBER.match(line.text)
+        )
     if level:
         return True
     text = line.text
+    if line.mono != last.mono:
+        # A last word of code at the end of a paragraph stays in it.
+        return last.mono or extra > 0.1 * size or last.right < column.right - 2 * size
+    if line.mono:
+        return extra > 1.5 * size
     if extra > 0.45 * size or abs(last.size - line.size) > 0.9:
         return True
     if _looks_like_caption(text):
@@ -77,7 +92,7 @@ def _begins(
     if BULLET.match(text) or REFERENCE.match(text):
         return last.right < column.right - 2 * size or SENTENCE_END.search(last.text) is not None
     if (len(line.runs) > 1) != (len(last.runs) > 1):
-        return not (_is_row(line) and _is_row(last))
+        return not (_is_row(line) and _is_row(last)) and not _is_run_in(last, line, column)
     first = block.lines[0]
     hanging = len(block.lines) > 1 and block.lines[1].left > first.left + 0.6 * size
     if hanging:
@@ -88,6 +103,16 @@ def _begins(
     if last.right < column.right - 4 * size and SENTENCE_END.search(last.text):
         return abs(line.left - column.left) < 0.5 * size or line.left > last.left
     return False
+
+
+def _is_run_in(first: Line, second: Line, column: Column) -> bool:
+    """Whether a wide space only sets off the bold first words of a paragraph ("Results We")."""
+    if len(first.runs) != 2 or len(second.runs) != 1:
+        return False
+    head, rest = first.runs
+    wide = second.right - second.left > 0.6 * (column.right - column.left)
+    fills = first.right > column.right - 2 * first.size and head.left < column.left + head.size
+    return wide and fills and rest.left - head.right < 4 * head.size and second.text[0].islower()
 
 
 def _looks_like_caption(text: str) -> bool:
@@ -111,22 +136,28 @@ def _is_row(line: Line) -> bool:
     return len(line.runs) > 1 or digits > letters
 
 
-def _kind(block: RawBlock, body_size: float, page_height: float) -> BlockKind:
+def _kind(block: RawBlock, page: int, body_size: float, page_height: float) -> BlockKind:
     text = block_text(block).strip()
     if _looks_like_caption(text):
         return "caption"
+    if all(line.mono for line in block.lines) and "@" not in text:
+        return "code"
     size = block.lines[0].size
     low = block.lines[0].top > 0.65 * page_height
     marked = re.match(r"[∗*†‡§¶♮♯]|\d{1,2}\s*[A-Zh]", text) is not None
     if low and size <= body_size - 1 and marked:
         return "footnote"
+    if page == 1 and block.lines[0].top > 0.84 * page_height and size <= body_size - 0.9:
+        return "footnote"  # where and when it was published
     words = WORD.findall(text)
     characters = len(text.replace(" ", "")) or 1
     prose = sum(map(len, words)) / characters
     rows = sum(1 for line in block.lines if len(line.runs) > 1)
+    if rows and all(len(x.runs) < 4 and EQUATION_NUMBER.search(x.text) for x in block.lines[-1:]):
+        return "equation"
     if rows >= 2 and rows >= 0.5 * len(block.lines):
         return "table"
-    if prose < 0.45 and len(block.lines) <= 6:
+    if prose < 0.45 and len(block.lines) <= 6 and rows < 2:
         return "table" if sum(c.isdigit() for c in text) > 0.5 * characters else "equation"
     if rows and prose < 0.6:
         return "table"

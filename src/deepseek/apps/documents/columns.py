@@ -4,9 +4,12 @@ Text that crosses the gutter (titles, wide figures' captions, abstracts) cuts th
 bands; within a band the left column is read before the right one.
 """
 
+import re
 from dataclasses import dataclass
 
 from deepseek.apps.documents.lines import CELL_GAP, Line, Run
+
+TABLE = re.compile(r"(table|tab\.|表)\s*(\d|[IVX])", re.IGNORECASE)
 
 MIN_SHARE = 0.18  # of the page's characters that each column must hold
 MAX_CROSSING = 0.35  # of the characters that may cross the gutter
@@ -33,8 +36,10 @@ def reading_order(runs: list[Run], width: float) -> list[Column]:
     if gutter is None:
         return [_column(runs)] if runs else []
     columns: list[Column] = []
-    wide = sorted((r for r in runs if r.left < gutter < r.right), key=lambda r: r.middle)
-    narrow = [r for r in runs if not r.left < gutter < r.right]
+    tables = wide_tables(runs, gutter)
+    crossing = [r.left < gutter < r.right or _is_inside(r, tables) for r in runs]
+    wide = sorted((r for r, c in zip(runs, crossing, strict=True) if c), key=lambda r: r.middle)
+    narrow = [r for r, c in zip(runs, crossing, strict=True) if not c]
     start = 0
     while start < len(wide) or narrow:
         above = [r for r in narrow if start >= len(wide) or r.middle < wide[start].middle]
@@ -75,6 +80,61 @@ def find_gutter(runs: list[Run], width: float) -> float | None:
         if sum(len(r.text) for r in run_side) < MIN_SHARE * total or prose < MIN_PROSE_RUNS:
             return None
     return (left_edge + right_edge) / 2
+
+
+def wide_tables(runs: list[Run], gutter: float) -> list[tuple[float, float]]:
+    """Top and bottom of the tables that take both columns, found from their captions.
+
+    Their cells need not cross the gutter, so that their halves would be read one after another.
+    """
+    lines = to_lines(runs)
+    found = []
+    for i, line in enumerate(lines):
+        first = line.runs[0]
+        if not (first.left < gutter < first.right and TABLE.match(first.text)):
+            continue
+        end = i + 1
+        while end < len(lines) and any(r.left < gutter < r.right for r in lines[end].runs):
+            if lines[end].top - lines[end - 1].bottom > 0.8 * first.size:
+                break
+            end += 1
+        above, below = _rows(lines, i, -1, gutter), _rows(lines, end - 1, 1, gutter)
+        rows = above or below
+        if above and below:  # the table is nearer to its caption than its neighbour
+            nearer = line.top - above[0].bottom <= below[0].top - lines[end - 1].bottom
+            rows = above if nearer else below
+        if rows:
+            found.append((min(row.top for row in rows), max(row.bottom for row in rows)))
+    return found
+
+
+def _rows(lines: list[Line], start: int, step: int, gutter: float) -> list[Line]:
+    """Lines from a caption on in one direction for as long as they are rows of a wide table."""
+    rows: list[Line] = []
+    last = lines[start]
+    half = max(line.right for line in lines) - gutter
+    i = start + step
+    while 0 <= i < len(lines):
+        line = lines[i]
+        gap = max(line.top - last.bottom, last.top - line.bottom)
+        is_prose = any(r.right - r.left > 0.75 * half and len(r.text) > 30 for r in line.runs)
+        if gap > 2.5 * max(line.size, last.size) or is_prose or TABLE.match(line.text):
+            break
+        rows.append(line)
+        last = line
+        i += step
+    while rows and not _spans(rows[-1], gutter):
+        rows.pop()
+    return rows if sum(1 for row in rows if _spans(row, gutter)) >= 2 else []
+
+
+def _spans(line: Line, gutter: float) -> bool:
+    """Whether a line has cells on both sides of the gutter."""
+    return len(line.runs) >= 3 and line.left < gutter < line.right
+
+
+def _is_inside(run: Run, strips: list[tuple[float, float]]) -> bool:
+    return any(top <= run.middle <= bottom for top, bottom in strips)
 
 
 def _wide_band(wide: list[Run], start: int, narrow: list[Run]) -> tuple[list[Run], int]:
@@ -132,6 +192,7 @@ def _close_gaps(runs: list[Run]) -> list[Run]:
             bottom=max(last.bottom, run.bottom),
             size=main.size,
             bold=main.bold,
+            mono=last.mono and run.mono,
         )
     return joined
 

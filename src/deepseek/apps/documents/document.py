@@ -11,7 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 BlockKind = Literal[
-    "title", "heading", "paragraph", "list", "caption", "table", "equation", "footnote", "reference"
+    "title",
+    "heading",
+    "paragraph",
+    "list",
+    "caption",
+    "table",
+    "figure",  # labels, legends and other text inside a figure
+    "equation",
+    "code",
+    "footnote",
+    "reference",
 ]
 SectionRole = Literal[
     "front",  # title, authors, affiliations: before the abstract
@@ -98,6 +108,11 @@ class Cell:
 
     text: str
     span: Span
+    column: int = 0
+    """The table's column, from 0, under which the cell begins: cells of one column have the same
+    number in every row, also where cells before them are empty."""
+    columns: int = 1
+    """How many columns it stands over: more than one for a heading shared by several."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

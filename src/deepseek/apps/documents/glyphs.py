@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from deepseek.core.errors import DocumentError, MissingDependencyError
 
 WALL_SECONDS = 1_200
-GENERATED, BOLD, TILTED = 1, 2, 4
+GENERATED, BOLD, TILTED, MONO = 1, 2, 4, 8
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -30,6 +30,8 @@ class PageGlyphs:
     width: float
     height: float
     n_images: int
+    turn: int = 0
+    """Quarters by which the text is turned to the left: 1 or 3 on a page in landscape."""
 
 
 def read_glyphs(
@@ -51,7 +53,9 @@ def read_glyphs(
             raise DocumentError(f"{path} could not be read: {error}", "try it again") from None
     pages = []
     start = 0
-    for count, (width, height, n_images) in zip(arrays["counts"], arrays["pages"], strict=True):
+    for count, (width, height, n_images, turn) in zip(
+        arrays["counts"], arrays["pages"], strict=True
+    ):
         end = start + int(count)
         pages.append(
             PageGlyphs(
@@ -62,6 +66,7 @@ def read_glyphs(
                 width=float(width),
                 height=float(height),
                 n_images=int(n_images),
+                turn=int(turn),
             )
         )
         start = end

@@ -75,6 +75,8 @@ def heading_level(line: Line, body_size: float, gap_above: float) -> int:
     known = KNOWN.fullmatch(match["title"].strip() if match else text) is not None
     if match:
         title, number = match["title"], match["number"]
+        if not re.match(r"[^\W\d_]|[“\"‘']", title):
+            return 0
         level = number.rstrip(".").count(".") + 1
         if strong or (known and gap_above > 0.3):
             ends_like_prose = title.rstrip().endswith((".", ",", ";")) and len(title) > 60

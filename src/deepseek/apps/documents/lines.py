@@ -5,7 +5,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from functools import lru_cache
 
-from deepseek.apps.documents.glyphs import BOLD, GENERATED, TILTED, PageGlyphs
+from deepseek.apps.documents.glyphs import BOLD, GENERATED, MONO, TILTED, PageGlyphs
 
 HYPHEN = "\x02"  # PDFium's mark for a hyphen at a line's end
 CELL_GAP = 1.3  # in font sizes: wider gaps separate table cells or columns
@@ -31,6 +31,8 @@ class Run:
     size: float
     """The commonest font size, in points."""
     bold: bool
+    mono: bool = False
+    """Whether it is set in a typewriter font, as code is."""
 
     @property
     def height(self) -> float:
@@ -83,6 +85,11 @@ class Line:
     def bold(self) -> bool:
         """Whether the longest run is bold."""
         return max(self.runs, key=lambda run: len(run.text)).bold
+
+    @property
+    def mono(self) -> bool:
+        """Whether all of it is in a typewriter font."""
+        return all(run.mono for run in self.runs)
 
 
 def page_runs(page: PageGlyphs) -> list[Run]:
@@ -159,6 +166,7 @@ def _close(glyphs: _Glyphs, indices: list[int], runs: list[Run]) -> None:
         inked = [i for i in indices if not glyphs.flags[i] & GENERATED]
         sizes = Counter(round(glyphs.sizes[i] * 2) / 2 for i in inked)
         bold = sum(1 for i in inked if glyphs.flags[i] & BOLD)
+        mono = sum(1 for i in inked if glyphs.flags[i] & MONO)
         runs.append(
             Run(
                 text="".join(text),
@@ -169,6 +177,7 @@ def _close(glyphs: _Glyphs, indices: list[int], runs: list[Run]) -> None:
                 bottom=max(bottoms),
                 size=max(sizes, key=lambda size: (sizes[size], -size)),
                 bold=bold > 0.6 * len(inked),
+                mono=mono > 0.8 * len(inked),
             )
         )
     indices.clear()

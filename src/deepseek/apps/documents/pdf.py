@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+from deepseek.apps.documents.accents import compose_accents
 from deepseek.apps.documents.assembly import (
     PageWriter,
     PlacedBlock,
@@ -13,10 +14,12 @@ from deepseek.apps.documents.assembly import (
 from deepseek.apps.documents.blocks import RawBlock, column_blocks
 from deepseek.apps.documents.columns import reading_order
 from deepseek.apps.documents.document import Document, Page
+from deepseek.apps.documents.floats import gather_floats
 from deepseek.apps.documents.furniture import drop_furniture
 from deepseek.apps.documents.glyphs import PageGlyphs, read_glyphs
 from deepseek.apps.documents.lines import Run, page_runs
 from deepseek.apps.documents.structure import build_document
+from deepseek.apps.documents.turning import layout_size, turned
 from deepseek.core.errors import DocumentError
 
 MIN_CHARACTERS = 50  # a page with fewer and an image is taken for a scan
@@ -34,18 +37,22 @@ def read_pdf(
     if not glyphs:
         raise DocumentError(f"{path} has no pages", "fetch it again")
     warnings = _check_text(path, glyphs)
-    runs = [page_runs(page) for page in glyphs]
-    runs = drop_furniture([(r, page.height) for r, page in zip(runs, glyphs, strict=True)])
+    runs = [page_runs(compose_accents(turned(page))) for page in glyphs]
+    sizes = [layout_size(page) for page in glyphs]
+    runs = drop_furniture([(r, height) for r, (_, height) in zip(runs, sizes, strict=True)])
     body_size = _body_size(runs)
     raw: list[list[RawBlock]] = []
-    for number, (page_content, page) in enumerate(zip(runs, glyphs, strict=True), start=1):
+    for number, (page_content, (width, height)) in enumerate(
+        zip(runs, sizes, strict=True), start=1
+    ):
         blocks = [
             block
-            for column in reading_order(page_content, page.width)
-            for block in column_blocks(column, number, body_size, page.height)
+            for column in reading_order(page_content, width)
+            for block in column_blocks(column, number, body_size, height)
         ]
         # Footnotes are read after the page's text, not in the middle of it.
         raw.append(sorted(blocks, key=lambda b: b.kind == "footnote"))
+    gather_floats(raw, body_size)
     pages, placed = _place(raw, glyphs)
     texts = {page.number: page.text for page in pages}
     return build_document(
@@ -67,7 +74,7 @@ def _place(
     for number, (blocks, page) in enumerate(zip(raw, glyphs, strict=True), start=1):
         writer = PageWriter(number, words)
         placed += [writer.write(block) for block in blocks]
-        pages.append(writer.page(page.width, page.height))
+        pages.append(writer.page(page.width, page.height, page.turn))
     return pages, placed
 
 

@@ -9,6 +9,7 @@ not the program. Progress goes to stdout, one `page done total` a line; a refusa
 import ctypes
 import re
 import sys
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,18 @@ import numpy as np
 import pypdfium2 as pdfium
 import pypdfium2.raw as c
 
+from deepseek.apps.documents.glyphs import BOLD, GENERATED, MONO, TILTED
+
 MEMORY_BYTES = 4 << 30
 CPU_SECONDS = 900
 MAX_PAGES = 5_000
 _NOWHERE = (float("nan"),) * 4
+MIN_LINE = 25  # characters that make a line of text
 MAX_CHARACTERS = 200_000  # a page; a book's page has 3,000
+MONO_NAME = re.compile(
+    rb"mono|courier|cmtt|cmsltt|typewriter|consol|ectt|sftt|nimbusmon|menlo|txtt|lmtt|zi4",
+    re.IGNORECASE,
+)
 BOLD_NAME = re.compile(
     rb"bold|black|heavy|demi|medi\b|medi(?=ital)|cmbx|cmssbx|bx\d|-bd|\+ptmb|\+phvb|simhei",
     re.IGNORECASE,
@@ -77,12 +85,13 @@ def _page(document: Any, number: int) -> dict[str, Any]:
         return _empty()
     width, height = page.get_size()
     left0, bottom0 = page.get_cropbox()[:2]
-    codes, boxes, sizes, flags = _characters(text.raw)
+    codes, boxes, sizes, flags, angles = _characters(text.raw)
     boxes[:, [0, 2]] -= left0
     boxes[:, [1, 3]] = height + bottom0 - boxes[:, [1, 3]]
     if page.get_rotation():
         # PDFium gives boxes in unrotated space: keep the text, drop what could mislead.
         boxes[:] = _upright(boxes, page.get_rotation(), width, height)
+    turn = _turn(codes, angles, flags, page.get_rotation())
     n_images = sum(1 for _ in page.get_objects(filter=[c.FPDF_PAGEOBJ_IMAGE], max_depth=2))
     text.close()
     page.close()
@@ -91,12 +100,31 @@ def _page(document: Any, number: int) -> dict[str, Any]:
         "boxes": boxes,
         "sizes": sizes,
         "flags": flags,
-        "size": (width, height, n_images),
+        "size": (width, height, n_images, turn),
     }
 
 
-def _characters(raw: Any) -> tuple[Any, Any, Any, Any]:
-    """Codes, boxes as PDFium gives them, font sizes and flags.
+def _turn(codes: Any, angles: Any, flags: Any, rotation: int) -> int:
+    """Quarters by which the text's lines are turned to the left on the page as it is shown.
+
+    Sets the flag of all characters that run in another direction. Words do not count: a
+    figure may have more of them on its axes than its page has text.
+    """
+    written = (flags & GENERATED) == 0
+    quarters = np.round(angles / (np.pi / 2))
+    skewed = np.abs(angles - quarters * (np.pi / 2)) > 0.1
+    quarters = quarters.astype(np.int64) % 4
+    usual = -rotation // 90 % 4  # PDFium counts angles clockwise
+    line_of = np.cumsum((codes == 10) | (codes == 13) | (np.diff(quarters, prepend=0) != 0))
+    of_lines = np.bincount(line_of, weights=written, minlength=1)[line_of] >= MIN_LINE
+    counts = np.bincount(quarters[written & ~skewed & of_lines], minlength=4)
+    main = usual if counts[usual] * 2 >= counts.sum() else int(counts.argmax())
+    flags[written & (skewed | (quarters != main))] |= TILTED
+    return (usual - main) % 4
+
+
+def _characters(raw: Any) -> tuple[Any, Any, Any, Any, Any]:
+    """Codes, boxes as PDFium gives them, font sizes, flags and angles.
 
     Each call crosses into C, so only what can differ from one character to the next is asked
     for every one; weight and angle once a word, "generated" only where it is possible.
@@ -108,19 +136,20 @@ def _characters(raw: Any) -> tuple[Any, Any, Any, Any]:
         c.FPDFText_GetFontSize,
     )
     codes = [code_of(raw, i) for i in range(n)]
-    boxes, flags = [_NOWHERE] * n, [0] * n
+    boxes, flags, angles = [_NOWHERE] * n, [0] * n, [0.0] * n
     corners = [ctypes.c_double() for _ in range(4)]
     left, right, bottom, top = corners
     pointers = [ctypes.byref(corner) for corner in corners]
-    style, at_word = 0, True
+    style, angle, at_word = 0, 0.0, True
     for i, code in enumerate(codes):
         if code <= 32 and c.FPDFText_IsGenerated(raw, i) == 1:
-            flags[i] = 1
+            flags[i] = GENERATED
         else:
             if at_word:
-                tilted = abs(c.FPDFText_GetCharAngle(raw, i)) > 0.1
-                style = _is_bold(raw, i) << 1 | tilted << 2
+                style = _style(raw, i)
+                angle = c.FPDFText_GetCharAngle(raw, i)
             flags[i] = style
+            angles[i] = angle
             if box_of(raw, i, *pointers):
                 boxes[i] = (left.value, top.value, right.value, bottom.value)
         at_word = code <= 32
@@ -129,18 +158,25 @@ def _characters(raw: Any) -> tuple[Any, Any, Any, Any]:
         np.array(boxes, np.float32).reshape(-1, 4),
         np.array([size_of(raw, i) for i in range(n)], np.float32),
         np.array(flags, np.uint8),
+        np.array(angles, np.float64),
     )
 
 
-def _is_bold(raw: Any, i: int) -> bool:
-    """By the font's name; by its weight only if it has none.
+def _style(raw: Any, i: int) -> int:
+    """Flags by the font's name; by its weight only if it has none.
 
     The weight that PDFium derives from stem widths calls some regular fonts bold.
     """
     name = ctypes.create_string_buffer(128)
     if c.FPDFText_GetFontInfo(raw, i, name, 128, None) and name.value:
-        return BOLD_NAME.search(name.value) is not None
-    return bool(c.FPDFText_GetFontWeight(raw, i) >= 600)
+        return _style_of_name(name.value)
+    return BOLD if c.FPDFText_GetFontWeight(raw, i) >= 600 else 0
+
+
+@lru_cache(1024)
+def _style_of_name(name: bytes) -> int:
+    bold = BOLD_NAME.search(name) is not None
+    return BOLD * bold | MONO * (MONO_NAME.search(name) is not None)
 
 
 def _upright(boxes: Any, rotation: int, width: float, height: float) -> Any:
@@ -161,7 +197,7 @@ def _empty() -> dict[str, Any]:
         "boxes": np.zeros((0, 4), np.float32),
         "sizes": np.zeros(0, np.float32),
         "flags": np.zeros(0, np.uint8),
-        "size": (0.0, 0.0, 0),
+        "size": (0.0, 0.0, 0, 0),
     }
 
 
@@ -175,7 +211,7 @@ def _save(target: Path, pages: list[dict[str, Any]], title: str) -> None:
         allow_pickle=False,
         **joined,
         counts=np.array([len(page["codes"]) for page in pages], np.int64),
-        pages=np.array([page["size"] for page in pages], np.float32).reshape(-1, 3),
+        pages=np.array([page["size"] for page in pages], np.float32).reshape(-1, 4),
         title=np.frombuffer(title.encode("utf-8", "replace"), np.uint8),
     )
 
