@@ -5,6 +5,7 @@ any field by patching the bytes at its place.
 """
 
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -82,7 +83,7 @@ class RawTensor:
 
 
 def write_gguf(
-    metadata: dict[str, Any], tensors: list[RawTensor], *, alignment: int = 32, version: int = 3
+    metadata: dict[str, Any], tensors: Sequence[RawTensor], *, alignment: int = 32, version: int = 3
 ) -> GGUFImage:
     """Lay a whole file out in memory."""
     image = GGUFImage()

@@ -2,6 +2,7 @@
 
 import random
 import struct
+from functools import cache
 from typing import Any
 
 from gguf_writer import BLOCKS, GGUFImage, RawTensor, write_gguf
@@ -69,7 +70,8 @@ def tiny_metadata(family: str = "llama") -> dict[str, Any]:
     }
 
 
-def tiny_tensors(family: str = "llama", seed: int = 0) -> list[RawTensor]:
+@cache
+def tiny_tensors(family: str = "llama", seed: int = 0) -> tuple[RawTensor, ...]:
     rng = random.Random(seed)
     rows: list[tuple[str, tuple[int, ...], str]] = [
         ("token_embd.weight", (VOCABULARY, D_MODEL), "Q8_0"),
@@ -83,7 +85,7 @@ def tiny_tensors(family: str = "llama", seed: int = 0) -> list[RawTensor]:
     for name, shape, form in rows:
         n_weights = shape[0] * shape[1] if len(shape) == 2 else shape[0]
         tensors.append(RawTensor(name, shape, form, random_blocks(form, n_weights, rng)))
-    return tensors
+    return tuple(tensors)
 
 
 def tiny_gguf(family: str = "llama", seed: int = 0) -> GGUFImage:

@@ -36,19 +36,19 @@ class MappedFile:
             if status.st_size == 0:
                 raise CheckpointError(f"{path} is empty", "fetch it again")
             self.size = status.st_size
-            self._map = mmap.mmap(handle, 0, access=mmap.ACCESS_READ)
+            self.buffer = mmap.mmap(handle, 0, access=mmap.ACCESS_READ)
         finally:
             os.close(handle)
         with warnings.catch_warnings():
             # torch warns that the buffer is read-only; nothing here writes to it.
             warnings.simplefilter("ignore", UserWarning)
-            self.bytes: Tensor = torch.frombuffer(self._map, dtype=torch.uint8)
+            self.bytes: Tensor = torch.frombuffer(self.buffer, dtype=torch.uint8)
 
     def read(self, start: int, n_bytes: int) -> bytes:
         """A copy of some bytes; the caller has checked the bounds."""
-        return self._map[start : start + n_bytes]
+        return self.buffer[start : start + n_bytes]
 
     def release(self) -> None:
         """Give the pages back that were read so far; they are read again when needed."""
-        if hasattr(self._map, "madvise"):
-            self._map.madvise(mmap.MADV_DONTNEED)
+        if hasattr(self.buffer, "madvise"):
+            self.buffer.madvise(mmap.MADV_DONTNEED)
