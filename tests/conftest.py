@@ -39,3 +39,11 @@ def attention_paper() -> Path:
     """The PDF of "Attention Is All You Need"."""
     named = os.environ.get("DEEPSEEK_TEST_PAPER")
     return Path(named) if named else _pulled("paper-attention")
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint folder of the shape of configs/r1-tiny.toml with random weights."""
+    from tiny_checkpoint import write_tiny_checkpoint
+
+    return write_tiny_checkpoint(tmp_path_factory.mktemp("tiny"))

@@ -3,6 +3,7 @@
 Our model fuses projections that read the same input; this file is the only place that knows.
 """
 
+import contextlib
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -179,23 +180,25 @@ def save_model(model: Transformer, folder: Path) -> None:
     Raises:
         CheckpointError: The folder cannot be written.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     tensors = {name: tensor.contiguous() for name, tensor in hf_tensors(model)}
     dtype = str(model.head.dense_weight().dtype).removeprefix("torch.")
     config = json.dumps(model.config.to_hf() | {"torch_dtype": dtype}, indent=2)
+    weights, shape = folder / ".model.safetensors.partial", folder / ".config.json.partial"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        partial = folder / ".model.safetensors.partial"
-        save_file(tensors, partial, metadata={"format": "pt"})
-        os.replace(partial, folder / "model.safetensors")
-        partial = folder / ".config.json.partial"
-        partial.write_text(config + "\n", encoding="utf-8")
-        os.replace(partial, folder / "config.json")
-    except OSError as error:
-        partial.unlink(missing_ok=True)
+        save_file(tensors, weights, metadata={"format": "pt"})
+        shape.write_text(config + "\n", encoding="utf-8")
+        os.replace(weights, folder / "model.safetensors")
+        os.replace(shape, folder / "config.json")
+    except (OSError, SafetensorError) as error:
+        for partial in (weights, shape):
+            with contextlib.suppress(OSError):
+                partial.unlink()
         raise CheckpointError(
-            f"cannot write {folder}: {error.strerror}", "free some space or choose another folder"
+            f"cannot write {folder}: {error}", "free some space or choose another folder"
         ) from None
 
 

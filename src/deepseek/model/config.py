@@ -110,16 +110,17 @@ class ModelConfig:
             values["context_window"] = config["max_position_embeddings"]
         except KeyError as error:
             raise ConfigError(f"the model's config has no {error}", "is it complete?") from None
+        for name in ("n_heads", "d_model"):
+            if not isinstance(values[name], int) or values[name] < 1:
+                raise ConfigError(f"{HF_NAMES[name]} is {values[name]!r}", "it must be 1 or more")
         heads = values["n_heads"]
-        if not isinstance(heads, int) or heads < 1:
-            raise ConfigError(f"num_attention_heads is {heads!r}", "it must be 1 or more")
         theta = config.get("rope_theta", rope.get("rope_theta", 10_000.0))
         values |= {
             "family": family,
             "n_kv_heads": config.get("num_key_value_heads") or heads,
             "d_head": config.get("head_dim") or values["d_model"] // heads,
-            "rope_theta": float(theta),
-            "norm_eps": float(config.get("rms_norm_eps", 1e-6)),
+            "rope_theta": theta,
+            "norm_eps": config.get("rms_norm_eps", 1e-6),
             "attention_bias": bool(config.get("attention_bias", family == "qwen2")),
             "tied_embeddings": bool(config.get("tie_word_embeddings", False)),
         }
