@@ -17,7 +17,8 @@ def _byte_characters() -> dict[int, str]:
     return table | {byte: chr(256 + i) for i, byte in enumerate(rest)}
 
 
-CHARACTER_TO_BYTE = {character: byte for byte, character in _byte_characters().items()}
+BYTE_TO_CHARACTER = _byte_characters()
+CHARACTER_TO_BYTE = {character: byte for byte, character in BYTE_TO_CHARACTER.items()}
 
 
 def text_to_bytes(text: str) -> bytes:

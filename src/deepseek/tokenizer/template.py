@@ -6,9 +6,10 @@ trusted either. Two defences:
 * The template runs in jinja2's `ImmutableSandboxedEnvironment` in a child process with limits
   on time and memory. The sandbox alone bounds neither.
 * Control tokens are recognised in what the template writes, never in what a message says. A
-  private-use mark is put behind each character of a message that could begin a control token;
-  the rendered text is cut at control tokens, which therefore all come from the template; then
-  the marks are removed. The tags that templates themselves look for (`</think>`) stay whole:
+  private-use mark is put behind each character of a message that could begin a control token,
+  and before its first character, which could end one that the template began; the rendered
+  text is cut at control tokens, which therefore all come from the template; then the marks are
+  removed. The tags that templates themselves look for (`</think>`) stay whole:
   they are no control tokens, and a control token that appears by cutting one out of a message
   still carries its mark.
 """
@@ -49,6 +50,7 @@ class ChatTemplate:
                 f"the chat template has {len(source):,} characters", "the checkpoint is not sane"
             )
         self._process = TemplateProcess(source, bos, eos)
+        self._own_characters = frozenset(source).union(bos, eos, *control)
         ordered = sorted(control, key=len, reverse=True)
         self._control = re.compile(f"({'|'.join(map(re.escape, ordered))})" if ordered else r"(?!)")
         first = "".join(sorted({token[0] for token in ordered}))
@@ -65,7 +67,7 @@ class ChatTemplate:
         """
         if not messages:
             raise TokenizerError("the conversation has no message", "give at least one")
-        mark = _unused_character([m.content for m in messages])
+        mark = _unused_character(self._own_characters.union(*(m.content for m in messages)))
         rows = [{"role": m.role, "content": self._marked(m.content, mark)} for m in messages]
         text = self._process.render(rows, add_generation_prompt)
         pieces = self._control.split(text)
@@ -77,20 +79,18 @@ class ChatTemplate:
         return [segment for segment in segments if segment.text]
 
     def _marked(self, content: str, mark: str) -> str:
-        """Content in which no control token can be recognised.
+        """Content in which no control token can be recognised, wherever it is put.
 
-        The mark behind the very first character covers a template that ends in the beginning
-        of a control token just before the content.
+        Space at the beginning stays there, for templates that strip it.
         """
         marked = self._risky.sub(lambda match: match.group() + mark, content)
-        completes = content[:1] and not content[:1].isspace() and content[1:2] != ""
-        if completes and not marked.startswith((content[0] + mark, *TAGS)):
-            marked = content[0] + mark + marked[1:]
-        return marked
+        rest = marked.lstrip()
+        if not rest or rest.startswith(TAGS):
+            return marked
+        return marked[: len(marked) - len(rest)] + mark + rest
 
 
-def _unused_character(texts: Sequence[str]) -> str:
-    used = set().union(*map(set, texts)) if texts else set()
+def _unused_character(used: frozenset[str]) -> str:
     for code in PRIVATE_USE:
         if chr(code) not in used:
             return chr(code)

@@ -1,8 +1,4 @@
-"""A child process that renders one template, with limits that a template cannot get around.
-
-Run as `python -m deepseek.tokenizer.template_process`. It reads one JSON object a line (the
-template first, then conversations) and answers with one line each.
-"""
+"""Renders a chat template in a child process, with limits that a template cannot get around."""
 
 import json
 import selectors
@@ -11,14 +7,18 @@ import sys
 import threading
 import time
 import weakref
+from pathlib import Path
 from typing import Any
 
 from deepseek.core.errors import TokenizerError
 
-START_SECONDS = 20.0  # Python and jinja2 have to start, on a busy machine
-RENDER_SECONDS = 2.0
-MEMORY_BYTES = 1 << 30
-MAX_OUTPUT_CHARACTERS = 64 << 20
+PROGRAM = Path(__file__).with_name("template_child.py")
+START_SECONDS = 30.0  # Python and jinja2 have to start, on a busy machine
+RENDER_SECONDS = 4.0
+CHARACTERS_PER_SECOND = 2_000_000
+# A template may repeat what is said, and adds little of its own.
+MAX_REPEATS = 8
+MAX_OWN_CHARACTERS = 1 << 20
 
 
 class TemplateProcess:
@@ -27,6 +27,7 @@ class TemplateProcess:
     def __init__(self, source: str, bos: str, eos: str) -> None:
         self._setup = {"template": source, "bos": bos, "eos": eos}
         self._child: subprocess.Popen[bytes] | None = None
+        self._ender: weakref.finalize[Any, Any] | None = None
         self._lock = threading.Lock()
 
     def render(self, messages: list[dict[str, str]], add_generation_prompt: bool) -> str:
@@ -35,12 +36,17 @@ class TemplateProcess:
         Raises:
             TokenizerError: The template is wrong, refuses, takes too long or too much memory.
         """
-        request = {"messages": messages, "add_generation_prompt": add_generation_prompt}
+        size = sum(len(message["content"]) for message in messages)
+        limit = MAX_OWN_CHARACTERS + MAX_REPEATS * size
+        request = {
+            "messages": messages,
+            "add_generation_prompt": add_generation_prompt,
+            "max_characters": limit,
+        }
         with self._lock:
             if self._child is None or self._child.poll() is not None:
                 self._start()
-            size = sum(len(message["content"]) for message in messages)
-            answer = self._ask(request, RENDER_SECONDS + size / 5e6)
+            answer = self._ask(request, RENDER_SECONDS + size / CHARACTERS_PER_SECOND, limit)
         if "error" in answer:
             raise TokenizerError(
                 f"the chat template failed: {answer['error']}",
@@ -50,45 +56,60 @@ class TemplateProcess:
 
     def close(self) -> None:
         """End the child."""
-        if self._child is not None:
-            _end(self._child)
-            self._child = None
+        if self._ender is not None:
+            self._ender()
+        self._child = self._ender = None
 
     def _start(self) -> None:
         self.close()
+        # -P: a file named json.py in the user's current folder must not be run.
         self._child = subprocess.Popen(
-            [sys.executable, "-m", "deepseek.tokenizer.template_process"],
+            [sys.executable, "-P", str(PROGRAM)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
         )
-        weakref.finalize(self, _end, self._child)
-        answer = self._ask(self._setup, START_SECONDS)
+        self._ender = weakref.finalize(self, _end, self._child)
+        self._hear(START_SECONDS)
+        # Compiling is work on the template's terms, too: constants are folded.
+        answer = self._ask(self._setup, RENDER_SECONDS)
         if "error" in answer:
             raise TokenizerError(
                 f"the chat template is invalid: {answer['error']}", "use another checkpoint"
             )
 
-    def _ask(self, request: dict[str, Any], seconds: float) -> dict[str, Any]:
-        child = self._child
-        assert child is not None
-        assert child.stdin is not None
-        assert child.stdout is not None
+    def _ask(
+        self, request: dict[str, Any], seconds: float, max_characters: int = 0
+    ) -> dict[str, Any]:
+        assert self._child is not None
+        assert self._child.stdin is not None
+        line = json.dumps(request | {"seconds": seconds}).encode() + b"\n"
         try:
-            child.stdin.write(json.dumps(request).encode() + b"\n")
-            child.stdin.flush()
-            line = _read_line(child, time.monotonic() + seconds)
-        except (OSError, TimeoutError) as error:
-            self.close()
-            raise TokenizerError(
-                f"the chat template exceeded its bounds ({error or type(error).__name__})",
-                "it is broken or hostile: use another checkpoint",
-            ) from None
-        answer: dict[str, Any] = json.loads(line)
+            self._child.stdin.write(line)
+            self._child.stdin.flush()
+        except OSError:
+            raise self._exceeded("it ended early") from None
+        return self._hear(seconds, max_characters)
+
+    def _hear(self, seconds: float, max_characters: int = 0) -> dict[str, Any]:
+        """The child's next answer; whatever is wrong with it, the child does not live on."""
+        assert self._child is not None
+        try:
+            line = _read_line(self._child, time.monotonic() + seconds, max_characters)
+            answer: dict[str, Any] = json.loads(line)
+        except (OSError, ValueError) as error:  # TimeoutError is an OSError
+            raise self._exceeded(str(error)) from None
         return answer
 
+    def _exceeded(self, what: str) -> TokenizerError:
+        self.close()
+        return TokenizerError(
+            f"the chat template exceeded its bounds ({what})",
+            "it is broken or hostile: use another checkpoint",
+        )
 
-def _read_line(child: "subprocess.Popen[bytes]", deadline: float) -> bytes:
+
+def _read_line(child: "subprocess.Popen[bytes]", deadline: float, max_characters: int) -> bytes:
     """One line of the child's output, or TimeoutError; OSError when it died."""
     assert child.stdout is not None
     pieces: list[bytes] = []
@@ -100,10 +121,10 @@ def _read_line(child: "subprocess.Popen[bytes]", deadline: float) -> bytes:
                 raise TimeoutError("out of time")
             piece = child.stdout.read1(1 << 16)  # type: ignore[attr-defined]
             if not piece:
-                raise OSError("the renderer ran out of memory or crashed")
+                raise OSError("out of time or memory")
             pieces.append(piece)
             size += len(piece)
-            if size > 8 * MAX_OUTPUT_CHARACTERS:
+            if size > 12 * max_characters + (1 << 16):  # JSON writes a character in 1 to 12
                 raise OSError("too much output")
             if piece.endswith(b"\n"):
                 return b"".join(pieces)
@@ -115,79 +136,3 @@ def _end(child: "subprocess.Popen[bytes]") -> None:
         if stream is not None:
             stream.close()
     child.wait()
-
-
-def main() -> None:
-    """The child: limit itself, compile the template, render until the input ends."""
-    _limit_memory()
-    setup = json.loads(sys.stdin.readline())
-    try:
-        template = _compile(setup["template"])
-    except Exception as error:
-        _reply({"error": _reason(error)})
-        return
-    _reply({"ready": True})
-    for line in sys.stdin:
-        request = json.loads(line)
-        try:
-            pieces, size = [], 0
-            for piece in template.generate(
-                **request,
-                bos_token=setup["bos"],
-                eos_token=setup["eos"],
-                tools=None,
-                documents=None,
-            ):
-                size += len(piece)
-                if size > MAX_OUTPUT_CHARACTERS:
-                    raise ValueError("it writes too much")
-                pieces.append(piece)
-            _reply({"text": "".join(pieces)})
-        except Exception as error:
-            _reply({"error": _reason(error)})
-
-
-def _limit_memory() -> None:
-    try:
-        import resource
-    except ImportError:  # Windows: the time limit still holds
-        return
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-
-
-def _compile(source: str) -> Any:
-    """A sandboxed template with the globals that Hugging Face's templates expect."""
-    import datetime
-
-    import jinja2
-    from jinja2.ext import loopcontrols
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    def raise_exception(message: str) -> None:
-        raise jinja2.TemplateError(message)
-
-    def tojson(value: Any, indent: int | None = None) -> str:
-        return json.dumps(value, ensure_ascii=False, indent=indent)
-
-    def strftime_now(form: str) -> str:
-        return datetime.datetime.now().strftime(form)
-
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols]
-    )
-    environment.filters["tojson"] = tojson
-    environment.globals |= {"raise_exception": raise_exception, "strftime_now": strftime_now}
-    return environment.from_string(source)
-
-
-def _reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"[:500]
-
-
-def _reply(answer: dict[str, Any]) -> None:
-    sys.stdout.write(json.dumps(answer) + "\n")
-    sys.stdout.flush()
-
-
-if __name__ == "__main__":
-    main()

@@ -11,11 +11,12 @@ import tokenizers
 
 from deepseek.core.errors import TokenizerError
 from deepseek.core.llm import Message
-from deepseek.tokenizer.bytelevel import text_to_bytes
+from deepseek.tokenizer.bytelevel import BYTE_TO_CHARACTER, text_to_bytes
 from deepseek.tokenizer.template import CHATML, ChatTemplate
 from deepseek.tokenizer.vocabulary import Vocabulary, end_ids, vocabulary_of_gguf
 
 MAX_JSON_BYTES = 200 << 20
+MAX_TEMPLATE_BYTES = 4 << 20
 
 
 class Tokenizer:
@@ -28,6 +29,9 @@ class Tokenizer:
         self._control = vocabulary.control
         longest_first = sorted(self._control, key=len, reverse=True)
         self._control_pattern = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
+        # Added tokens are plain text; only the others are written in the byte alphabet.
+        added = self._backend.get_added_tokens_decoder().values()
+        self._literal = frozenset(token.content for token in added)
         self._add_bos = vocabulary.add_bos and vocabulary.bos_id is not None
         self.bos_id = vocabulary.bos_id
         self.eos_ids = vocabulary.eos_ids
@@ -115,7 +119,7 @@ class Tokenizer:
         token = self._backend.id_to_token(token_id)
         if token is None:
             return b""
-        return token.encode() if token in self._control else text_to_bytes(token)
+        return token.encode() if token in self._literal else text_to_bytes(token)
 
     def token_text(self, token_id: int) -> str:
         """One token as text, for people."""
@@ -126,7 +130,21 @@ class Tokenizer:
         return StreamDecoder(self)
 
     def _plain(self, text: str) -> list[int]:
-        return self._backend.encode(text, add_special_tokens=False).ids if text else []
+        ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids if text else []
+        return ids if self.control_ids.isdisjoint(ids) else self._spelt(ids)
+
+    def _spelt(self, ids: list[int]) -> list[int]:
+        """Control tokens that a hostile vocabulary's merges built, byte by byte instead."""
+        spelt: list[int] = []
+        for i in ids:
+            if i not in self.control_ids:
+                spelt.append(i)
+                continue
+            for byte in self.token_bytes(i):
+                one = self._backend.token_to_id(BYTE_TO_CHARACTER[byte])
+                if one is not None and one not in self.control_ids:
+                    spelt.append(one)
+        return spelt
 
 
 class StreamDecoder:
@@ -151,7 +169,8 @@ def _vocabulary_of_folder(folder: Path) -> Vocabulary:
     data = _json(folder / "tokenizer.json", required=True)
     settings = _json(folder / "tokenizer_config.json")
     generation = _json(folder / "generation_config.json")
-    if (data.get("decoder") or {}).get("type") != "ByteLevel":
+    decoder = data.get("decoder")
+    if not isinstance(decoder, dict) or decoder.get("type") != "ByteLevel":
         raise TokenizerError(
             f"{folder} has no byte-level tokenizer", "supported is byte-level BPE only"
         )
@@ -167,21 +186,23 @@ def _vocabulary_of_folder(folder: Path) -> Vocabulary:
     control = {
         token.content: i for i, token in backend.get_added_tokens_decoder().items() if token.special
     }
+    n_tokens = backend.get_vocab_size(with_added_tokens=True)
     named = generation.get("eos_token_id")
-    ends = named if isinstance(named, list) else [named]
+    ends = list(named) if isinstance(named, list) else [named]
     ends.append(backend.token_to_id(_token_name(settings.get("eos_token")) or ""))
     bos = _token_name(settings.get("bos_token"))
     template_file = folder / "chat_template.jinja"
     template = settings.get("chat_template")
     if template_file.is_file():
-        template = template_file.read_text(encoding="utf-8")
+        template = _text(template_file, MAX_TEMPLATE_BYTES)
     if isinstance(template, list):  # several by name
-        template = next((t["template"] for t in template if t.get("name") == "default"), None)
+        named_so = [t for t in template if isinstance(t, dict) and t.get("name") == "default"]
+        template = named_so[0].get("template") if named_so else None
     return Vocabulary(
         backend=backend,
         control=control,
         bos_id=backend.token_to_id(bos) if bos else None,
-        eos_ids=end_ids(control, *(i for i in ends if isinstance(i, int))),
+        eos_ids=end_ids(control, *(i for i in ends if type(i) is int and 0 <= i < n_tokens)),
         add_bos=bool(settings.get("add_bos_token", False)),
         chat_template=template if isinstance(template, str) else None,
     )
@@ -198,15 +219,22 @@ def _json(path: Path, required: bool = False) -> dict[str, Any]:
     if not required and not path.exists():
         return {}
     try:
-        if path.stat().st_size > MAX_JSON_BYTES:
-            raise TokenizerError(f"{path} is too large", "it is no tokenizer file")
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise TokenizerError(
-            f"cannot read {path}: {error.strerror}", "a checkpoint folder needs this file"
-        ) from None
+        value = json.loads(_text(path, MAX_JSON_BYTES))
     except (ValueError, RecursionError) as error:
         raise TokenizerError(f"{path} is no valid JSON: {error}", "fetch it again") from None
     if not isinstance(value, dict):
         raise TokenizerError(f"{path} is no JSON object", "fetch it again")
     return value
+
+
+def _text(path: Path, max_bytes: int) -> str:
+    try:
+        if path.stat().st_size > max_bytes:
+            raise TokenizerError(f"{path} is too large", "it is no tokenizer file")
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise TokenizerError(
+            f"cannot read {path}: {error.strerror}", "a checkpoint folder needs this file"
+        ) from None
+    except UnicodeDecodeError:
+        raise TokenizerError(f"{path} is no UTF-8 text", "fetch it again") from None

@@ -21,6 +21,15 @@ ENDS = {
     "output_norm.weight": "model.norm.weight",
     "output.weight": "lm_head.weight",
 }
+# Hugging Face's name -> GGUF's key and the largest value that makes sense.
+INTEGERS = {
+    "hidden_size": ("embedding_length", 1 << 16),
+    "num_hidden_layers": ("block_count", 1_000),
+    "intermediate_size": ("feed_forward_length", 1_000_000),
+    "num_attention_heads": ("attention.head_count", 1_024),
+    "num_key_value_heads": ("attention.head_count_kv", 1_024),
+    "max_position_embeddings": ("context_length", 100_000_000),
+}
 PARTS = {
     "attn_norm": "input_layernorm",
     "ffn_norm": "post_attention_layernorm",
@@ -132,25 +141,20 @@ class GGUFFile:
                 return int(self._config["num_key_value_heads"])
         return 0
 
+    def _read_integers(self, path: Path) -> dict[str, Any]:
+        config = {}
+        for theirs, (key, largest) in INTEGERS.items():
+            value = self._metadata.get(f"{self._family}.{key}")
+            if value is None and theirs == "num_key_value_heads":
+                value = config["num_attention_heads"]
+            if type(value) is not int or not 1 <= value <= largest:
+                raise damaged(path, f"{self._family}.{key} is {brief(value)}")
+            config[theirs] = value
+        return config
+
     def _read_config(self, path: Path) -> dict[str, Any]:
         family = self._family
-        integers = {
-            "hidden_size": "embedding_length",
-            "num_hidden_layers": "block_count",
-            "intermediate_size": "feed_forward_length",
-            "num_attention_heads": "attention.head_count",
-            "num_key_value_heads": "attention.head_count_kv",
-            "max_position_embeddings": "context_length",
-        }
-        optional = {"num_key_value_heads": "attention.head_count"}
-        config: dict[str, Any] = {"model_type": family}
-        for theirs, key in integers.items():
-            value = self._metadata.get(f"{family}.{key}")
-            if value is None and theirs in optional:
-                value = self._metadata.get(f"{family}.{optional[theirs]}")
-            if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 1 << 31:
-                raise damaged(path, f"{family}.{key} is {brief(value)}")
-            config[theirs] = value
+        config = {"model_type": family} | self._read_integers(path)
         theta = self._metadata.get(f"{family}.rope.freq_base", 10_000.0)
         eps = self._metadata.get(f"{family}.attention.layer_norm_rms_epsilon")
         for value, low, high in ((theta, 1.0, 1e12), (eps, 1e-12, 0.1)):
@@ -161,7 +165,7 @@ class GGUFFile:
         head_dim = self._metadata.get(
             f"{family}.attention.key_length", config["hidden_size"] // config["num_attention_heads"]
         )
-        if not isinstance(head_dim, int) or not 2 <= head_dim <= 1 << 16 or head_dim % 2:
+        if not isinstance(head_dim, int) or not 2 <= head_dim <= 1_024 or head_dim % 2:
             raise damaged(path, f"its heads have the width {brief(head_dim)}")
         if config["num_attention_heads"] % config["num_key_value_heads"]:
             raise damaged(path, "its heads cannot share keys and values evenly")

@@ -1,0 +1,155 @@
+"""The program that renders one chat template, in a process of its own.
+
+It is run as a file and imports nothing of the package, so that it starts quickly and without
+torch. It reads one JSON object a line (the template first, then conversations) and answers
+each with one line. `template_process.py` is its other end.
+"""
+
+import datetime
+import json
+import signal
+import sys
+from typing import Any
+
+import jinja2
+from jinja2 import nodes
+from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+MEMORY_BYTES = 1 << 30
+
+
+class Generation(Extension):
+    """`{% generation %}` marks the assistant's text for training; here it changes nothing."""
+
+    tags = {"generation"}  # noqa: RUF012 — jinja2's own declaration
+
+    def parse(self, parser: Parser) -> nodes.Node:
+        """Keep the body."""
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return nodes.Scope(body, lineno=line)
+
+
+class Namespace(jinja2.utils.Namespace):
+    """`namespace()` without names that lead to Python's internals."""
+
+    def __init__(*args: Any, **kwargs: Any) -> None:  # a field may be called `self`
+        self, *rest = args
+        fields = dict(*rest, **kwargs)
+        for name in fields:
+            _check_field(name)
+        jinja2.utils.Namespace.__init__(self, fields)
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        _check_field(name)
+        super().__setitem__(name, value)
+
+
+def _check_field(name: object) -> None:
+    if isinstance(name, str) and name.startswith("_"):
+        raise jinja2.exceptions.SecurityError(f"a namespace cannot have the field {name!r}")
+
+
+def main() -> None:
+    """Limit the process, compile the template, render until the input ends."""
+    _limit_memory()
+    _reply({"ready": True})
+    setup = json.loads(sys.stdin.readline())
+    try:
+        with_limit(setup)
+        template = compile_template(setup["template"])
+    except Exception as error:
+        _reply({"error": _reason(error)})
+        return
+    _reply({"ready": True})
+    for line in sys.stdin:
+        request = json.loads(line)
+        try:
+            with_limit(request)
+            _reply({"text": _render(template, setup, request)})
+        except Exception as error:
+            _reply({"error": _reason(error)})
+
+
+def with_limit(request: dict[str, Any]) -> None:
+    """End this process if it outlives its time, even if the one that started it is gone."""
+    if hasattr(signal, "setitimer"):  # not on Windows, where the parent's clock has to do
+        signal.setitimer(signal.ITIMER_REAL, request["seconds"])
+
+
+def compile_template(source: str) -> Any:
+    """A sandboxed template with the globals that Hugging Face's templates expect."""
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols]
+    )
+    environment.filters["tojson"] = _tojson
+    environment.globals |= {
+        "raise_exception": _raise_exception,
+        "strftime_now": _strftime_now,
+        "namespace": Namespace,
+    }
+    return environment.from_string(source)
+
+
+def _render(template: Any, setup: dict[str, Any], request: dict[str, Any]) -> str:
+    pieces, size = [], 0
+    for piece in template.generate(
+        messages=request["messages"],
+        add_generation_prompt=request["add_generation_prompt"],
+        bos_token=setup["bos"],
+        eos_token=setup["eos"],
+        tools=None,
+        documents=None,
+    ):
+        size += len(piece)
+        if size > request["max_characters"]:
+            raise ValueError("it writes too much")
+        pieces.append(piece)
+    return "".join(pieces)
+
+
+def _raise_exception(message: str) -> None:
+    raise jinja2.TemplateError(message)
+
+
+def _tojson(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    return json.dumps(
+        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
+    )
+
+
+def _strftime_now(form: str) -> str:
+    return datetime.datetime.now().strftime(form)
+
+
+def _limit_memory() -> None:
+    try:
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    except (ImportError, ValueError, OSError):  # Windows, macOS: the limit on time still holds
+        return
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"[:500]
+
+
+def _reply(answer: dict[str, Any]) -> None:
+    text = json.dumps(answer)
+    if hasattr(signal, "setitimer"):
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
