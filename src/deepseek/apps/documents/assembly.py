@@ -17,6 +17,11 @@ FLOATS = ("caption", "table", "figure", "code", "footnote", "equation")
 LINED = ("table", "code")  # kinds that keep their line breaks
 FLOWING = ("paragraph", "list")
 NOWHERE: Box = (float("nan"),) * 4
+# No sentence ends with such a word, whatever follows.
+UNFINISHED = re.compile(
+    r"\b(a|an|the|of|and|or|with|by|in|is|are|was|were|to|as|that|which|for|on|at|from|than|our"
+    r"|their|its|this|these|between|into|we|et al\.|Table|Tab\.|Figure|Fig\.|Section|Equation)$"
+)
 HAN = re.compile(r"[\u3000-\u303f\u4e00-\u9fff\uff00-\uffef]")
 
 
@@ -183,5 +188,6 @@ def _continues(before: PlacedBlock, after: PlacedBlock, text_of: dict[int, str])
     return (
         begin[0].islower()
         or end.endswith((",", "-"))
+        or UNFINISHED.search(end) is not None
         or bool(HAN.match(begin) and HAN.match(end[-1]))
     )

@@ -11,8 +11,8 @@ from deepseek.apps.documents.lines import CELL_GAP, Line, Run
 
 TABLE = re.compile(r"(table|tab\.|表)\s*(\d|[IVX])", re.IGNORECASE)
 
-MIN_SHARE = 0.18  # of the page's characters that each column must hold
-MAX_CROSSING = 0.35  # of the characters that may cross the gutter
+MIN_SHARE = 0.12  # of the page's characters that each column must hold
+MAX_CROSSING = 0.65  # of the characters that may cross the gutter
 MIN_PROSE_RUNS = 5  # runs of prose width that each column must have
 
 

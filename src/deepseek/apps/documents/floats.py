@@ -98,7 +98,7 @@ def _closes_table(piece: RawBlock, nearer: list[RawBlock]) -> bool:
     gap = max(
         piece.lines[0].top - inner.lines[-1].bottom, inner.lines[0].top - piece.lines[-1].bottom
     )
-    return gap < 1.2 * max(inner.lines[0].size, 6)
+    return gap < 1.8 * max(inner.lines[0].size, 6)
 
 
 def _mark_figure(blocks: list[RawBlock], caption: RawBlock, body_size: float) -> None:
@@ -107,11 +107,16 @@ def _mark_figure(blocks: list[RawBlock], caption: RawBlock, body_size: float) ->
     left = min(line.left for line in caption.lines)
     right = max(line.right for line in caption.lines)
     left, right = min(left, caption.left), max(right, caption.right)
-    for block in reversed(blocks[:at]):
+    for i in range(at - 1, -1, -1):
+        block = blocks[i]
         middle = sum(line.left + line.right for line in block.lines) / (2 * len(block.lines))
+        lone = len(block.lines) == 1 and i > 0 and _is_loose(blocks[i - 1], body_size)
         inside = left - body_size < middle < right + body_size
         above = block.lines[-1].bottom < caption.lines[0].top + body_size
-        if not (inside and above and block.caption is None and _is_loose(block, body_size)):
+        if not (inside and above and block.caption is None):
+            return
+        # A sentence alone among labels is an example in the figure.
+        if not _is_loose(block, body_size) and not (lone and block.kind == "paragraph"):
             return
         block.kind, block.level = "figure", 0
 

@@ -81,6 +81,10 @@ def heading_level(line: Line, body_size: float, gap_above: float) -> int:
         if strong or (known and gap_above > 0.3):
             ends_like_prose = title.rstrip().endswith((".", ",", ";")) and len(title) > 60
             return 0 if ends_like_prose else level
+        if re.fullmatch(r"[A-Z]", number) and re.match(r".\.\s", text):
+            level = 2  # "B. Data", as in IEEE's style
+            if "," in title:
+                return 0
         plain = level > 1 and title[0].isupper() and len(title) < 90 and not title.endswith(".")
         return level if plain and gap_above > 0.2 and len(line.runs) <= 2 else 0
     if known and (strong or gap_above > 0.3):

@@ -1,5 +1,6 @@
 """Characters to lines: runs on one baseline, cut where a gap is too wide to be a space."""
 
+import re
 import unicodedata
 from collections import Counter
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ from deepseek.apps.documents.glyphs import BOLD, GENERATED, MONO, TILTED, PageGl
 
 HYPHEN = "\x02"  # PDFium's mark for a hyphen at a line's end
 CELL_GAP = 1.3  # in font sizes: wider gaps separate table cells or columns
+ADDRESS = re.compile(r"://|www\.|@\w")
 LIGATURES = {
     "\ufb00": "ff", "\ufb01": "fi", "\ufb02": "fl", "\ufb03": "ffi", "\ufb04": "ffl",
     "\ufb05": "st", "\ufb06": "st",
@@ -88,8 +90,8 @@ class Line:
 
     @property
     def mono(self) -> bool:
-        """Whether all of it is in a typewriter font."""
-        return all(run.mono for run in self.runs)
+        """Whether it is code: all in a typewriter font, and no address."""
+        return all(run.mono and not ADDRESS.search(run.text) for run in self.runs)
 
 
 def page_runs(page: PageGlyphs) -> list[Run]:
@@ -175,7 +177,8 @@ def _close(glyphs: _Glyphs, indices: list[int], runs: list[Run]) -> None:
                 top=min(tops),
                 right=max(rights),
                 bottom=max(bottoms),
-                size=max(sizes, key=lambda size: (sizes[size], -size)),
+                # The text's size, not that of its indices, however long these are.
+                size=max(size for size, n in sizes.items() if n >= 0.3 * max(sizes.values())),
                 bold=bold > 0.6 * len(inked),
                 mono=mono > 0.8 * len(inked),
             )

@@ -1,10 +1,12 @@
 """Which section each block is in: headings that hold, roles, references, appendix."""
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from deepseek.apps.documents.assembly import FLOWING, PlacedBlock, text_of
+from deepseek.apps.documents.blocks import SENTENCE_END
 from deepseek.apps.documents.document import Block, BlockKind, Page, Section, SectionRole
 from deepseek.apps.documents.headings import KNOWN, NUMBERED, role_of
 
@@ -13,8 +15,8 @@ NUMBER = re.compile(
     r"(\d{1,2}(\.\d{1,2})*|[A-Z]\.\d|[A-H]|[IVX]+)[.\s]|第|[一二三四五六七八九十]、|\d+[\u4e00-\u9fff]"
 )
 UNNUMBERED = re.compile(
-    r"abstract|references|bibliography|acknowledg|appendi|supplement|limitation|ethic|broader"
-    r"|conclusion|introduction|摘\s*要|参考文献|致\s*谢|附\s*录|结\s*论|引\s*言",
+    r"chapter \d|abstract|references|bibliography|acknowledg|appendi|supplement|limitation|ethic"
+    r"|broader|conclusion|introduction|摘\s*要|参考文献|致\s*谢|附\s*录|结\s*论|引\s*言",
     re.IGNORECASE,
 )
 ENTRY = re.compile(r"\[\w{1,12}\]|\d{1,3}\.\s")
@@ -33,6 +35,7 @@ class _Outline:
     stack: list[tuple[int, str, SectionRole]] = field(default_factory=list)
     """Level, number and role of the sections around the current place."""
     after_references: bool = False
+    body_size: float = 10.0
 
     @property
     def role(self) -> SectionRole:
@@ -84,6 +87,7 @@ def divide(
         is_numbered=sum(1 for text in headings if NUMBER.match(text)) >= 4,
         has_abstract=any(ABSTRACT.match(text) for text in headings[:8]),
         sections=[Section("", "front", 1, blocks[0].spans[0].page if blocks else 1)],
+        body_size=_body_size(blocks),
     )
     final: list[Block] = []
     index_of: list[int] = []
@@ -125,7 +129,23 @@ def _settle(
             return "reference"
         if block.kind == "footnote" and outline.sections[-1].page != page:
             return "reference"  # a numbered entry at the foot of a page
+    elif block.kind == "paragraph" and _is_label(text, block.size, outline.body_size):
+        return "figure"
     return block.kind
+
+
+def _is_label(text: str, size: float, body_size: float) -> bool:
+    """Whether a paragraph is a few words in another size than the text's: a word in a figure."""
+    few = len(text.split()) < 9 and not SENTENCE_END.search(text)
+    return few and abs(size - body_size) >= 0.9
+
+
+def _body_size(blocks: list[PlacedBlock]) -> float:
+    sizes: Counter[float] = Counter()
+    for block in blocks:
+        if block.kind == "paragraph":
+            sizes[block.size] += sum(span.end - span.start for span in block.spans)
+    return sizes.most_common(1)[0][0] if sizes else 10.0
 
 
 def _goes_on(pages: Sequence[Page], last: Block, block: PlacedBlock) -> bool:

@@ -14,9 +14,11 @@ from deepseek.apps.documents.document import (
     Span,
     Table,
 )
+from deepseek.apps.documents.headings import KNOWN
 from deepseek.apps.documents.sections import ABSTRACT, divide
 from deepseek.apps.documents.sentences import MAX_CHARACTERS, split_sentences
 
+LEADERS = re.compile(r"(\.\s?){6,}|…{3,}")  # from a title to its page in a table of contents
 PROSE: tuple[BlockKind, ...] = ("paragraph", "list", "caption", "footnote")
 
 
@@ -63,17 +65,23 @@ def _title(
 ) -> tuple[str, int | None]:
     """The largest text at the top of the first page with text; else the file's property."""
     first = next((b.spans[0].page for b in blocks), 1)
-    top = [
-        (i, b)
-        for i, b in enumerate(blocks[:12])
-        if b.spans[0].page == first and b.kind in ("heading", "paragraph")
-    ]
+    top: list[tuple[int, PlacedBlock]] = []
+    for i, block in enumerate(blocks[:12]):
+        if block.spans[0].page != first or (top and _opens_body(text_of(pages, block.spans))):
+            break
+        if block.kind in ("heading", "paragraph"):
+            top.append((i, block))
     if top:
         index, best = max(top, key=lambda pair: (round(pair[1].size), -pair[0]))
         text = text_of(pages, best.spans)
         if 4 <= len(text) <= 300 and not ABSTRACT.match(text):
             return text, index
     return file_title, None
+
+
+def _opens_body(text: str) -> bool:
+    """Whether a block is the abstract, the introduction or a first paragraph of prose."""
+    return len(text) > 400 or KNOWN.fullmatch(re.sub(r"^1\.?\s+", "", text)) is not None
 
 
 def _sentences(pages: Sequence[Page], blocks: list[Block]) -> list[Sentence]:
@@ -83,9 +91,9 @@ def _sentences(pages: Sequence[Page], blocks: list[Block]) -> list[Sentence]:
             continue
         text = text_of(pages, block.spans)
         for start, end in split_sentences(text):
-            if end - start > MAX_CHARACTERS or not re.search(
-                r"\w{2}|[\u4e00-\u9fff]", text[start:end]
-            ):
+            sentence = text[start:end]
+            is_words = re.search(r"\w{2}|[\u4e00-\u9fff]", sentence) is not None
+            if end - start > MAX_CHARACTERS or not is_words or LEADERS.search(sentence):
                 continue
             spans = _spans_between(block.spans, start, end)
             sentences.append(Sentence(f"S{len(sentences) + 1}", spans, index))
