@@ -155,7 +155,8 @@ def _cells(
     found = []
     for cell in cells:
         for span in move((cell.span,)):
-            found.append(Cell(pages[span.page - 1].text[span.start : span.end], span))
+            text = pages[span.page - 1].text[span.start : span.end]
+            found.append(dataclasses.replace(cell, text=text, span=span))
     return tuple(found)
 
 

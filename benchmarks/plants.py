@@ -78,8 +78,8 @@ def _row_span(row: tuple) -> Span:  # type: ignore[type-arg]
 # --- 2. few baselines ----------------------------------------------------------------------------
 
 COMPARES = re.compile(
-    r"baseline|outperform|compar|state[- ]of[- ]the[- ]art|\bprior\b|previous|\bet al\b|\[\d+\]"
-    r"|\(\w[^()]*\b(19|20)\d\d[a-z]?\)|than (the )?[A-Z]|competi|existing",
+    r"baseline|outperform|compar(ed|ing|ison|es?) |state[- ]of[- ]the[- ]art|competi|existing"
+    r"|\b(prior|previous) \w+|(better|worse|higher|lower) than",
     re.IGNORECASE,
 )
 OURS = re.compile(r"\b(our|ours|proposed|this work|this paper)\b", re.IGNORECASE)
@@ -90,6 +90,7 @@ def few_baselines(document: Document, generator: random.Random) -> Plant | None:
     """Every row of another system and every sentence that compares is taken out."""
     names = _own_names(document)
     others: list[Span] = []
+    removed: set[str] = set()
     own = 0
     for table in document.tables:
         if document.sections[document.blocks[table.block].section].role not in EVALUATION:
@@ -103,13 +104,15 @@ def few_baselines(document: Document, generator: random.Random) -> Plant | None:
                 own += 1
             else:
                 others.append(_row_span(row))
+                removed.update(name for name in NAME.findall(label) if name not in names)
     if not own or len(others) < 3:
         return None
     edits = [Edit(span) for span in others]
     for sentence in document.sentences:
         role = document.section_of(sentence).role
         if role in (*EVALUATION, "abstract") and document.kind_of(sentence) in (*PROSE, "caption"):
-            if COMPARES.search(document.text_of(sentence)):
+            text = document.text_of(sentence)
+            if COMPARES.search(text) or removed & set(NAME.findall(text)):
                 edits += without_sentence(document, sentence)
     return Plant("few_baselines", edited(document, edits), (), f"{own} own, {len(others)} others")
 
@@ -130,7 +133,14 @@ def _own_names(document: Document) -> set[str]:
 
 DECIMAL = re.compile(r"(?<![\w.,/±])\d{1,3}\.\d{1,4}(?![\w.]\d|\d|\s*(?:et al|×|x\b))")
 NO_RESULT = re.compile(
-    r"dropout|learning rate|momentum|hyper-?param|initial|threshold|batch|\bsections?\b|version",
+    r"dropout|learning rate|momentum|hyper-?param|initial|threshold|batch|\bsections?\b|version|§"
+    r"|regulari[sz]|chosen from|kappa|agreement",
+    re.IGNORECASE,
+)
+IS_RESULT = re.compile(
+    r"accura|\bF-?1\b|F-?(score|measure)|score|BLEU|ROUGE|METEOR|\bEM\b|exact match|\bMAP\b|MRR|NDCG"
+    r"|\b[LU]AS\b|error rate|\b[WC]ER\b|perplexity|perform|outperform|achiev|improv|\bresults?\b"
+    r"|precision|recall|AUC|correlation|gain|better",
     re.IGNORECASE,
 )
 
@@ -147,7 +157,7 @@ def number_changed(document: Document, generator: random.Random) -> Plant | None
                     cells.setdefault(match.group(), []).append(span)
     cited: dict[str, list[tuple[Sentence, Span]]] = {}
     for sentence, text in _claims(document):
-        if NO_RESULT.search(text):
+        if NO_RESULT.search(text) or not IS_RESULT.search(text):
             continue
         for match in DECIMAL.finditer(text):
             span = piece(sentence, match.start(), match.end())

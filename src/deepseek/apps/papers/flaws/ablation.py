@@ -34,7 +34,9 @@ NO_STUDY = re.compile(
     re.IGNORECASE,
 )
 ABLATED = re.compile(r"\s*(w/o\b|without\b|no\b|[-–−][A-Za-z(]{3}|\([-–−]\)|remov|all but)", re.I)
-PROPOSES = r"\b(we|this paper|this work) (\w+ )?(propose|present|introduce|develop)|本文提出|我们提出"
+PROPOSES = (
+    r"\b(we|this paper|this work) (\w+ )?(propose|present|introduce|develop)|本文提出|我们提出"
+)
 ENOUGH = 2.5  # weight of evidence from which an ablation is taken to be there
 
 

@@ -1,7 +1,7 @@
 """`find_flaws`: every detector over one document."""
 
 from deepseek.apps.documents.document import Document
-from deepseek.apps.papers.flaws import ablation, variance  # noqa: F401
+from deepseek.apps.papers.flaws import ablation, baselines, claims, mismatch, renamed, variance  # noqa: F401
 from deepseek.apps.papers.flaws.flaw import DETECTORS, Flaw
 from deepseek.apps.papers.flaws.paper import PaperView
 

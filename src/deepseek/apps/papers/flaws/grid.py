@@ -60,7 +60,7 @@ class Grid:
 
     @property
     def name(self) -> str:
-        """"Table 2", or where it is."""
+        """ "Table 2", or where it is."""
         match = TABLE_NUMBER.match(self.caption)
         return f"Table {match[1]}" if match else f"the table on page {self.page}"
 
@@ -221,6 +221,8 @@ def _parts(word: str) -> list[tuple[str, int]]:
 def _placed(part: tuple[str, int], offset: int) -> list[Number]:
     piece, at = part
     return [
-        Number(n.value, n.text, n.decimals, offset + at + n.start, offset + at + n.end, n.is_percent)
+        Number(
+            n.value, n.text, n.decimals, offset + at + n.start, offset + at + n.end, n.is_percent
+        )
         for n in numbers_in(piece)
     ]

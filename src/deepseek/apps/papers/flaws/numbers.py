@@ -32,13 +32,19 @@ GAIN_BEFORE = re.compile(
     re.IGNORECASE,
 )
 GAIN_AFTER = re.compile(
-    r"^\s*(%|％|percent(age)?|absolute|relative|points?|pp\b|BLEU|F1|ROUGE|accuracy|EM|MRR|MAP"
+    r"^\s*(%|％|percent(age)?|absolute|relative|points?|pp\b|BLEU|F1|ROUGE|accuracy|EM|MRR@10|MRR|MAP"
     r"|LAS|UAS|个百分点|\(absolute\)|-|\s)*\s*"
     r"(points?|improve|gain|increase|increment|decrease|drop|reduc|boost|better|higher|lower|worse"
     r"|more accurate|个百分点|improvement)",
     re.IGNORECASE,
 )
-CHAIN = re.compile(r"[\d.,%％\s]+(and|,|、|和|及|to|[-–−])\s*$", re.IGNORECASE)
+# "by 1.80% and 1.33% for accuracy and …", "improvements on accuracy are …"
+GAINS_LISTED = re.compile(
+    r"(\bby \d[\d.]*\s?%?( points?)?|(improvement|gain|increase|increment|drop)s?( \w+){0,4} (is|are|was|were))"
+    r"[^.;:()]{0,12}(,|\band|\bfor\b)[^.;:()]{0,40}$",
+    re.IGNORECASE,
+)
+CHAIN = re.compile(r"[\d.,%％\s]+(and|or|,|、|和|及|to|/|[-–−])\s*$", re.IGNORECASE)
 
 Use = Literal["score", "gain", "other"]
 
@@ -71,13 +77,24 @@ def numbers_in(text: str) -> Iterator[Number]:
         sign = -1.0 if match["sign"] in ("-", "−") and _is_sign(text, match.start()) else 1.0
         start = match.start("digits")
         yield Number(
-            sign * float(plain), digits, decimals, start, match.end("digits"), bool(match["percent"])
+            sign * float(plain),
+            digits,
+            decimals,
+            start,
+            match.end("digits"),
+            bool(match["percent"]),
         )
 
 
 def _is_sign(text: str, at: int) -> bool:
     """Whether the dash before a number is a minus and not a range or a hyphen."""
     return at == 0 or text[at - 1].isspace() or text[at - 1] in "([|"
+
+
+def _is_gain(before: str, after: str) -> bool:
+    return bool(
+        GAIN_BEFORE.search(before) or GAIN_AFTER.match(after) or GAINS_LISTED.search(before)
+    )
 
 
 def use_of(text: str, number: Number) -> Use:
@@ -89,7 +106,7 @@ def use_of(text: str, number: Number) -> Use:
         return "other"
     while chain := CHAIN.search(before):
         before = before[: chain.start()]
-    if GAIN_BEFORE.search(before) or GAIN_AFTER.match(after):
+    if text[max(0, number.start - 2) : number.start].strip() == "+" or _is_gain(before, after):
         return "gain"
     if SETTING.search(before[-28:]) or SETTING.search(after[:22]):
         return "other"

@@ -10,7 +10,9 @@ from deepseek.apps.documents.document import Document, Section, SectionRole, Sen
 from deepseek.apps.papers.flaws.grid import Entry, Grid, Row, grids, is_tabular
 from deepseek.apps.papers.flaws.numbers import Number, Use, numbers_in, use_of
 
-OWN = re.compile(r"\b(ours?|this (work|paper)|proposed|full (model|system))\b|本文|我们", re.IGNORECASE)
+OWN = re.compile(
+    r"\b(ours?|this (work|paper)|proposed|full (model|system))\b|本文|我们", re.IGNORECASE
+)
 EVALUATION: tuple[SectionRole, ...] = ("experiments", "results", "ablation")
 CLAIMING: tuple[SectionRole, ...] = ("abstract", "introduction", "conclusion", *EVALUATION)
 ACRONYM = re.compile(r"\b(?=\w*[A-Z]\w*[A-Z])[A-Za-z][\w+-]{1,24}\b|\b[A-Z]{2,}[\w+-]*")
@@ -119,11 +121,15 @@ class PaperView:
         """The section of a line."""
         return self.document.section_of(line.sentence)
 
-    def matching(self, patterns: Iterable[str] | str, lines: list[Line] | None = None) -> Iterator[Line]:
+    def matching(
+        self, patterns: Iterable[str] | str, lines: list[Line] | None = None
+    ) -> Iterator[Line]:
         """Lines in which a pattern is found."""
         joined = patterns if isinstance(patterns, str) else "|".join(patterns)
         pattern = re.compile(joined, re.IGNORECASE)
-        return (line for line in (self.lines if lines is None else lines) if pattern.search(line.text))
+        return (
+            line for line in (self.lines if lines is None else lines) if pattern.search(line.text)
+        )
 
     def spans(self, line: Line, start: int, end: int) -> tuple[Span, ...]:
         """Where a piece of a line's text stands in the document."""

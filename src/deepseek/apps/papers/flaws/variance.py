@@ -24,7 +24,11 @@ NOISE = r"(standard deviation|variance|std) (of|=|to|is)? ?(0?\.\d|σ|1\b)|weigh
 @detector("no_variance")
 def no_variance(view: PaperView) -> list[Flaw]:
     """Results without ±, deviation, seeds, intervals or a test."""
-    tables = [grid for grid in view.grids if sum("." in e.number.text for r in grid.rows for e in r.entries) > 2]
+    tables = [
+        grid
+        for grid in view.grids
+        if sum("." in e.number.text for r in grid.rows for e in r.entries) > 2
+    ]
     if not tables or len(view.prose) < 25:
         return []
     if any("±" in view.document.pages[g.page - 1].text for g in tables):
@@ -34,7 +38,9 @@ def no_variance(view: PaperView) -> list[Flaw]:
             return []
     claims = [
         line
-        for line in view.matching(r"outperform|significant|better than|state[- ]of[- ]the[- ]art|优于")
+        for line in view.matching(
+            r"outperform|significant|better than|state[- ]of[- ]the[- ]art|优于"
+        )
         if line.role in ("abstract", "conclusion", *EVALUATION) and line.is_prose
     ]
     named = ", ".join(grid.name for grid in tables[:4])

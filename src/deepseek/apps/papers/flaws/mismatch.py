@@ -1,0 +1,137 @@
+"""Numbers that the text gives as results and that no table, figure or caption contains."""
+
+import math
+import re
+
+from deepseek.apps.documents.document import Span
+from deepseek.apps.papers.flaws.flaw import Flaw, detector
+from deepseek.apps.papers.flaws.grid import Entry, Grid, Row
+from deepseek.apps.papers.flaws.mentions import OTHERS, OURS, Result, Support
+from deepseek.apps.papers.flaws.paper import PaperView
+from deepseek.apps.papers.flaws.suspicion import Candidate, rated
+
+SPLIT = re.compile(r"\b(dev|development|valid\w*|ensemble|train\w*|subset|oracle|estimate|about|around"
+                   r"|approximately|averag\w+|over|nearly|almost|up to)\b", re.IGNORECASE)  # fmt: skip
+
+
+@detector("text_table_mismatch")
+def text_table_mismatch(view: PaperView) -> list[Flaw]:
+    """A result in the text that stands in no table, in a paper whose others do."""
+    return rated(candidates(view))
+
+
+def candidates(view: PaperView) -> list[Candidate]:
+    """One for each result in the text that stands nowhere else."""
+    support = Support(view)
+    found = []
+    for i, (result, is_matched) in enumerate(zip(support.results, support.matched, strict=True)):
+        if not is_matched:
+            found.append(_candidate(support, i, result))
+    return found
+
+
+def _candidate(support: Support, index: int, result: Result) -> Candidate:
+    view, number, text = support.view, result.number, result.text
+    others = [m for i, m in enumerate(support.matched) if i != index]
+    siblings = [
+        m
+        for i, (r, m) in enumerate(zip(support.results, support.matched, strict=True))
+        if i != index and r.mention.line is result.mention.line
+    ]
+    named = support.tables_named(text)
+    close = nearest(support, result, named)
+    same = sum(
+        r.number.value == number.value and r is not result for r in support.results
+    )
+    usual = [r.number.decimals for r in support.results]
+    features = {
+        "rate": (sum(others) + 1) / (len(others) + 2),
+        "log_matched": math.log1p(sum(others)),
+        "log_missed": math.log1p(len(others) - sum(others)),
+        "siblings": float(any(siblings)),
+        "lonely_siblings": float(bool(siblings) and not any(siblings)),
+        "table": float(bool(named)),
+        "metric": float(result.has_metric),
+        "ours": float(bool(OURS.search(text))),
+        "others": float(bool(OTHERS.search(text))),
+        "summary": float(result.mention.line.role in ("abstract", "conclusion", "introduction")),
+        "ablation": float(result.mention.line.role in ("results", "ablation")),
+        "split": float(bool(SPLIT.search(text))),
+        "computed": float(is_computed(support, result)),
+        "repeated": float(same > 0),
+        "decimals": float(usual.count(number.decimals) > 0.6 * len(usual)),
+        "misprint": float(close is not None and is_misprint(number.text, close[2].number.text)),
+        "close": float(close is not None),
+        "cells": math.log1p(len(view.entries)),
+        "small": float(number.value < 5 and number.decimals < 3),
+    }
+    evidence: list[tuple[Span, ...]] = [result.mention.line.sentence.spans]
+    shown = f'"{text[max(0, number.start - 60) : number.end + 25].strip()}"'
+    statement = f"The text gives {number.text} ({shown}), but no table or figure has this number."
+    if close is not None:
+        grid, row, entry = close
+        evidence.append((Span(row.span.page, row.span.start, row.span.end),))
+        label = f' in the row "{row.label[:50]}"' if row.label else ""
+        statement += f" The closest entry is {entry.number.text} of {grid.name}{label}. Which is right?"
+    flaw = Flaw(
+        kind="text_table_mismatch",
+        severity="major",
+        statement=statement,
+        confidence=0.0,
+        evidence=tuple(evidence),
+        searched=f"{len(support.pool)} numbers outside the running text; {sum(others)} of "
+        f"{len(others)} other results of the text are among them",
+        question=f"Should the number {number.text} of the first quote stand in one of the paper's "
+        "tables?",
+    )
+    return Candidate("number", features, flaw)
+
+
+def nearest(
+    support: Support, result: Result, named: list[Grid]
+) -> tuple[Grid, Row, Entry] | None:
+    """The table entry that the number most likely means: same look, close or one slip away."""
+    number = result.number
+    best: tuple[float, tuple[Grid, Row, Entry]] | None = None
+    words = {w.lower() for w in re.findall(r"[A-Za-z][\w+-]{2,}", result.text)}
+    for grid, row, entry in support.view.entries:
+        if entry.number.decimals != number.decimals:
+            continue
+        distance = abs(entry.number.value - number.value) / max(abs(number.value), 1e-9)
+        slip = is_misprint(number.text, entry.number.text)
+        if distance > 0.1 and not slip:
+            continue
+        label = {w.lower() for w in re.findall(r"[A-Za-z][\w+-]{2,}", row.label)}
+        cost = min(distance, 0.1) - 0.03 * slip - 0.04 * bool(label & words)
+        cost -= 0.04 * (grid in named) + 0.03 * support.view.is_own(row.label)
+        if best is None or cost < best[0]:
+            best = cost, (grid, row, entry)
+    return best[1] if best else None
+
+
+def is_misprint(a: str, b: str) -> bool:
+    """Whether two numbers of one length differ in one digit or in two neighbours swapped."""
+    if len(a) != len(b) or a == b or "." not in a:
+        return False
+    different = [i for i, (x, y) in enumerate(zip(a, b, strict=True)) if x != y]
+    if len(different) == 1:
+        return a[different[0]].isdigit() and b[different[0]].isdigit()
+    digits = [i for i, c in enumerate(a) if c.isdigit()]
+    return len(different) == 2 and any(
+        [i, j] == different and a[i] == b[j] and a[j] == b[i]
+        for i, j in zip(digits, digits[1:], strict=False)
+    )
+
+
+def is_computed(support: Support, result: Result) -> bool:
+    """Whether the number is the average of a row or the difference of two numbers nearby."""
+    number = result.number
+    near = [m.number.value for m in support.view.mentions if m.line is result.mention.line]
+    if any(number.equals(abs(a - b)) for a in near for b in near if a != b):
+        return True
+    for grid in support.view.grids:
+        for row in grid.rows:
+            values = [e.number.value for e in row.entries]
+            if len(values) > 1 and number.equals(sum(values) / len(values)):
+                return True
+    return False
