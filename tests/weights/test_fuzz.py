@@ -107,7 +107,8 @@ def test_damaged_gguf_files_are_refused_or_load(tmp_path: Path, family: str, see
         if outcome == "loaded" and data[: image.data_start] != image.data[: image.data_start]:
             outcomes[check_whole_model(path)] += 1
     assert set(outcomes) <= {"refused", "loaded", "model", "unsupported"}, outcomes
-    assert min(outcomes["refused"], outcomes["loaded"], outcomes["model"]) >= 10, outcomes
+    assert min(outcomes["refused"], outcomes["loaded"]) >= 10, outcomes
+    assert outcomes["model"] >= 3, outcomes  # loaded although the header was damaged
 
 
 @pytest.mark.parametrize("seed", range(4))

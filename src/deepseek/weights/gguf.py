@@ -141,8 +141,8 @@ class GGUFFile:
                 return int(self._config["num_key_value_heads"])
         return 0
 
-    def _read_integers(self, path: Path) -> dict[str, Any]:
-        config = {}
+    def _read_integers(self, path: Path) -> dict[str, int]:
+        config: dict[str, int] = {}
         for theirs, (key, largest) in INTEGERS.items():
             value = self._metadata.get(f"{self._family}.{key}")
             if value is None and theirs == "num_key_value_heads":
@@ -154,7 +154,7 @@ class GGUFFile:
 
     def _read_config(self, path: Path) -> dict[str, Any]:
         family = self._family
-        config = {"model_type": family} | self._read_integers(path)
+        config = self._read_integers(path)
         theta = self._metadata.get(f"{family}.rope.freq_base", 10_000.0)
         eps = self._metadata.get(f"{family}.attention.layer_norm_rms_epsilon")
         for value, low, high in ((theta, 1.0, 1e12), (eps, 1e-12, 0.1)):
@@ -173,6 +173,7 @@ class GGUFFile:
         if not isinstance(scaling, str):
             raise damaged(path, f"its rotary scaling is {brief(scaling)}")
         return config | {
+            "model_type": family,
             "rope_theta": float(theta),
             # Stored in single precision: 1e-5 must not become 9.999999747378752e-06.
             "rms_norm_eps": float(f"{eps:.6g}"),
