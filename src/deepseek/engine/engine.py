@@ -1,8 +1,10 @@
 """`Engine`: our implementation of the `LanguageModel` protocol on one model and one cache.
 
-Requests are served one at a time; a second thread waits its turn.
+Requests are served one at a time; a second thread waits its turn. A stream belongs to the
+thread that iterates it.
 """
 
+import contextlib
 import math
 import threading
 import time
@@ -51,6 +53,7 @@ class Engine:
         trained = model.config.context_window
         self._context_window = min(context_window or trained, trained)
         self._lock = threading.Lock()
+        self._served: int | None = None  # the thread whose request is running
 
     @property
     def name(self) -> str:
@@ -102,7 +105,7 @@ class Engine:
         if not all(encoded):
             raise RequestError("a continuation is empty", "give each at least one character")
         prompt_ids = self._encode(prompt, max(map(len, encoded)))
-        with self._lock:
+        with self._turn():
             first = self.runner.read(prompt_ids, self.on_prefill)
             scores = [self._score_one(first, ids) for ids in encoded]
             self.runner.rewind(len(prompt_ids))
@@ -110,8 +113,22 @@ class Engine:
 
     def forget(self) -> None:
         """Empty the cache: the next answer does not depend on what was asked before."""
-        with self._lock:
+        with self._turn():
             self.runner.rewind(0)
+
+    @contextlib.contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Wait until no other request runs. Waiting for one's own would never end."""
+        if self._served == threading.get_ident():
+            raise RequestError(
+                "an earlier answer is still being streamed", "read it to its end or close it first"
+            )
+        with self._lock:
+            self._served = threading.get_ident()
+            try:
+                yield
+            finally:
+                self._served = None
 
     def _score_one(self, first: Tensor, ids: list[int]) -> Score:
         """Score one continuation with the prompt in the cache; leaves it there."""
@@ -141,7 +158,7 @@ class Engine:
         return ids
 
     def _run(self, prompt_ids: list[int], params: SamplingParams) -> Generator[Delta, None, None]:
-        with self._lock:
+        with self._turn():
             start = time.perf_counter()
             reused = min(self.runner.reusable(prompt_ids), len(prompt_ids) - 1)
             logits = self.runner.read(prompt_ids, self.on_prefill)

@@ -14,10 +14,12 @@ class StopFinder:
         if self.found:
             return ""
         text = self._held + piece
-        cuts = [at for stop in self._stops if (at := text.find(stop)) >= 0]
-        if cuts:
+        found = [(at + len(s), at) for s in self._stops if (at := text.find(s)) >= 0]
+        if found:
             self.found, self._held = True, ""
-            return text[: min(cuts)]
+            # The one that ends first, as if the text had come letter by letter.
+            _, start = min(found)
+            return text[:start]
         keep = self._possible_start(text)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep]
