@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 from deepseek.apps.documents.document import BlockKind, Document, Sentence
 from deepseek.apps.papers.features import items_of
@@ -18,12 +19,23 @@ from deepseek.apps.papers.tasks import Facet
 
 KINDS: tuple[BlockKind, ...] = ("paragraph", "list", "caption", "footnote")
 WORD = re.compile(r"[a-z][a-z0-9]+|\d+(?:\.\d+)?|[\u4e00-\u9fff]")
-ENDINGS = re.compile(r"(?<=[a-z]{3})(ings?|ed|es|s)$")
+ENDINGS = re.compile(r"(?<=[a-z]{3})(ings?|ed|es|e|s)$")
 STOP_WORDS = frozenset(
     "the a an of to in on for and or is are was were be been it its this that these those with as "
     "by from at which what how who whom whose where when why do does did has have had can could "
     "we our they their not no there than then also such used use using paper authors".split()
 )
+OWN = re.compile(
+    r"\b(we|our|ours|this (paper|work|model|method|package|article))\b|本文|我们", re.IGNORECASE
+)
+OWN_ROLES = ("abstract", "introduction", "conclusion")
+NAMED = re.compile(
+    r"(?i:\b(?:we|(?:this|our) (?:paper|work|article)) (?:\w+ )?"
+    r"(?:propose|present|introduce|describe|develop|release|call|name|dub)[sd]?\b)"
+    r"[^.;:]{0,60}?\s\(?(?!Section|Table|Figure|Appendix)"
+    r"([A-Z][A-Za-z0-9]*[a-zA-Z0-9-]+)(?! et al| and [A-Z]\w+ [\[(])"
+)
+MIN_NAMED = 3  # times that a system's name occurs in its paper
 BM25_K1, BM25_B = 1.2, 0.6
 MAX_CUES = 3
 MIN_WORDS, MANY_WORDS = 6, 60
@@ -51,6 +63,26 @@ class Outlook:
         return contribution_scores(items_of(self.document), self.document.title)
 
     @cached_property
+    def own_name(self) -> str:
+        """The name that the paper gives its own system or method; empty if there is none."""
+        names: Counter[str] = Counter()
+        for sentence, text in zip(self.document.sentences, self.texts, strict=True):
+            if self.document.section_of(sentence).role in OWN_ROLES:
+                names.update(NAMED.findall(text))
+        everything = " ".join(self.texts)
+        likely = [
+            (n, everything.count(name), name)
+            for name, n in names.items()
+            if everything.count(name) >= MIN_NAMED
+        ]
+        return max(likely)[2] if likely else ""
+
+    def is_own(self, index: int) -> bool:
+        """Whether a sentence speaks of the paper's own work."""
+        text = self.texts[index]
+        return bool(OWN.search(text)) or bool(self.own_name and self.own_name in text)
+
+    @cached_property
     def title_words(self) -> frozenset[str]:
         """The content words of the title."""
         return frozenset(content_words(self.document.title))
@@ -60,7 +92,7 @@ def content_words(text: str) -> list[str]:
     """Lower-case words without endings and stop words; for Chinese, pairs of characters."""
     words = []
     tokens = WORD.findall(text.lower())
-    for token, following in zip(tokens, [*tokens[1:], ""], strict=True):
+    for token, following in pairwise([*tokens, ""]):
         if "\u4e00" <= token <= "\u9fff":
             if "\u4e00" <= following <= "\u9fff":
                 words.append(token + following)
@@ -123,6 +155,7 @@ def _score(
     score = facet.roles[outlook.document.section_of(sentence).role] + min(n_cues, MAX_CUES)
     score -= 1.2 * sum(1 for pattern in avoid if pattern.search(text))
     score += facet.contribution * outlook.contribution[index]
+    score += facet.own * outlook.is_own(index)
     words = outlook.words[index]
     score += 0.5 * min(len(outlook.title_words.intersection(words)), 2) / 2
     if len(words) < MIN_WORDS or outlook.document.kind_of(sentence) == "footnote":

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from deepseek.apps.papers.analysis import Evidence, Finding
 from deepseek.apps.papers.candidates import Outlook, rank_candidates
-from deepseek.apps.papers.grounding import evidence_at
+from deepseek.apps.papers.grounding import evidence_at, numbers_of
 from deepseek.apps.papers.judge import Judge
 from deepseek.apps.papers.tasks import Facet, Task
 from deepseek.apps.papers.writer import Writer
@@ -16,7 +16,7 @@ IsOver = Callable[[], bool]
 
 MIN_LEAN = 0.3  # nats above the baseline below which a sentence does not state a claim
 SCORE_WEIGHT = 0.35  # of the cheap score beside the model's lean when candidates are ordered
-SAME = 0.4  # share of common words from which two sentences say the same
+SAME = 0.45  # share of common words from which two sentences say the same
 MAX_EVIDENCE = 3
 
 
@@ -105,14 +105,21 @@ class FacetSearch:
         return groups
 
     def _similarity(self, a: int, b: int) -> float:
-        """Common content words as a share of the shorter sentence's."""
-        left, right = set(self.outlook.words[a]), set(self.outlook.words[b])
-        return len(left & right) / max(1, min(len(left), len(right)))
+        """Common content words as a share of the shorter sentence's, the title's left out."""
+        left = set(self.outlook.words[a]) - self.outlook.title_words
+        right = set(self.outlook.words[b]) - self.outlook.title_words
+        if not left or not right:
+            return 1.0  # it only names the subject
+        numbers = [numbers_of(self.outlook.texts[i]) for i in (a, b)]
+        if all(numbers) and not numbers[0] & numbers[1]:
+            return 0.0  # two results, not one
+        return len(left & right) / min(len(left), len(right))
 
     def _finding(self, task: Task, facet: Facet, group: list[Judged]) -> Finding:
         question = facet.ask[self.outlook.document.language]
         evidence = tuple(self._evidence(c.index) for c in group)
-        statement, _ = self.writer.statement(question, [e.quote for e in evidence])
+        # From the first quote only: the others say the same, perhaps with other numbers.
+        statement, _ = self.writer.statement(question, evidence[0].quote)
         return Finding(
             task=task.name,
             kind=facet.kind,

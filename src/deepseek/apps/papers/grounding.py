@@ -12,7 +12,14 @@ NEGATION = re.compile(
     r"\b(not|no|never|none|cannot|without|neither|nor|un(able|like))\b|n't\b|不|没|未|无|非",
     re.IGNORECASE,
 )
-MIN_OVERLAP = 0.5
+MIN_OVERLAP = 0.6
+# Words in which a statement speaks about the paper; they need not stand in the quote.
+META = frozenset(
+    content_words(
+        "paper authors method methods work study model approach system describes described states "
+        "proposes proposed addresses addressed presents involves conclude achieves results main"
+    )
+)
 
 
 def evidence_at(document: Document, spans: tuple[Span, ...], section: str) -> Evidence:
@@ -27,23 +34,27 @@ def evidence_at(document: Document, spans: tuple[Span, ...], section: str) -> Ev
     return Evidence(quote, spans, section, bool(spans) and found and quote == " ".join(parts))
 
 
-def is_grounded(statement: str, *sources: str) -> bool:
-    """Whether a statement says no more than its sources.
+def is_grounded(statement: str, quote: str, title: str = "") -> bool:
+    """Whether a statement says no more than the quote that it words.
 
-    Each of its numbers and names occurs in them, at least half of its content words do, and it
-    does not bring in a negation that they do not have. A paraphrase that fails is not shown.
+    Each of its numbers and names occurs in the quote or the title, most of its content words
+    do, and it does not bring in a negation of its own. A paraphrase that fails is not shown.
     """
-    source = " ".join(sources)
-    known = {_plain(n) for n in NUMBER.findall(source)}
-    if any(_plain(n) not in known for n in NUMBER.findall(statement)):
+    source = f"{quote} {title}"
+    if not numbers_of(statement) <= numbers_of(source):
         return False
     lowered = source.lower()
     if any(name.lower() not in lowered for name in NAME.findall(statement)):
         return False
-    if NEGATION.search(statement) and not NEGATION.search(source):
+    if NEGATION.search(statement) and not NEGATION.search(quote):
         return False
-    words, known_words = set(content_words(statement)), set(content_words(source))
+    words, known_words = set(content_words(statement)) - META, set(content_words(source))
     return bool(words) and len(words & known_words) >= MIN_OVERLAP * len(words)
+
+
+def numbers_of(text: str) -> set[str]:
+    """The numbers in a text, by value."""
+    return {_plain(n) for n in NUMBER.findall(text)}
 
 
 def _plain(number: str) -> str:

@@ -47,6 +47,8 @@ class Facet:
     """Patterns that speak against it."""
     contribution: float = 0.0
     """Weight of the contribution score."""
+    own: float = 0.0
+    """Weight of speaking of the paper's own work."""
     search: bool = False
     """Whether to rank sentences by the words of the question instead of cues."""
     missing: Words = field(default_factory=dict)

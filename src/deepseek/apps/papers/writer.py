@@ -1,7 +1,6 @@
 """Lets a model put evidence into one short sentence; falls back to the evidence itself."""
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from deepseek.apps.papers.grounding import is_grounded
@@ -36,16 +35,15 @@ class Writer:
     language: str
     seed: int = 0
 
-    def statement(self, question: str, quotes: Sequence[str]) -> tuple[str, bool]:
-        """One sentence that answers the question from the quotes.
+    def statement(self, question: str, quote: str) -> tuple[str, bool]:
+        """One sentence that answers the question from a quote.
 
         Returns:
             The sentence, and whether the model wrote it: if its own says more than the
-            evidence does, the first quote takes its place.
+            quote does, the quote takes its place.
         """
-        evidence = "\n".join(f"- {quote}" for quote in quotes)[:MAX_EVIDENCE_CHARACTERS]
         text = TEMPLATE[self.language].format(
-            title=self.title, evidence=evidence, question=question
+            title=self.title, evidence=quote[:MAX_EVIDENCE_CHARACTERS], question=question
         )
         answer = self.model.generate(
             [Message("system", SYSTEM[self.language]), Message("user", text)],
@@ -53,9 +51,9 @@ class Writer:
         )
         written = LEAD.sub("", answer.text.strip()).strip('"“” -')
         whole = answer.finish_reason == "stop" and written[-1:] not in (":", "：", "")
-        if whole and is_grounded(written, self.title, *quotes):
+        if whole and is_grounded(written, quote, self.title):
             return written[0].upper() + written[1:], True
-        return shortened(quotes[0]), False
+        return shortened(quote), False
 
 
 def shortened(quote: str) -> str:

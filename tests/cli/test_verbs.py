@@ -1,0 +1,74 @@
+"""The verbs on the small real checkpoint, as a user types them."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from deepseek.cli.main import main
+
+pytestmark = pytest.mark.weights
+PAPER = Path(__file__).parents[1] / "apps" / "papers" / "paper.md"
+
+
+def test_generate_prints_the_answer_only_on_stdout(smollm2_path, capsys):
+    argv = ["generate", "The capital of France is", "--model", str(smollm2_path)]
+    assert main([*argv, "--max-tokens", "8"]) == 0
+    assert "Paris" in capsys.readouterr().out
+
+
+def test_generate_reports_json(smollm2_path, capsys):
+    argv = ["generate", "1, 2, 3, 4,", "--model", str(smollm2_path), "--max-tokens", "4"]
+    assert main([*argv, "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["finish_reason"] == "length"
+
+
+def test_chat_answers_piped_lines(smollm2_path):
+    run = subprocess.run(
+        [sys.executable, "-m", "deepseek", "chat", "--model", str(smollm2_path)]
+        + ["--temperature", "0", "--max-tokens", "12"],
+        input="Say hello.\n/new\nSay hello.\n",
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONWARNINGS": "error"},
+        check=True,
+        timeout=300,
+    )
+    lines = [line for line in run.stdout.splitlines() if line.strip()]
+    assert len(lines) >= 2
+    assert lines[0] == lines[len(lines) // 2]  # a new conversation answers alike
+
+
+@pytest.mark.parametrize("suffix", [".md", ".json", ".html"])
+def test_papers_writes_each_format(smollm2_path, tmp_path, suffix, capsys):
+    out = tmp_path / "new folder" / f"report{suffix}"
+    argv = ["papers", "analyze", str(PAPER), "--model", str(smollm2_path), "--out", str(out)]
+    assert main([*argv, "--tasks", "limitations", "--ask", "Which GPU was used"]) == 0
+    assert capsys.readouterr().out.strip() == str(out)
+    text = out.read_text(encoding="utf-8")
+    assert "Which GPU was used?" in text
+    assert list(out.parent.iterdir()) == [out]  # nothing half-written is left behind
+
+
+def test_papers_refuses_a_place_that_cannot_be_written(smollm2_path, tmp_path, capsys):
+    (tmp_path / "file").write_text("x")
+    out = tmp_path / "file" / "report.md"
+    argv = ["papers", "analyze", str(PAPER), "--model", str(smollm2_path), "--out", str(out)]
+    assert main([*argv, "--tasks", "limitations"]) == 2
+    assert "cannot write" in capsys.readouterr().err
+
+
+def test_models_and_doctor_report(smollm2_path, capsys):
+    assert main(["models", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert {"smollm2-135m", "qwen2.5-coder-1.5b", "all-minilm-l6-v2", "paper-attention"} <= {
+        row["name"] for row in rows
+    }
+    assert main(["doctor", "--load", "--model", str(smollm2_path)]) == 0
+    text = capsys.readouterr().out
+    assert "peak" in text
+    assert "threads" in text
