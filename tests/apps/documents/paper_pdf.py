@@ -45,7 +45,9 @@ class Sheet:
         """Put one line; `stretch` is added to every space."""
         a, b = cos(radians(angle)), sin(radians(angle))
         raw = text.encode("cp1252")
-        shown = "".join(f"\\{byte:03o}" if byte > 126 or byte in b"()\\" else chr(byte) for byte in raw)
+        shown = "".join(
+            f"\\{byte:03o}" if byte > 126 or byte in b"()\\" else chr(byte) for byte in raw
+        )
         self.content.append(
             f"BT /{font} {size} Tf {stretch:.4f} Tw {a:.6f} {b:.6f} {-b:.6f} {a:.6f} "
             f"{x:.3f} {self.height - y:.3f} Tm ({shown}) Tj ET"

@@ -136,6 +136,8 @@ class PageWriter:
         joined, hyphened = self._words[left.split("-")[-1] + right], self._words[f"{left}-{right}"]
         if joined or hyphened:
             return joined >= hyphened
+        if "-" in left:  # "state-of-the-" begins a compound
+            return False
         # Never seen otherwise: compounds of two whole words keep their hyphen.
         return not (self._words[left] > 1 and self._words[right] > 1)
 

@@ -79,8 +79,8 @@ def _begins(
             return False  # the chapter's title below its number
         # A heading of two lines: the first is full, same look, close together, no new number.
         is_full = last.right > column.right - 7 * size or line.size >= body_size + 2.5
-        large = min(last.size, line.size) > body_size + 2  # a title, perhaps in small capitals
-        same = abs(last.size - line.size) < (4 if large else 0.6) and last.bold == line.bold
+        capitals = last.text.isupper() and line.text.isupper()  # small ones have two sizes
+        same = abs(last.size - line.size) < (4 if capitals else 0.6) and last.bold == line.bold
         strong = line.bold or line.size >= body_size + 0.9
         return not (
             is_full and same and strong and extra < 0.8 * size and not NEW_NUMBER.match(line.text)
@@ -96,7 +96,7 @@ def _begins(
         return extra > 1.5 * size
     if extra > 0.45 * size or abs(last.size - line.size) > 0.9:
         return True
-    if _looks_like_caption(text):
+    if looks_like_caption(text):
         return True
     if BULLET.match(text) or REFERENCE.match(text):
         return last.right < column.right - 2 * size or SENTENCE_END.search(last.text) is not None
@@ -146,7 +146,7 @@ def _is_stretched(first: Line, second: Line, column: Column) -> bool:
     return fills and abs(second.left - column.left) < size
 
 
-def _looks_like_caption(text: str) -> bool:
+def looks_like_caption(text: str) -> bool:
     """Whether a line is "Figure 1: …" or "Table 2. …", not "Table 2 summarizes our results"."""
     match = CAPTION.match(text)
     if match is None:
@@ -169,7 +169,7 @@ def _is_row(line: Line) -> bool:
 
 def _kind(block: RawBlock, page: int, body_size: float, page_height: float) -> BlockKind:
     text = block_text(block).strip()
-    if _looks_like_caption(text):
+    if looks_like_caption(text):
         return "caption"
     if all(line.mono for line in block.lines):
         return "code"

@@ -199,4 +199,9 @@ def _close_gaps(runs: list[Run]) -> list[Run]:
 
 def _same_line(a: Run, b: Run) -> bool:
     overlap = min(a.bottom, b.bottom) - max(a.top, b.top)
-    return overlap > 0.5 * min(a.height, b.height)
+    if overlap > 0.5 * min(a.height, b.height):
+        return True
+    # An index or exponent: smaller, right beside, and overlapping a little.
+    gap = max(a.left, b.left) - min(a.right, b.right)
+    beside = abs(a.size - b.size) > 1 and gap < 0.3 * max(a.size, b.size)
+    return beside and overlap > 0.2 * min(a.height, b.height)

@@ -47,10 +47,15 @@ def read_glyphs(
         target = Path(folder) / "glyphs.npz"
         run_worker(["glyphs", str(path), str(target)], path, on_progress)
         try:
-            with np.load(target, allow_pickle=False) as data:
-                arrays = {name: data[name] for name in data.files}
+            return load_glyphs(target)
         except (OSError, ValueError, zipfile.BadZipFile) as error:
             raise DocumentError(f"{path} could not be read: {error}", "try it again") from None
+
+
+def load_glyphs(target: Path) -> tuple[list[PageGlyphs], str]:
+    """What the child process wrote: pages and title."""
+    with np.load(target, allow_pickle=False) as data:
+        arrays = {name: data[name] for name in data.files}
     pages = []
     start = 0
     for count, (width, height, n_images, turn) in zip(

@@ -14,11 +14,15 @@ ABSTRACT = re.compile(r"(abstract|摘\s*要|内容提要)\s*[.:：—–-]*\s*",
 NUMBER = re.compile(
     r"(\d{1,2}(\.\d{1,2})*|[A-Z]\.\d|[A-H]|[IVX]+)[.\s]|第|[一二三四五六七八九十]、|\d+[\u4e00-\u9fff]"
 )
+COUNTED = re.compile(
+    r"\d{1,2}(\.\d{1,2})*[.\s]|[IVX]+\.\s|第|[一二三四五六七八九十]、|\d+[\u4e00-\u9fff]"
+)
 UNNUMBERED = re.compile(
     r"chapter \d|abstract|references|bibliography|acknowledg|appendi|supplement|limitation|ethic"
     r"|broader|conclusion|introduction|摘\s*要|参考文献|致\s*谢|附\s*录|结\s*论|引\s*言",
     re.IGNORECASE,
 )
+MAX_FRONT = 6_000  # characters of title, authors and affiliations
 ENTRY = re.compile(r"\[\w{1,12}\]|\d{1,3}\.\s")
 THANKS = re.compile(r"acknowledg|致\s*谢", re.IGNORECASE)
 
@@ -84,7 +88,7 @@ def divide(
     """
     headings = [text_of(pages, b.spans) for b in blocks if b.kind == "heading"]
     outline = _Outline(
-        is_numbered=sum(1 for text in headings if NUMBER.match(text)) >= 4,
+        is_numbered=sum(1 for text in headings if COUNTED.match(text)) >= 4,
         has_abstract=any(ABSTRACT.match(text) for text in headings[:8]),
         sections=[Section("", "front", 1, blocks[0].spans[0].page if blocks else 1)],
         body_size=_body_size(blocks),
@@ -100,7 +104,11 @@ def divide(
             section = 0 if kind == "title" else len(outline.sections) - 1
             final.append(Block(kind, tuple(block.spans), section))
         index_of.append(len(final) - 1)
-    return _with_methods(outline.sections), final, index_of
+    sections = _with_methods(outline.sections)
+    front = [block for block in final if block.section == 0 and block.kind in FLOWING]
+    if len(sections) == 1 or sum(len(text_of(pages, b.spans)) for b in front) > MAX_FRONT:
+        sections[0] = replace(sections[0], role="other")  # a text without headings at its start
+    return sections, final, index_of
 
 
 def _settle(

@@ -18,6 +18,7 @@ from deepseek.apps.documents.headings import KNOWN
 from deepseek.apps.documents.sections import ABSTRACT, divide
 from deepseek.apps.documents.sentences import MAX_CHARACTERS, split_sentences
 
+TITLE = re.compile(r"[\w“\"'‘(《「]")
 LEADERS = re.compile(r"(\.\s?){6,}|…{3,}")  # from a title to its page in a table of contents
 PROSE: tuple[BlockKind, ...] = ("paragraph", "list", "caption", "footnote")
 
@@ -69,12 +70,13 @@ def _title(
     for i, block in enumerate(blocks[:12]):
         if block.spans[0].page != first or (top and _opens_body(text_of(pages, block.spans))):
             break
-        if block.kind in ("heading", "paragraph"):
+        if block.kind in ("heading", "paragraph") and TITLE.match(text_of(pages, block.spans)):
             top.append((i, block))
     if top:
         index, best = max(top, key=lambda pair: (round(pair[1].size), -pair[0]))
         text = text_of(pages, best.spans)
-        if 4 <= len(text) <= 300 and not ABSTRACT.match(text):
+        is_sentence = best.kind != "heading" and text.endswith((".", "。", ",", ";", ":"))
+        if 4 <= len(text) <= 300 and not ABSTRACT.match(text) and not is_sentence:
             return text, index
     return file_title, None
 
