@@ -7,7 +7,7 @@ trusted either. Two defences:
   on time and memory. The sandbox alone bounds neither.
 * Control tokens are recognised in what the template writes, never in what a message says. A
   private-use mark is put behind each character of a message that could begin a control token,
-  and before its first character, which could end one that the template began; the rendered
+  and before its beginning if that could complete one which the template began; the rendered
   text is cut at control tokens, which therefore all come from the template; then the marks are
   removed. The tags that templates themselves look for (`</think>`) stay whole:
   they are no control tokens, and a control token that appears by cutting one out of a message
@@ -54,6 +54,8 @@ class ChatTemplate:
         ordered = sorted(control, key=len, reverse=True)
         self._control = re.compile(f"({'|'.join(map(re.escape, ordered))})" if ordered else r"(?!)")
         first = "".join(sorted({token[0] for token in ordered}))
+        self._ends = tuple({t[i:] for t in ordered for i in range(1, len(t))})
+        self._insides = tuple(t[1:] for t in ordered)
         tags = "|".join(re.escape(tag[1:]) for tag in TAGS if tag not in control)
         self._risky = (
             re.compile(f"([{re.escape(first)}])(?!{tags})") if first else re.compile("(?!)")
@@ -84,10 +86,12 @@ class ChatTemplate:
         Space at the beginning stays there, for templates that strip it.
         """
         marked = self._risky.sub(lambda match: match.group() + mark, content)
-        rest = marked.lstrip()
-        if not rest or rest.startswith(TAGS):
-            return marked
-        return marked[: len(marked) - len(rest)] + mark + rest
+        rest = content.lstrip()
+        # It may end a control token, or be so short that it fits inside one.
+        if rest.startswith(self._ends) or (rest and any(rest in part for part in self._insides)):
+            space = len(content) - len(rest)
+            return marked[:space] + mark + marked[space:]
+        return marked
 
 
 def _unused_character(used: frozenset[str]) -> str:

@@ -32,6 +32,14 @@ class Generation(Extension):
         return nodes.Scope(body, lineno=line)
 
 
+class Environment(ImmutableSandboxedEnvironment):
+    """The sandbox, with an error where jinja2 would go on with an empty value."""
+
+    def unsafe_undefined(self, obj: object, attribute: str) -> jinja2.Undefined:
+        """Refuse an attribute that leads to Python's internals."""
+        raise jinja2.exceptions.SecurityError(f"access to {attribute!r} is not allowed")
+
+
 class Namespace(jinja2.utils.Namespace):
     """`namespace()` without names that lead to Python's internals."""
 
@@ -81,7 +89,7 @@ def with_limit(request: dict[str, Any]) -> None:
 
 def compile_template(source: str) -> Any:
     """A sandboxed template with the globals that Hugging Face's templates expect."""
-    environment = ImmutableSandboxedEnvironment(
+    environment = Environment(
         trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols]
     )
     environment.filters["tojson"] = _tojson
