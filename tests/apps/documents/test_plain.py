@@ -72,7 +72,15 @@ def test_a_markdown_table(read_text: Callable[..., Document]) -> None:
 
 
 def test_chinese_text(read_text: Callable[..., Document]) -> None:
-    text = "摘要\n\n本文提出一种新方法。实验表明有效。\n\n一、引言\n\n大模型很慢。\n\n参考文献\n\n[1] 张三。"
+    parts = (
+        "摘要",
+        "本文提出一种新方法。实验表明有效。",
+        "一、引言",
+        "大模型很慢。",
+        "参考文献",
+        "[1] 张三。",
+    )
+    text = "\n\n".join(parts)
     document = read_text(text, "paper.txt")
     assert document.kind == "text"
     assert document.language == "zh"
