@@ -41,8 +41,7 @@ def build(cls: type[T], values: dict[str, Any], where: str = "") -> T:
         if key not in known:
             raise ConfigError(f"unknown setting {where}{key}", suggest(key, known))
         if not _matches(value, hints[key]):
-            name = getattr(hints[key], "__name__", str(hints[key]))
-            raise ConfigError(f"{where}{key} is {value!r}", f"it must be of type {name}")
+            raise ConfigError(f"{where}{key} is {value!r}", f"it must be {_described(hints[key])}")
     for name, field in known.items():
         if name not in values and field.default is MISSING and field.default_factory is MISSING:
             raise ConfigError(f"{where}{name} is missing", f"add {name} = …")
@@ -74,6 +73,12 @@ def _value(text: str) -> Any:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return text  # a bare word is a string
+
+
+def _described(hint: Any) -> str:
+    if get_origin(hint) is Literal:
+        return f"one of {', '.join(map(repr, get_args(hint)))}"
+    return f"of type {hint.__name__ if isinstance(hint, type) else hint}"
 
 
 def _matches(value: Any, hint: Any) -> bool:
