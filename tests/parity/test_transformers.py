@@ -3,7 +3,14 @@
 from pathlib import Path
 
 import pytest
-from transformers_peer import QUESTIONS, greedy_of_both, logits_of_both
+from transformers_peer import (
+    QUESTIONS,
+    generated,
+    greedy_answers,
+    likeliest,
+    logits_of_both,
+    transformers_model,
+)
 
 N_TOKENS = 200
 
@@ -25,18 +32,19 @@ def test_logits_of_qwen(qwen_path: Path) -> None:
 
 
 @pytest.mark.weights
-def test_greedy_answers_of_smollm2(smollm2_path: Path) -> None:
-    for ours, theirs in greedy_of_both(smollm2_path, QUESTIONS[:2], N_TOKENS):
-        assert ours == theirs
+def test_a_greedy_answer_of_smollm2(smollm2_path: Path) -> None:
+    [(prompt, answer)] = greedy_answers(smollm2_path, QUESTIONS[:1], N_TOKENS)
+    model = transformers_model(smollm2_path)
+    assert generated(model, prompt, N_TOKENS) == answer
+    assert likeliest(model, prompt, answer) == answer
 
 
 @pytest.mark.large
-def test_all_greedy_answers_of_smollm2(smollm2_path: Path) -> None:
-    for ours, theirs in greedy_of_both(smollm2_path, QUESTIONS, N_TOKENS):
-        assert ours == theirs
-
-
-@pytest.mark.large
-def test_all_greedy_answers_of_qwen(qwen_path: Path) -> None:
-    for ours, theirs in greedy_of_both(qwen_path, QUESTIONS, N_TOKENS):
-        assert ours == theirs
+@pytest.mark.parametrize("fixture", ["smollm2_path", "qwen_path"])
+def test_twenty_greedy_answers(fixture: str, request: pytest.FixtureRequest) -> None:
+    path = request.getfixturevalue(fixture)
+    answers = greedy_answers(path, QUESTIONS, N_TOKENS)
+    model = transformers_model(path)
+    for prompt, answer in answers:
+        assert len(answer) == N_TOKENS
+        assert likeliest(model, prompt, answer) == answer

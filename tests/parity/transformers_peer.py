@@ -1,5 +1,6 @@
 """Ours and transformers' model on the same dequantised weights, one in memory at a time."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -17,6 +18,7 @@ from deepseek.engine.runner import Runner
 from deepseek.tokenizer.tokenizer import Tokenizer
 from deepseek.weights.source import open_weights
 
+Answer = tuple[list[int], list[int]]  # ids of a prompt and of what was answered
 ROOT = Path(__file__).parents[2]
 CHINESE = (
     "长上下文语言模型需要在有限的内存中保存很长的历史。本文提出一种分层注意力机制:每个词元关注其前后的"
@@ -85,32 +87,33 @@ def logits_of_both(path: Path) -> tuple[torch.Tensor, torch.Tensor]:
     return ours, theirs
 
 
-def greedy_of_both(
-    path: Path, questions: tuple[str, ...], n_tokens: int
-) -> list[tuple[list[int], list[int]]]:
-    """Token ids of greedy answers: our cached decoding and transformers' `generate`.
-
-    Neither stops at an end token, so that every answer has `n_tokens`.
-    """
+def greedy_answers(path: Path, questions: Sequence[str], n_tokens: int) -> list[Answer]:
+    """Our cached greedy decoding. It does not stop at an end token: each answer is that long."""
     engine, _ = load_engine(str(path), dtype="float32")
     prompts = [engine.tokenizer.encode_chat([Message("user", q)]) for q in questions]
-    ours = [greedy(engine.runner, prompt, n_tokens) for prompt in prompts]
-    del engine
-    model = transformers_model(path)
-    theirs = []
-    for prompt in prompts:
-        batch = torch.tensor([prompt])
-        output = model.generate(
-            batch,
-            attention_mask=torch.ones_like(batch),
-            do_sample=False,
-            max_new_tokens=n_tokens,
-        )
-        theirs.append(output[0, len(prompt) :].tolist())
-    return list(zip(ours, theirs, strict=True))
+    return [(prompt, _greedy(engine.runner, prompt, n_tokens)) for prompt in prompts]
 
 
-def greedy(runner: Runner, prompt: list[int], n_tokens: int) -> list[int]:
+def generated(model: PreTrainedModel, prompt: list[int], n_tokens: int) -> list[int]:
+    """The answer of transformers' own `generate`."""
+    batch = torch.tensor([prompt])
+    mask = torch.ones_like(batch)
+    output = model.generate(batch, attention_mask=mask, do_sample=False, max_new_tokens=n_tokens)
+    return output[0, len(prompt) :].tolist()
+
+
+@torch.inference_mode()
+def likeliest(model: PreTrainedModel, prompt: list[int], answer: list[int]) -> list[int]:
+    """transformers' first choice at every position of an answer, given all before it.
+
+    If that is the answer itself, greedy decoding gives this answer, by induction. It costs one
+    pass instead of one a token.
+    """
+    logits = model(torch.tensor([prompt + answer])).logits[0]
+    return logits[len(prompt) - 1 : -1].argmax(-1).tolist()
+
+
+def _greedy(runner: Runner, prompt: list[int], n_tokens: int) -> list[int]:
     """The likeliest token, again and again."""
     logits = runner.read(prompt)
     answer: list[int] = []
