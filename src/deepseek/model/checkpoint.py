@@ -56,10 +56,12 @@ def load_model(
     for layer, block in enumerate(model.blocks):
         assert isinstance(block, Block)
         place.layer(block, f"model.layers.{layer}.")
+        source.release()  # the file's pages were copied and need not stay in memory
         if on_progress:
             on_progress(layer + 1, total)
     place.norm(model.norm, NORM)
     place.ends(model)
+    source.release()
     if on_progress:
         on_progress(total, total)
     return model.eval()
