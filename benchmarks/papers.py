@@ -20,10 +20,9 @@ from typing import Any
 
 import contribution
 import flaws
-from report import Row, write_results
-
 from deepseek import R1Model
 from deepseek.apps.papers.analysis import Evidence, PaperAnalysis
+from report import Row, write_results
 
 TASKS = ("method_innovation", "experiment_flaws", "limitations", "datasets_and_metrics")
 
@@ -61,7 +60,6 @@ def contribution_rows(train: Path, test: Path) -> list[Row]:
             peer_value=bayes["f1"],
             must=45.0,
             moonshot=58.0,
-            judge="value",
             **common,
         ),
         *(
@@ -81,8 +79,20 @@ def flaw_rows(test: Path) -> list[Row]:
     result = flaws.evaluate([test])
     overall = result["overall"]
     rows = [
-        Row("planted flaws, recall", 100 * overall["recall"], "%", must=60.0, moonshot=85.0),
-        Row("planted flaws, precision", 100 * overall["precision"], "%", must=70.0, moonshot=85.0),
+        Row(
+            name="planted flaws, recall",
+            value=100 * overall["recall"],
+            unit="%",
+            must=60.0,
+            moonshot=85.0,
+        ),
+        Row(
+            name="planted flaws, precision",
+            value=100 * overall["precision"],
+            unit="%",
+            must=70.0,
+            moonshot=85.0,
+        ),
     ]
     for row, key in zip(rows, ("recall_95", "precision_95"), strict=True):
         row.low, row.high = (100 * bound for bound in overall[key])
@@ -90,7 +100,7 @@ def flaw_rows(test: Path) -> list[Row]:
         for measure in ("recall", "precision"):
             if count[measure] is not None:
                 name = f"planted flaws, {measure}, {kind} ({count['planted']} planted)"
-                rows.append(Row(name, 100 * count[measure], "%"))
+                rows.append(Row(name=name, value=100 * count[measure], unit="%"))
     return rows
 
 
@@ -105,7 +115,9 @@ def quote_rows(pdfs: list[Path], model: str | None, reports: Path | None) -> lis
             (reports / f"{pdf.stem}.html").write_text(analysis.to_html(), encoding="utf-8")
             (reports / f"{pdf.stem}.md").write_text(analysis.to_markdown(), encoding="utf-8")
         seconds = analysis.timings["total"]
-        rows.append(Row(f"analysis of {pdf.stem}, 4 tasks", seconds, "s", better="lower"))
+        rows.append(
+            Row(name=f"analysis of {pdf.stem}, 4 tasks", value=seconds, unit="s", better="lower")
+        )
         checked = [[stands_on_page(pdf, e) for e in f.evidence] for f in analysis.findings]
         findings += len(checked)
         quoted += sum(bool(marks) and all(marks) for marks in checked)
@@ -115,8 +127,10 @@ def quote_rows(pdfs: list[Path], model: str | None, reports: Path | None) -> lis
     share = 100 * quoted / max(findings, 1)
     same = 100 * placed / max(quotes, 1)
     rows += [
-        Row("findings with verified quotes on the right page", share, "%", must=95.0),
-        Row("quotes found by pdftotext on the page named", same, "%", must=100.0),
+        Row(
+            name="findings with verified quotes on the right page", value=share, unit="%", must=95.0
+        ),
+        Row(name="quotes found by pdftotext on the page named", value=same, unit="%", must=100.0),
     ]
     return rows
 

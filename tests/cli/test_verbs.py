@@ -15,7 +15,7 @@ PAPER = Path(__file__).parents[1] / "apps" / "papers" / "paper.md"
 
 
 def test_generate_prints_the_answer_only_on_stdout(smollm2_path, capsys):
-    argv = ["generate", "The capital of France is", "--model", str(smollm2_path)]
+    argv = ["generate", "--raw", "The capital of France is", "--model", str(smollm2_path)]
     assert main([*argv, "--max-tokens", "8"]) == 0
     assert "Paris" in capsys.readouterr().out
 
@@ -29,8 +29,10 @@ def test_generate_reports_json(smollm2_path, capsys):
 
 def test_chat_answers_piped_lines(smollm2_path):
     run = subprocess.run(
-        [sys.executable, "-m", "deepseek", "chat", "--model", str(smollm2_path)]
-        + ["--temperature", "0", "--max-tokens", "12"],
+        [
+            *(sys.executable, "-m", "deepseek", "chat", "--model", str(smollm2_path)),
+            *("--temperature", "0", "--max-tokens", "12"),
+        ],
         input="Say hello.\n/new\nSay hello.\n",
         capture_output=True,
         text=True,

@@ -1,4 +1,4 @@
-"""Gated activations."""
+"""Gated activations of feed-forward layers."""
 
 import torch.nn.functional as F
 from jaxtyping import Float

@@ -25,6 +25,7 @@ def test_paraphrases_pass(statement):
         "The model achieves 73.4 F1 on LongQA.",  # another number
         "The model achieves 71.4 F1 on SQuAD.",  # another name
         "The model does not achieve 71.4 F1 on LongQA.",  # a negation of its own
+        "The model achieves the best F1 on LongQA.",  # a judgement of its own
         "Bananas are a healthy breakfast for everybody.",  # other words
         "",
     ],

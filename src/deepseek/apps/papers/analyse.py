@@ -26,6 +26,14 @@ NOTHING = {
     "en": "Nothing was found that answers this with sufficient confidence.",
     "zh": "没有找到足够可信的回答。",
 }
+NO_PAPER = {
+    "en": "this does not look like a research paper: no abstract, references or experiments found",
+    "zh": "本文不像研究论文：没有找到摘要、参考文献或实验",
+}
+NO_EXPERIMENTS = {
+    "en": "No section with experiments or results was found in this document.",
+    "zh": "未在本文中找到实验或结果章节。",
+}
 OUT_OF_TIME = {
     "en": "The time limit was reached before this task was finished.",
     "zh": "达到时间上限，此任务未完成。",
@@ -98,7 +106,7 @@ def analyse_paper(
     outlook = Outlook(document)
     judge = Judge(model, document.title, language)
     search = FacetSearch(outlook, judge, Writer(model, document.title, language, seed))
-    review = FlawReview(document, judge) if any(t.name == FLAWS for t in resolved) else None
+    review = FlawReview(outlook, judge) if any(t.name == FLAWS for t in resolved) else None
     clock = _Clock(_calls(outlook, resolved, review), on_progress, time_limit)
     timings = {"candidates": time.perf_counter() - start}
     results = []
@@ -115,7 +123,13 @@ def analyse_paper(
             kept.append(finding)
             if on_finding:
                 on_finding(finding)
-        note = OUT_OF_TIME[language] if clock.is_over() else "" if kept else NOTHING[language]
+        note = ""
+        if clock.is_over():
+            note = OUT_OF_TIME[language]
+        elif not kept:
+            about_experiments = task.name == FLAWS or all(f.evaluation for f in task.facets)
+            none = about_experiments and not outlook.has_evaluation
+            note = NO_EXPERIMENTS[language] if none else NOTHING[language]
         results.append(
             TaskResult(task=task.name, title=clock.step, findings=tuple(kept), note=note)
         )
@@ -130,7 +144,7 @@ def analyse_paper(
         model=model.name,
         tasks=tuple(results),
         sections=tuple((s.title, s.role, s.page) for s in document.sections if s.title),
-        warnings=document.warnings,
+        warnings=document.warnings + (() if outlook.is_paper else (NO_PAPER[language],)),
         timings=timings,
         settings={"seed": seed, "time_limit": time_limit},
         document=document,

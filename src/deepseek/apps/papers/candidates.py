@@ -35,6 +35,8 @@ NAMED = re.compile(
     r"[^.;:]{0,60}?\s\(?(?!Section|Table|Figure|Appendix)"
     r"([A-Z][A-Za-z0-9]*[a-zA-Z0-9-]+)(?! et al| and [A-Z]\w+ [\[(])"
 )
+EVALUATION_ROLES = ("experiments", "results", "ablation")
+FEW_SECTIONS = 4  # with fewer, their titles say nothing about what is missing
 MIN_NAMED = 3  # times that a system's name occurs in its paper
 BM25_K1, BM25_B = 1.2, 0.6
 MAX_CUES = 3
@@ -61,6 +63,19 @@ class Outlook:
     def contribution(self) -> list[float]:
         """The contribution score of each sentence."""
         return contribution_scores(items_of(self.document), self.document.title)
+
+    @cached_property
+    def has_evaluation(self) -> bool:
+        """Whether there are experiments, as far as the sections tell; a manual has none."""
+        titled = [section for section in self.document.sections if section.title]
+        roles = {section.role for section in titled}
+        return len(titled) < FEW_SECTIONS or not roles.isdisjoint(EVALUATION_ROLES)
+
+    @cached_property
+    def is_paper(self) -> bool:
+        """Whether it looks like a research paper: an abstract, references or experiments."""
+        roles = {section.role for section in self.document.sections}
+        return self.has_evaluation or not roles.isdisjoint(("abstract", "references"))
 
     @cached_property
     def own_name(self) -> str:
@@ -109,6 +124,8 @@ def rank_candidates(outlook: Outlook, facet: Facet, question: str) -> list[tuple
         facet: What is looked for.
         question: Its question in the document's language, for facets that search by words.
     """
+    if facet.evaluation and not outlook.has_evaluation:
+        return []
     rows = [i for i, s in enumerate(outlook.document.sentences) if _is_eligible(outlook, s, facet)]
     if facet.search:
         relevance = bm25(outlook.words, content_words(question))

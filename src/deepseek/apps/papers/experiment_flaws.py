@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from deepseek.apps.documents.document import Document, Span
 from deepseek.apps.papers.analysis import Evidence, Finding
+from deepseek.apps.papers.candidates import Outlook
 from deepseek.apps.papers.flaws import Flaw, find_flaws
 from deepseek.apps.papers.grounding import evidence_at
 from deepseek.apps.papers.judge import NEUTRAL, Judge
@@ -21,12 +22,19 @@ SEARCHED_ROLES = ("results", "experiments", "ablation", "abstract", "introductio
 class FlawReview:
     """The flaws of one paper, and the model that is asked about the soft ones."""
 
-    document: Document
+    outlook: Outlook
     judge: Judge
+    document: Document = field(init=False)
     flaws: list[Flaw] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.flaws = find_flaws(self.document)[:MAX_FLAWS]
+        self.document = self.outlook.document
+        # What is missing is a flaw only where there are experiments.
+        self.flaws = [
+            flaw
+            for flaw in find_flaws(self.document)
+            if self.outlook.has_evaluation or not flaw.searched
+        ][:MAX_FLAWS]
 
     @property
     def n_calls(self) -> int:

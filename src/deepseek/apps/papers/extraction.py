@@ -14,9 +14,9 @@ from deepseek.apps.papers.writer import Writer
 Tick = Callable[[int], None]
 IsOver = Callable[[], bool]
 
-MIN_LEAN = 0.3  # nats above the baseline below which a sentence does not state a claim
 SCORE_WEIGHT = 0.35  # of the cheap score beside the model's lean when candidates are ordered
-SAME = 0.45  # share of common words from which two sentences say the same
+NO_PAPER = 0.8  # nats more that are needed where the questions hardly fit, as in a manual
+SAME = 0.36  # share of common words from which two sentences say the same
 MAX_EVIDENCE = 3
 
 
@@ -60,7 +60,8 @@ class FacetSearch:
                 yield self._finding(task, facet, group)
                 tick(1)
             missing = facet.missing.get(self.outlook.document.language)
-            if missing and not groups and not is_over():
+            applies = self.outlook.has_evaluation or not facet.evaluation
+            if missing and applies and not groups and not is_over():
                 yield self._missing(task, facet, missing)
 
     def _judged(self, facet: Facet, tick: Tick, is_over: IsOver) -> list[Judged]:
@@ -82,7 +83,8 @@ class FacetSearch:
             # Scores of a search have no fixed scale: relative to the best they have.
             scale = 4 * score / best if facet.search else score
             judged.append(Judged(index, lean, lean + SCORE_WEIGHT * scale))
-        kept = [c for c in judged if c.lean >= MIN_LEAN]
+        needed = facet.min_lean + (0.0 if self.outlook.is_paper else NO_PAPER)
+        kept = [c for c in judged if c.lean >= needed]
         return sorted(kept, key=lambda c: (-c.rank, c.index))
 
     def _lean(self, claim: str, index: int) -> float:
@@ -105,7 +107,7 @@ class FacetSearch:
         return groups
 
     def _similarity(self, a: int, b: int) -> float:
-        """Common content words as a share of the shorter sentence's, the title's left out."""
+        """Common content words as a share of both sentences' (Dice), the title's left out."""
         left = set(self.outlook.words[a]) - self.outlook.title_words
         right = set(self.outlook.words[b]) - self.outlook.title_words
         if not left or not right:
@@ -113,7 +115,7 @@ class FacetSearch:
         numbers = [numbers_of(self.outlook.texts[i]) for i in (a, b)]
         if all(numbers) and not numbers[0] & numbers[1]:
             return 0.0  # two results, not one
-        return len(left & right) / min(len(left), len(right))
+        return 2 * len(left & right) / (len(left) + len(right))
 
     def _finding(self, task: Task, facet: Facet, group: list[Judged]) -> Finding:
         question = facet.ask[self.outlook.document.language]

@@ -20,6 +20,13 @@ META = frozenset(
         "proposes proposed addresses addressed presents involves conclude achieves results main"
     )
 )
+# Judgements that a statement may repeat but not add.
+JUDGEMENTS = frozenset(
+    content_words(
+        "limitation limitations limited weakness drawback shortcoming failure novel first best "
+        "superior significant significantly revolutionize crucial"
+    )
+)
 
 
 def evidence_at(document: Document, spans: tuple[Span, ...], section: str) -> Evidence:
@@ -48,7 +55,10 @@ def is_grounded(statement: str, quote: str, title: str = "") -> bool:
         return False
     if NEGATION.search(statement) and not NEGATION.search(quote):
         return False
-    words, known_words = set(content_words(statement)) - META, set(content_words(source))
+    words = {w for w in content_words(statement) if not w[0].isdigit()} - META
+    known_words = set(content_words(source))
+    if not words & JUDGEMENTS <= known_words:
+        return False
     return bool(words) and len(words & known_words) >= MIN_OVERLAP * len(words)
 
 

@@ -49,10 +49,14 @@ class Facet:
     """Weight of the contribution score."""
     own: float = 0.0
     """Weight of speaking of the paper's own work."""
+    evaluation: bool = False
+    """Whether only a document with experiments can say such a thing."""
     search: bool = False
     """Whether to rank sentences by the words of the question instead of cues."""
     missing: Words = field(default_factory=dict)
     """Statement to make when nothing is found; empty: say nothing."""
+    min_lean: float = 0.7
+    """Nats above the baseline below which a sentence does not state the claim."""
     max_findings: int = 1
     max_candidates: int = 8
 
