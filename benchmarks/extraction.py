@@ -27,10 +27,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from rows import Row, write_results
-
 from deepseek.apps.documents.reader import read_document
 from deepseek.core.errors import DocumentError
+from rows import Row, write_results
 
 HYPHENS = re.compile("[-\u00ad\u2010\u2011\u2012\u2013\u2014\u2212\ufffe\x02]")
 WORD = re.compile(r"[\u3400-\u9fff]|[^\s\u3400-\u9fff]+")
@@ -214,9 +213,7 @@ def show(name: str, score: Score, speeds: list[float], peers: list[float]) -> No
     )
 
 
-def document_rows(
-    name: str, score: Score, speeds: list[float], peers: list[float]
-) -> list[Row]:
+def document_rows(name: str, score: Score, speeds: list[float], peers: list[float]) -> list[Row]:
     recall = score.words_common / max(score.words_theirs, 1)
     precision = score.words_common / max(score.words_ours, 1)
     order = score.in_order / max(score.ordered, 1)

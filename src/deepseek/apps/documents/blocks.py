@@ -97,7 +97,9 @@ def _begins(
     if extra > 0.45 * size or abs(last.size - line.size) > 0.9:
         return True
     if looks_like_caption(text):
-        return True
+        return not (_goes_on(last, column) and extra < 0.35 * size)
+    if looks_like_caption(block.lines[0].text) and len(line.runs) == 1 and extra < 0.3 * size:
+        return False  # its lines may be centred
     if BULLET.match(text) or REFERENCE.match(text):
         return last.right < column.right - 2 * size or SENTENCE_END.search(last.text) is not None
     if (len(line.runs) > 1) != (len(last.runs) > 1):
@@ -113,6 +115,11 @@ def _begins(
     if last.right < column.right - 4 * size and SENTENCE_END.search(last.text):
         return abs(line.left - column.left) < 0.5 * size or line.left > last.left
     return False
+
+
+def _goes_on(line: Line, column: Column) -> bool:
+    """Whether a line ends inside a sentence: "… are shown in", before "Table 2."."""
+    return line.right > column.right - 1.5 * line.size and not SENTENCE_END.search(line.text)
 
 
 def _runs_on(line: Line, following: Line, column: Column) -> bool:
@@ -142,8 +149,8 @@ def _is_stretched(first: Line, second: Line, column: Column) -> bool:
         ):
             return False
     size = first.size
-    fills = first.right > column.right - size and first.left < column.left + size
-    return fills and abs(second.left - column.left) < size
+    fills = first.right > column.right - size and first.left < column.left + 2.2 * size
+    return fills and second.left < column.left + 2.2 * size
 
 
 def looks_like_caption(text: str) -> bool:

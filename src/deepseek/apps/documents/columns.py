@@ -117,20 +117,25 @@ def _rows(lines: list[Line], start: int, step: int, gutter: float) -> list[Line]
     while 0 <= i < len(lines):
         line = lines[i]
         gap = max(line.top - last.bottom, last.top - line.bottom)
-        is_prose = any(r.right - r.left > 0.75 * half and len(r.text) > 30 for r in line.runs)
+        long = [r for r in line.runs if r.right - r.left > 0.75 * half and _is_wordy(r)]
+        is_prose = len(long) > 1 or (long and len(line.runs) < 3)
         if gap > 2.5 * max(line.size, last.size) or is_prose or TABLE.match(line.text):
             break
         rows.append(line)
         last = line
         i += step
-    while rows and not _spans(rows[-1], gutter):
+    while rows and not _spans(rows[-1], gutter, cells=2):
         rows.pop()
-    return rows if sum(1 for row in rows if _spans(row, gutter)) >= 2 else []
+    return rows if sum(1 for row in rows if _spans(row, gutter, cells=3)) >= 2 else []
 
 
-def _spans(line: Line, gutter: float) -> bool:
-    """Whether a line has cells on both sides of the gutter."""
-    return len(line.runs) >= 3 and line.left < gutter < line.right
+def _spans(line: Line, gutter: float, cells: int) -> bool:
+    """Whether a line has cells on both sides of the gutter, and at least so many in all."""
+    return len(line.runs) >= cells and line.left < gutter < line.right
+
+
+def _is_wordy(run: Run) -> bool:
+    return len(run.text) > 30 and sum(c.isalpha() for c in run.text) > 0.6 * len(run.text)
 
 
 def _is_inside(run: Run, strips: list[tuple[float, float]]) -> bool:

@@ -24,6 +24,7 @@ def gather_floats(pages: list[list[RawBlock]], body_size: float) -> None:
         pages: The blocks of each page in reading order; changed in place.
         body_size: The document's commonest font size.
     """
+    _demote_mentions(pages, body_size)
     below = _captions_above(pages, body_size)
     for blocks in pages:
         for caption in [b for b in blocks if b.kind == "caption" and is_table_caption(b)]:
@@ -34,8 +35,23 @@ def gather_floats(pages: list[list[RawBlock]], body_size: float) -> None:
 
 def is_table_caption(block: RawBlock) -> bool:
     """Whether a caption is a table's."""
-    match = CAPTION.match(block_text(block))
+    match = _caption_match(block)
     return match is not None and match[1].lower() in TABLE_NAMES
+
+
+def _demote_mentions(pages: list[list[RawBlock]], body_size: float) -> None:
+    """Take for text what only looks like a caption: "Table 2. We use …" among "Table 2: …"."""
+    captions = [block for blocks in pages for block in blocks if block.kind == "caption"]
+    marks = [(match[3].strip() if match else "") for match in map(_caption_match, captions)]
+    if sum(mark in (":", "：") for mark in marks) <= 2 * marks.count("."):
+        return
+    for block, mark in zip(captions, marks, strict=True):
+        if mark == "." and abs(block.lines[0].size - body_size) < 0.4 and len(block.lines) > 1:
+            block.kind = "paragraph"
+
+
+def _caption_match(block: RawBlock) -> "re.Match[str] | None":
+    return CAPTION.match(block_text(block))
 
 
 def _captions_above(pages: list[list[RawBlock]], body_size: float) -> bool:

@@ -34,7 +34,7 @@ def _body(runs: list[Run], height: float, repeated: set[tuple[str, int]]) -> lis
     Only the outermost go: a row of figures that many tables at the top of a page have in the
     same place is no running head.
     """
-    dropped: set[int] = set()
+    dropped = {id(run) for run in runs if _is_page_number(run, height)}
     for outward in (1, -1):
         limit: float | None = None
         for run in sorted(runs, key=lambda run: outward * run.middle):
@@ -51,9 +51,13 @@ def _body(runs: list[Run], height: float, repeated: set[tuple[str, int]]) -> lis
 def _is_furniture(run: Run, height: float, repeated: set[tuple[str, int]]) -> bool:
     if not _at_edge(run, height):
         return False
-    if NUMBER.fullmatch(run.text.strip()):
-        return run.bottom < 0.08 * height or run.top > 0.9 * height or _key(run) in repeated
-    return _key(run) in repeated and any(c.isalpha() for c in run.text)
+    is_word = any(c.isalpha() for c in run.text) or NUMBER.fullmatch(run.text.strip())
+    return _is_page_number(run, height) or (_key(run) in repeated and bool(is_word))
+
+
+def _is_page_number(run: Run, height: float) -> bool:
+    outer = run.bottom < 0.08 * height or run.top > 0.9 * height
+    return outer and NUMBER.fullmatch(run.text.strip()) is not None
 
 
 def _at_edge(run: Run, height: float) -> bool:

@@ -158,10 +158,11 @@ def _body_size(blocks: list[PlacedBlock]) -> float:
 
 def _goes_on(pages: Sequence[Page], last: Block, block: PlacedBlock) -> bool:
     """Whether a block is the rest of the reference before it, by its indent."""
-    text = text_of(pages, block.spans)
-    begins = ENTRY.match(text_of(pages, last.spans))
-    if begins:
+    text, before = text_of(pages, block.spans), text_of(pages, last.spans)
+    if ENTRY.match(before):
         return not ENTRY.match(text)
+    if block.spans[0].page == last.spans[-1].page + 1 and not SENTENCE_END.search(before):
+        return True
     return block.indent > 0.6 and block.spans[0].page == last.spans[-1].page
 
 

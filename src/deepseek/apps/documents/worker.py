@@ -10,6 +10,7 @@ import ctypes
 import re
 import sys
 from functools import lru_cache
+from math import hypot
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,9 @@ from deepseek.apps.documents.glyphs import BOLD, GENERATED, MONO, TILTED
 MEMORY_BYTES = 4 << 30
 CPU_SECONDS = 900
 MAX_PAGES = 5_000
+_NAME = ctypes.create_string_buffer(129)
 _NOWHERE = (float("nan"),) * 4
+FEW = 200  # characters: fewer, and the page may be a picture of a page
 MIN_LINE = 25  # characters that make a line of text
 MAX_CHARACTERS = 200_000  # a page; a book's page has 3,000
 MONO_NAME = re.compile(
@@ -92,7 +95,10 @@ def _page(document: Any, number: int) -> dict[str, Any]:
         # PDFium gives boxes in unrotated space: keep the text, drop what could mislead.
         boxes[:] = _upright(boxes, page.get_rotation(), width, height)
     turn = _turn(codes, angles, flags, page.get_rotation())
-    n_images = sum(1 for _ in page.get_objects(filter=[c.FPDF_PAGEOBJ_IMAGE], max_depth=2))
+    n_images = 0
+    if len(codes) < FEW:  # a scan? Listing a page's objects takes time, so only then
+        objects = page.get_objects(filter=[c.FPDF_PAGEOBJ_IMAGE], max_depth=2)
+        n_images = sum(1 for _ in objects)
     text.close()
     page.close()
     return {
@@ -140,7 +146,10 @@ def _characters(raw: Any) -> tuple[Any, Any, Any, Any, Any]:
     corners = [ctypes.c_double() for _ in range(4)]
     left, right, bottom, top = corners
     pointers = [ctypes.byref(corner) for corner in corners]
-    style, angle, at_word = 0, 0.0, True
+    matrix, matrix_of = c.FS_MATRIX(), c.FPDFText_GetMatrix
+    matrix_pointer = ctypes.byref(matrix)
+    scales = [1.0] * n
+    style, angle, scale, at_word = 0, 0.0, 1.0, True
     for i, code in enumerate(codes):
         if code <= 32 and c.FPDFText_IsGenerated(raw, i) == 1:
             flags[i] = GENERATED
@@ -148,7 +157,10 @@ def _characters(raw: Any) -> tuple[Any, Any, Any, Any, Any]:
             if at_word:
                 style = _style(raw, i)
                 angle = c.FPDFText_GetCharAngle(raw, i)
+                # Some writers set every font at size 1 and let the matrix enlarge it.
+                scale = hypot(matrix.c, matrix.d) if matrix_of(raw, i, matrix_pointer) else 1.0
             flags[i] = style
+            scales[i] = scale
             angles[i] = angle
             if box_of(raw, i, *pointers):
                 boxes[i] = (left.value, top.value, right.value, bottom.value)
@@ -156,7 +168,7 @@ def _characters(raw: Any) -> tuple[Any, Any, Any, Any, Any]:
     return (
         np.array(codes, np.int32),
         np.array(boxes, np.float32).reshape(-1, 4),
-        np.array([size_of(raw, i) for i in range(n)], np.float32),
+        np.array([size_of(raw, i) * scale for i, scale in enumerate(scales)], np.float32),
         np.array(flags, np.uint8),
         np.array(angles, np.float64),
     )
@@ -167,9 +179,9 @@ def _style(raw: Any, i: int) -> int:
 
     The weight that PDFium derives from stem widths calls some regular fonts bold.
     """
-    name = ctypes.create_string_buffer(128)
-    if c.FPDFText_GetFontInfo(raw, i, name, 128, None) and name.value:
-        return _style_of_name(name.value)
+    _NAME[0] = b"\0"
+    if c.FPDFText_GetFontInfo(raw, i, _NAME, 128, None) and _NAME.value:
+        return _style_of_name(_NAME.value)
     return BOLD if c.FPDFText_GetFontWeight(raw, i) >= 600 else 0
 
 
