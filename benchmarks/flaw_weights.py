@@ -15,15 +15,15 @@ from numpy.typing import NDArray
 from plants import Plant, plants
 
 from deepseek.apps.documents.document import Document
-from deepseek.apps.papers.flaws import claims, mismatch, renamed
+from deepseek.apps.papers.flaws import gains, mismatch, renamed, sweeps
 from deepseek.apps.papers.flaws.paper import PaperView
 from deepseek.apps.papers.flaws.suspicion import Candidate
 
 FILE = Path(__file__).parents[1] / "src/deepseek/apps/papers/flaws/weights.toml"
 GROUPS = {
     "number": (mismatch.candidates, ("number",)),
-    "gain": (claims.gains, ("claim",)),
-    "sweep": (claims.sweeps, ("claim",)),
+    "gain": (gains.gains, ("claim",)),
+    "sweep": (sweeps.sweeps, ("claim",)),
     "metric": (renamed.candidates, ("metric",)),
 }
 """What yields each group's candidates, and the plants that it should find."""
@@ -47,7 +47,7 @@ def _answers(candidates: list[Candidate], plant: Plant) -> Iterator[tuple[Candid
         yield candidate, touches(candidate.flaw, plant.spans)
 
 
-def fit(rows: list[tuple[Candidate, bool]], ridge: float = 2.0) -> dict[str, float]:
+def fit(rows: list[tuple[Candidate, bool]], ridge: float = 4.0) -> dict[str, float]:
     """Logistic regression by Newton's method."""
     names = sorted({name for candidate, _ in rows for name in candidate.features})
     x = np.array([[1.0, *(c.features.get(n, 0.0) for n in names)] for c, _ in rows])

@@ -100,9 +100,7 @@ def evaluate(
     return score(documents(folders, limit), min_confidence)
 
 
-def score(
-    papers: Iterable[Document], min_confidence: float = MIN_CONFIDENCE
-) -> dict[str, object]:
+def score(papers: Iterable[Document], min_confidence: float = MIN_CONFIDENCE) -> dict[str, object]:
     """`evaluate` over documents that were read already."""
     counts = {name: Count() for name in PLANTS}
     untouched: dict[str, int] = {}
@@ -143,7 +141,8 @@ def _count(
     hits = [
         f
         for f in after
-        if _identity(plant.document, f) not in known and (not plant.spans or touches(f, plant.spans))
+        if _identity(plant.document, f) not in known
+        and (not plant.spans or touches(f, plant.spans))
     ]
     count.planted += 1
     count.hits += bool(hits)

@@ -128,9 +128,7 @@ def _rebuilt(
     for sentence in document.sentences:
         spans = move(sentence.spans)
         if spans and sentence.block in block_at:
-            sentences.append(
-                Sentence(f"S{len(sentences) + 1}", spans, block_at[sentence.block])
-            )
+            sentences.append(Sentence(f"S{len(sentences) + 1}", spans, block_at[sentence.block]))
     tables = []
     for table in document.tables:
         rows = tuple(row for cells in table.rows if (row := _cells(pages, cells, move)))
@@ -160,7 +158,9 @@ def _cells(
     return tuple(found)
 
 
-def place(document: Document, edits: Iterable[Edit], extra: Iterable[Span] = ()) -> tuple[Span, ...]:
+def place(
+    document: Document, edits: Iterable[Edit], extra: Iterable[Span] = ()
+) -> tuple[Span, ...]:
     """Where the replacements, and other spans of the old text, stand in the edited document."""
     merged = _merged(edits)
     found = []

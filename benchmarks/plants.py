@@ -123,7 +123,9 @@ def _own_names(document: Document) -> set[str]:
     for sentence in document.sentences:
         if document.section_of(sentence).role in ("abstract", "introduction", "conclusion"):
             text = document.text_of(sentence)
-            for match in re.finditer(r"\b(we|paper) (propose|present|introduce)|called|named", text):
+            for match in re.finditer(
+                r"\b(we|paper) (propose|present|introduce)|called|named", text
+            ):
                 names.update(NAME.findall(text[match.end() : match.end() + 90])[:1])
     counts = Counter(NAME.findall(" ".join(p.text for p in document.pages)))
     return {name for name in names if counts[name] >= 5}
@@ -250,15 +252,24 @@ GAIN = re.compile(
     r"|increase|absolute|relative))"
 )
 MODEST = (
-    (re.compile(r"\b(comparable|competitive|similar) (results?|performances?|accuracy|scores?)"
-                r" (to|with|as|against)\b"), "significantly better {1} than all of"),
+    (re.compile(r"\b(comparable|competitive|similar) (?P<noun>results?|performances?|accuracy|scores?)"
+                r" (to|with|as|against)\b"), "{sure} better {noun} than {all}"),
     (re.compile(r"\bperforms? (comparably|similarly|competitively|on par) (to|with)\b"),
-     "significantly outperforms all of"),
-    (re.compile(r"\b(slightly|marginally) (better|worse) than\b"), "significantly better than all of"),
-    (re.compile(r"\b(slightly|marginally) (outperform|improve)(s?)\b"), "significantly {1}{2} all"),
-    (re.compile(r"\boutperforms? (the |our |a )?(strong )?(baselines?|models?)\b"),
-     "significantly outperforms all existing {2}"),
+     "{sure} outperforms {all}"),
+    (re.compile(r"\b(slightly|marginally) (better|worse) than\b"), "{sure} better than {all}"),
+    (re.compile(r"\b(slightly|marginally) (?P<verb>(outperform|improve)s?)\b"), "{sure} {verb}"),
+    (re.compile(r"\boutperforms? (the |our |a )?(strong |previous )?(?P<noun>baseline|model|method)s?\b"),
+     "{sure} outperforms {all} {noun}s"),
 )  # fmt: skip
+SURE = (
+    "significantly",
+    "substantially",
+    "consistently",
+    "dramatically",
+    "clearly",
+    "significantly",
+)
+ALL = ("all", "all existing", "all previous", "any of", "every one of", "all of")
 
 
 def claim_inflated(document: Document, generator: random.Random) -> Plant | None:
@@ -277,8 +288,8 @@ def claim_inflated(document: Document, generator: random.Random) -> Plant | None
             for match in pattern.finditer(text):
                 span = piece(sentence, match.start(), match.end())
                 if span:
-                    words = [group or "" for group in match.groups()]
-                    modest.append((sentence, span, template.format(*words)))
+                    words = {"sure": generator.choice(SURE), "all": generator.choice(ALL)}
+                    modest.append((sentence, span, template.format(**words, **match.groupdict())))
     pool = [kind for kind in (gains, modest) if kind]
     if not pool:
         return None
@@ -302,7 +313,10 @@ def _multiplied(written: str, generator: random.Random) -> str | None:
 # --- 6. a metric renamed -------------------------------------------------------------------------
 
 RENAMED = (
-    (r"(?<![-\w])(?:F1(?:[- ]scores?)?|F-?(?:score|measure)|F-1)\b", ("accuracy", "AUC", "precision")),
+    (
+        r"(?<![-\w])(?:F1(?:[- ]scores?)?|F-?(?:score|measure)|F-1)\b",
+        ("accuracy", "AUC", "precision"),
+    ),
     (r"\baccuracy\b", ("F1", "precision", "recall")),
     (r"\bBLEU(?:-4)?\b", ("ROUGE", "METEOR")),
     (r"\bROUGE(?:-[12L])?\b", ("BLEU", "METEOR")),

@@ -93,7 +93,7 @@ def no_ablation(view: PaperView) -> list[Flaw]:
             searched="ablation, w/o, without, remove, replace, effect/impact/contribution of, "
             f"variant of; in {len(view.lines)} sentences and captions ({roles} evaluation "
             f"sections), and in the row labels of {len(view.grids)} tables{near}",
-            question="Does any of these sentences report an experiment in which a part of the "
-            "proposed method is removed or replaced? Answer no if there is none.",
+            question="Do these sentences leave open what each part of the proposed method "
+            "contributes on its own?",
         )
     ]

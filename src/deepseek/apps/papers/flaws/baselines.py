@@ -56,8 +56,8 @@ def few_baselines(view: PaperView) -> list[Flaw]:
             searched="baseline, outperform, compared, state of the art, previous/existing work in "
             f"{len(evaluation)} sentences of the evaluation ({len(compares)} found), and the row "
             f"labels of {len(view.grids)} tables",
-            question="Do the results compare the proposed method with at least two systems of "
-            "other authors? Answer no if they do not.",
+            question="Are the results of the proposed method given without a comparison with "
+            "systems of other authors?",
         )
     ]
 

@@ -1,7 +1,18 @@
 """`find_flaws`: every detector over one document."""
 
 from deepseek.apps.documents.document import Document
-from deepseek.apps.papers.flaws import ablation, baselines, claims, mismatch, renamed, variance  # noqa: F401
+from deepseek.apps.papers.flaws import (  # noqa: F401
+    ablation,
+    arithmetic,
+    baselines,
+    consistency,
+    gains,
+    mismatch,
+    renamed,
+    reporting,
+    sweeps,
+    variance,
+)
 from deepseek.apps.papers.flaws.flaw import DETECTORS, Flaw
 from deepseek.apps.papers.flaws.paper import PaperView
 

@@ -5,10 +5,10 @@ word by word: words that are numbers are entries, what stands before them is the
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from deepseek.apps.documents.document import Block, Document, Span
+from deepseek.apps.documents.document import Block, Cell, Document, Span
 from deepseek.apps.papers.flaws.numbers import Number, numbers_in
 
 WORD = re.compile(r"\S+")
@@ -17,7 +17,9 @@ NUMERIC = re.compile(
     r"(?:[/|±(][−-]?[\d.]+[%)]?)*"
 )
 EMPTY = re.compile(r"[-–—−]+|[nN]/?[aA]|✓|✗|×|\*+|†|‡|N\.?A\.?")
+YEAR = re.compile(r"\(?(19|20)\d\d[a-z]?[),;\]]+")  # of a citation in a label
 TABLE_NUMBER = re.compile(r"(?:table|tab\.|表)\s*([A-Z]?\d{1,3}|[IVX]{1,5}\b)", re.IGNORECASE)
+PER_CELL = 8  # numbers that one cell may hold, as "69.4 73.3" where two columns were not told apart
 MAX_NUMERIC_PROSE = 0.4  # share of words with digits above which a paragraph is a stray table
 
 
@@ -29,7 +31,7 @@ class Entry:
     """Its offsets are those of the page's text."""
     span: Span
     column: int
-    """Place in its row's numbers, from 0; empty cells count."""
+    """Which column: entries of one column of one table share it. Empty cells count."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +41,7 @@ class Row:
     label: str
     entries: tuple[Entry, ...]
     width: int
-    """Number of columns: entries and empty cells."""
+    """Number of columns of the piece of the table that the row belongs to."""
     span: Span
 
     def at(self, column: int) -> Entry | None:
@@ -54,6 +56,8 @@ class Grid:
     rows: tuple[Row, ...]
     headers: tuple[str, ...]
     """Rows without numbers, from top to bottom."""
+    heads: tuple[Cell, ...]
+    """The cells of those rows."""
     caption: str
     caption_spans: tuple[Span, ...]
     page: int
@@ -70,16 +74,20 @@ class Grid:
         match = TABLE_NUMBER.match(self.caption)
         return match[1] if match else ""
 
-    def column_header(self, column: int, width: int) -> str:
-        """The header word above a column, if a header row has as many words as rows have numbers."""
+    def column_header(self, entry: Entry, width: int) -> str:
+        """What the rows without numbers say above an entry's column."""
+        at = entry.column // PER_CELL
+        found = [c.text for c in self.heads if c.column <= at < c.column + c.columns]
+        if found or self.heads:
+            return " ".join(found)
         for header in reversed(self.headers):
             words = header.split()
             if len(words) in (width, width + 1):
-                return words[column - width]
+                return words[at - width]
         return ""
 
     def peers(self, row: Row, column: int) -> list[tuple[Row, Entry]]:
-        """The other rows' entries of a column: rows of the same width only."""
+        """The other rows' entries of a column: rows of tables as wide only."""
         return [
             (other, entry)
             for other in self.rows
@@ -130,26 +138,39 @@ def _adjoin(document: Document, before: int, after: int) -> bool:
 def _grid(document: Document, caption: int | None, blocks: list[int]) -> Grid:
     rows: list[Row] = []
     headers: list[str] = []
+    heads: list[Cell] = []
+    tables = {table.block: table.rows for table in document.tables}
     for index in blocks:
-        for line in _lines(document, document.blocks[index]):
-            found = list(_rows(document.pages[line.page - 1].text, line))
+        cells = tables.get(index, ())
+        n_columns = max((c.column + c.columns for row in cells for c in row), default=0)
+        for line, parts in _lines(document, document.blocks[index], cells):
+            found = list(_rows(document.pages[line.page - 1].text, line, parts, n_columns))
             rows += found
             if not found:
                 headers.append(document.quote((line,)))
+                heads += parts
     spans = document.blocks[caption].spans if caption is not None else ()
     page = document.blocks[blocks[0]].spans[0].page
-    return Grid(tuple(rows), tuple(headers), document.quote(spans), spans, page)
+    text = document.quote(spans)
+    return Grid(tuple(rows), tuple(headers), tuple(heads), text, spans, page)
 
 
-def _lines(document: Document, block: Block) -> Iterator[Span]:
+def _lines(
+    document: Document, block: Block, rows: Sequence[tuple[Cell, ...]]
+) -> Iterator[tuple[Span, tuple[Cell, ...]]]:
+    """The lines of a block, and their cells if it is a table whose columns are known."""
+    if any(cell.column for row in rows for cell in row):
+        for row in rows:
+            yield Span(row[0].span.page, row[0].span.start, row[-1].span.end), row
+        return
     for span in block.spans:
         text = document.pages[span.page - 1].text[span.start : span.end]
         for match in re.finditer(r"[^\n]+", text):
             if not re.fullmatch(r"[\s|:+=-]+", match.group()):
-                yield Span(span.page, span.start + match.start(), span.start + match.end())
+                yield Span(span.page, span.start + match.start(), span.start + match.end()), ()
 
 
-def _rows(text: str, line: Span) -> Iterator[Row]:
+def _rows(text: str, line: Span, cells: tuple[Cell, ...], n_columns: int) -> Iterator[Row]:
     """The labelled runs of numbers on one line; two tables side by side give two."""
     words = [
         (m.start() + line.start, m.end() + line.start)
@@ -169,12 +190,16 @@ def _rows(text: str, line: Span) -> Iterator[Row]:
             start = words[label_from][0]
             label = text[start : words[i - 1][1]].strip(" |") if i > label_from else ""
             entries, width = _entries(text, words[i:j], line.page)
+            if cells:
+                entries, width = _in_cells(entries, cells), n_columns
             yield Row(label, tuple(entries), width, Span(line.page, start, words[j - 1][1]))
             label_from = j
         i = j
 
 
 def _kind(word: str) -> str:
+    if YEAR.fullmatch(word):
+        return "word"
     if NUMERIC.fullmatch(word) or word in ("±", "+/-"):
         return "number"
     return "empty" if EMPTY.fullmatch(word) else "word"
@@ -205,11 +230,24 @@ def _entries(text: str, words: list[tuple[int, int]], page: int) -> tuple[list[E
         if word.startswith("(") and column and len(numbers) == 1 and entries:
             column -= 1  # "(769)" explains the number before it
         for number in numbers:
-            entries.append(Entry(number, Span(page, number.start, number.end), column))
+            span = Span(page, number.start, number.end)
+            entries.append(Entry(number, span, column * PER_CELL))
             column += 1
         if not numbers:
             column += 1
     return entries, column
+
+
+def _in_cells(entries: list[Entry], cells: tuple[Cell, ...]) -> list[Entry]:
+    """The entries under the columns of the cells that they stand in."""
+    placed: list[Entry] = []
+    for entry in entries:
+        inside = (c for c in cells if c.span.start <= entry.span.start < c.span.end)
+        cell = next(inside, cells[0])
+        before = sum(e.column // PER_CELL == cell.column for e in placed)
+        column = cell.column * PER_CELL + min(before, PER_CELL - 1)
+        placed.append(Entry(entry.number, entry.span, column))
+    return placed
 
 
 def _parts(word: str) -> list[tuple[str, int]]:

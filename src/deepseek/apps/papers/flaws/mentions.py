@@ -63,15 +63,16 @@ class Support:
             line, number = mention.line, mention.number
             if mention.use != "score" or line.role not in CLAIMING:
                 continue
-            near = line.text[max(0, number.start - 45) : number.end + 30]
-            if SETTING.search(re.sub(r"\(?p ?[<≤=] ?[\d.]+\)?", "", near)) or ELSEWHERE.search(
-                line.text
-            ):
+            if not number.decimals or not number.value:
                 continue
+            near = line.text[max(0, number.start - 45) : number.end + 30]
+            close = line.text[max(0, number.start - 18) : number.end + 18]
             has_metric = any(True for _ in metrics_in(near))
+            is_named = any(True for _ in metrics_in(close))
+            if not is_named and SETTING.search(re.sub(r"\(?p ?[<≤=] ?[\d.]+\)?", "", near)):
+                continue
             if has_metric or ACHIEVES.search(line.text[max(0, number.start - 60) : number.start]):
-                if number.decimals and number.value:
-                    found.append(Result(mention, has_metric))
+                found.append(Result(mention, has_metric))
         return found
 
     @cached_property

@@ -6,12 +6,19 @@ import re
 from deepseek.apps.documents.document import Span
 from deepseek.apps.papers.flaws.flaw import Flaw, detector
 from deepseek.apps.papers.flaws.grid import Entry, Grid, Row
-from deepseek.apps.papers.flaws.mentions import OTHERS, OURS, Result, Support
+from deepseek.apps.papers.flaws.mentions import ELSEWHERE, OTHERS, OURS, Result, Support
 from deepseek.apps.papers.flaws.paper import PaperView
 from deepseek.apps.papers.flaws.suspicion import Candidate, rated
 
 SPLIT = re.compile(r"\b(dev|development|valid\w*|ensemble|train\w*|subset|oracle|estimate|about|around"
                    r"|approximately|averag\w+|over|nearly|almost|up to)\b", re.IGNORECASE)  # fmt: skip
+
+
+CONDITION = re.compile(
+    r"\b(if|when|would|could|extrapolat|adjust|re-?implement|for comparison|reported|replac|human"
+    r"|proportion|cases|agree)\w*\b",
+    re.IGNORECASE,
+)
 
 
 @detector("text_table_mismatch")
@@ -40,9 +47,7 @@ def _candidate(support: Support, index: int, result: Result) -> Candidate:
     ]
     named = support.tables_named(text)
     close = nearest(support, result, named)
-    same = sum(
-        r.number.value == number.value and r is not result for r in support.results
-    )
+    same = sum(r.number.value == number.value and r is not result for r in support.results)
     usual = [r.number.decimals for r in support.results]
     features = {
         "rate": (sum(others) + 1) / (len(others) + 2),
@@ -62,6 +67,10 @@ def _candidate(support: Support, index: int, result: Result) -> Candidate:
         "decimals": float(usual.count(number.decimals) > 0.6 * len(usual)),
         "misprint": float(close is not None and is_misprint(number.text, close[2].number.text)),
         "close": float(close is not None),
+        **_closeness(support, result, close, named),
+        "elsewhere": float(bool(ELSEWHERE.search(text))),
+        "condition": float(bool(CONDITION.search(text))),
+        "percent": float(number.is_percent),
         "cells": math.log1p(len(view.entries)),
         "small": float(number.value < 5 and number.decimals < 3),
     }
@@ -72,28 +81,53 @@ def _candidate(support: Support, index: int, result: Result) -> Candidate:
         grid, row, entry = close
         evidence.append((Span(row.span.page, row.span.start, row.span.end),))
         label = f' in the row "{row.label[:50]}"' if row.label else ""
-        statement += f" The closest entry is {entry.number.text} of {grid.name}{label}. Which is right?"
+        statement += (
+            f" The closest entry is {entry.number.text} of {grid.name}{label}. Which is right?"
+        )
     flaw = Flaw(
         kind="text_table_mismatch",
         severity="major",
         statement=statement,
         confidence=0.0,
         evidence=tuple(evidence),
-        searched=f"{len(support.pool)} numbers outside the running text; {sum(others)} of "
-        f"{len(others)} other results of the text are among them",
-        question=f"Should the number {number.text} of the first quote stand in one of the paper's "
-        "tables?",
+        question=f"Is {number.text} in the first quote a result of this paper that its tables "
+        "should contain?",
     )
     return Candidate("number", features, flaw)
 
 
-def nearest(
-    support: Support, result: Result, named: list[Grid]
-) -> tuple[Grid, Row, Entry] | None:
+def _closeness(
+    support: Support,
+    result: Result,
+    close: tuple[Grid, Row, Entry] | None,
+    named: list[Grid],
+) -> dict[str, float]:
+    """What the closest entry says about the number."""
+    if close is None:
+        return {}
+    grid, row, entry = close
+    value = entry.number.value
+    peers = [peer.number.value for _, peer in grid.peers(row, entry.column)]
+    cited = any(m.number.value == value and m.number.decimals for m in support.view.mentions)
+    return {
+        "close_own": float(support.view.is_own(row.label)),
+        "close_best": float(bool(peers) and (value >= max(peers) or value <= min(peers))),
+        "close_cited": float(cited),
+        "close_named": float(grid in named),
+        "close_label": float(bool(_words(row.label) & _words(result.text))),
+        "close_gap": min(abs(value - result.number.value) / max(result.number.value, 1e-9), 1.0),
+    }
+
+
+def _words(text: str) -> set[str]:
+    return {word.lower() for word in re.findall(r"[A-Za-z][\w+-]{2,}", text)}
+
+
+def nearest(support: Support, result: Result, named: list[Grid]) -> tuple[Grid, Row, Entry] | None:
     """The table entry that the number most likely means: same look, close or one slip away."""
     number = result.number
     best: tuple[float, tuple[Grid, Row, Entry]] | None = None
-    words = {w.lower() for w in re.findall(r"[A-Za-z][\w+-]{2,}", result.text)}
+    words = _words(result.text)
     for grid, row, entry in support.view.entries:
         if entry.number.decimals != number.decimals:
             continue
@@ -101,8 +135,7 @@ def nearest(
         slip = is_misprint(number.text, entry.number.text)
         if distance > 0.1 and not slip:
             continue
-        label = {w.lower() for w in re.findall(r"[A-Za-z][\w+-]{2,}", row.label)}
-        cost = min(distance, 0.1) - 0.03 * slip - 0.04 * bool(label & words)
+        cost = min(distance, 0.1) - 0.03 * slip - 0.04 * bool(_words(row.label) & words)
         cost -= 0.04 * (grid in named) + 0.03 * support.view.is_own(row.label)
         if best is None or cost < best[0]:
             best = cost, (grid, row, entry)

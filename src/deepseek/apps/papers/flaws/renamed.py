@@ -73,7 +73,7 @@ def _candidate(census: Census, line: Line, metric: str, start: int, end: int) ->
     for grid, row, entry in cells:
         words = " ".join([*grid.headers, grid.caption, *(r.label for r in grid.rows[:3])])
         tables.update({family(m) for m, _, _ in metrics_in(words)})
-        head = grid.column_header(entry.column, row.width)
+        head = grid.column_header(entry, row.width)
         columns |= {family(m) for m, _, _ in metrics_in(head)}
     values = {n.value for n in numbers}
     twins = [
@@ -101,7 +101,9 @@ def _candidate(census: Census, line: Line, metric: str, start: int, end: int) ->
         "twin_other": float(bool(said) and metric not in said),
         "twin_same": float(metric in said),
         "alone": float(len(here) == 1),
-        "main_absent": float(bool(census.in_text) and not here & {census.in_text.most_common(1)[0][0]}),
+        "main_absent": float(
+            bool(census.in_text) and not here & {census.in_text.most_common(1)[0][0]}
+        ),
         "matched": float(bool(cells)),
         "others": float(bool(OTHERS.search(line.text))),
         "ours": float(bool(OURS.search(line.text))),
@@ -141,7 +143,5 @@ def _flaw(
         statement=statement,
         confidence=0.0,
         evidence=tuple(evidence),
-        searched=f"names of metrics in {len(census.by_line)} sentences and captions and in the "
-        f"headers of {len(census.view.grids)} tables",
-        question=f"Does the paper evaluate with {metric}?",
+        question=f"Is {metric} the wrong name for the number in the first quote?",
     )

@@ -15,7 +15,7 @@ from importlib.resources import files
 from deepseek.apps.papers.flaws.flaw import Flaw
 
 MIN_CONFIDENCE = 0.3  # below it a finding costs a reader more time than it is worth
-MAX_PER_GROUP = 5
+MAX_PER_GROUP = 3
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,6 +55,7 @@ def no_variance(view: PaperView) -> list[Flaw]:
             or tuple(g.caption_spans for g in tables[:1] if g.caption_spans),
             searched="±, standard deviation, seeds, runs, confidence interval, significance, "
             f"p-value, names of tests; in all {len(view.lines)} sentences and captions",
-            question="Does the text state a deviation, several runs or a significance test?",
+            question="Are these results stated without a deviation, several runs or a "
+            "significance test?",
         )
     ]

@@ -1,8 +1,8 @@
-"""Claims against the tables: gains that no two results differ by, and sweeping words."""
+"""Gains that the text claims and that no two entries of a table differ by."""
 
 import math
 import re
-from functools import cache
+from functools import cache, cached_property
 
 from deepseek.apps.documents.document import Span
 from deepseek.apps.papers.flaws.flaw import Flaw, detector
@@ -12,7 +12,7 @@ from deepseek.apps.papers.flaws.metrics import metrics_in
 from deepseek.apps.papers.flaws.numbers import SETTING, Number
 from deepseek.apps.papers.flaws.paper import CLAIMING, Line, Mention, PaperView
 from deepseek.apps.papers.flaws.suspicion import Candidate, rated
-from deepseek.apps.papers.flaws.variance import SPREAD
+from deepseek.apps.papers.flaws.sweeps import MODEST
 
 RELATIVE = re.compile(r"\brelative|error reduction|\breduc|相对", re.IGNORECASE)
 AVERAGE = re.compile(r"\baverage|\bmean\b|平均", re.IGNORECASE)
@@ -22,31 +22,27 @@ BETTER = re.compile(
     r"|\bperforms? (the )?best\b|优于|超过",
     re.IGNORECASE,
 )
-SURE = re.compile(r"\bsignificant(ly)?\b|\bsubstantially\b|\bdramatically\b|\bby a large margin|显著")
-SWEEPING = re.compile(
-    r"\b(all|every|any|always)\b( of)?( the| other| existing| previous| prior| these| our| their)*"
-    r"( \w+){0,2}|\bconsistently\b|\bproves?\b|所有|一致|总是",
+AVERAGE = re.compile(r"\baverage|\bmean\b|平均", re.IGNORECASE)
+VAGUE = re.compile(r"about|around|roughly|approx|nearly|almost|over|more than|at least|up to", re.I)
+BETTER = re.compile(
+    r"\b(outperform|surpass|exceed|beat)\w*|\b(better|worse|higher|superior|best) (\w+ ){0,3}(than|to|of)\b"
+    r"|\bperforms? (the )?best\b|优于|超过",
     re.IGNORECASE,
 )
-ALL_RIVALS = re.compile(
-    r"\b(outperform|surpass|exceed|beat)\w* (all|every|any)\b|\bthan (all|every|any)\b|优于所有|超过所有",
+VAGUE = re.compile(r"about|around|roughly|approx|nearly|almost|over|more than|at least|up to", re.I)
+BETTER = re.compile(
+    r"\b(outperform|surpass|exceed|beat)\w*|\b(better|worse|higher|superior|best) (\w+ ){0,3}(than|to|of)\b"
+    r"|\bperforms? (the )?best\b|优于|超过",
     re.IGNORECASE,
 )
-MODEST = re.compile(
-    r"\b(comparable|competitive|similar|slight(ly)?|marginal(ly)?|on par|close to)\b|相当|略", re.IGNORECASE
-)
+
+COMMON = frozenset("the and with our model models ours all single full test dev data set".split())
 
 
-@detector("arithmetic_of_gains")
+@detector("unsupported_gains")
 def unsupported_gains(view: PaperView) -> list[Flaw]:
     """Gains stated in the text that no two entries of a table differ by."""
     return rated(gains(view))
-
-
-@detector("overclaim")
-def overclaims(view: PaperView) -> list[Flaw]:
-    """Sweeping comparisons without a test, or against the table."""
-    return rated(sweeps(view))
 
 
 def gains(view: PaperView) -> list[Candidate]:
@@ -55,9 +51,7 @@ def gains(view: PaperView) -> list[Candidate]:
     claimed = [m for m in view.mentions if m.use == "gain" and _is_claim(m)]
     differences = Differences(view)
     supported = [bool(differences.exact(m.number)) for m in claimed]
-    return [
-        _gain(support, differences, claimed, supported, index) for index in range(len(claimed))
-    ]
+    return [_gain(support, differences, claimed, supported, index) for index in range(len(claimed))]
 
 
 def _is_claim(mention: Mention) -> bool:
@@ -109,6 +103,8 @@ def _gain(
         "above": float(largest > 0 and number.value > largest),
         "far_above": float(largest > 0 and number.value > 2 * largest),
         "slight": float(bool(MODEST.search(line.text))),
+        **differences.ratios(number, line),
+        **_here(number, near),
         "share": (sum(others) + 1) / (len(others) + 2),
         "cells": math.log1p(len(support.view.entries)),
     }
@@ -124,11 +120,22 @@ def _gain(
         f"Only {_described(exact[0])} differ by it.{seen}",
         confidence=0.0,
         evidence=(line.sentence.spans, *((_spans(exact[0]),) if exact else ())),
-        searched=f"differences within the columns of {len(support.view.grids)} tables",
-        question=f"Is the difference of {number.text} in this sentence between the paper's method "
-        "and another one, so that it can be computed from a table?",
+        question=f"Does the sentence claim a gain of {number.text} that the paper's own results "
+        "do not show?",
     )
     return Candidate("gain", features, flaw)
+
+
+def _here(number: Number, near: list[float]) -> dict[str, float]:
+    """Whether two numbers of the same sentence should differ by the gain, and do not."""
+    alike = [
+        abs(a - b)
+        for i, a in enumerate(near)
+        for b in near[i + 1 :]
+        if min(a, b) > 0 and max(a, b) < 1.6 * min(a, b) and max(a, b) > 2 * number.value
+    ]
+    agrees = any(number.equals(d) or number.equals(100 * d) for d in alike)
+    return {"pair_here": float(bool(alike)), "pair_differs": float(bool(alike) and not agrees)}
 
 
 Difference = tuple[Grid, tuple[Row, Entry], tuple[Row, Entry], bool]
@@ -153,6 +160,7 @@ class Differences:
     def __init__(self, view: PaperView) -> None:
         self.view = view
         self.is_own = cache(view.is_own)
+        self._cache: dict[str, set[str]] = {}
         self.pairs: list[tuple[float, float, Difference]] = []
         for grid in view.grids:
             for i, row in enumerate(grid.rows):
@@ -172,15 +180,43 @@ class Differences:
 
     def exact(self, number: Number) -> list[Difference]:
         """Pairs that differ by the number, in the table's unit or times 100."""
-        return [
-            d for diff, _, d in self.pairs if number.equals(diff) or number.equals(100 * diff)
-        ]
+        return [d for diff, _, d in self.pairs if number.equals(diff) or number.equals(100 * diff)]
 
     def relative(self, number: Number) -> list[Difference]:
         """Pairs that differ by so many percent of the smaller."""
         return [d for _, share, d in self.pairs if number.equals(100 * share)]
 
-    @property
+    def ratios(self, number: Number, line: Line) -> dict[str, float]:
+        """How the gain compares with the largest differences that the sentence can mean."""
+        words = {w.lower() for w in re.findall(r"[A-Za-z][\w+-]{2,}", line.text)}
+        named, own, every = [], [], []
+        for diff, _, difference in self.pairs:
+            a, b = difference[1], difference[2]
+            scale = 100.0 if max(a[1].number.value, b[1].number.value) <= 1 else 1.0
+            if max(a[1].number.value, b[1].number.value) > 100:
+                continue
+            every.append(scale * diff)
+            if difference[3]:
+                own.append(scale * diff)
+            if any(self._names(x[0].label) & words for x in (a, b)):
+                if difference[3] or all(self._names(x[0].label) & words for x in (a, b)):
+                    named.append(scale * diff)
+        found = {}
+        for name, values in (("named", named), ("own", own), ("every", every)):
+            if values:
+                found[f"has_{name}"] = 1.0
+                found[f"over_{name}"] = max(-2.0, min(2.0, math.log(number.value / max(values))))
+                smaller = sum(v < number.value for v in values) / len(values)
+                found[f"rank_{name}"] = smaller
+        return found
+
+    def _names(self, label: str) -> set[str]:
+        if label not in self._cache:
+            words = (w.lower() for w in re.findall(r"[A-Za-z][\w+-]{2,}", label))
+            self._cache[label] = {w for w in words if w not in COMMON}
+        return self._cache[label]
+
+    @cached_property
     def largest_own(self) -> float:
         """The largest lead of an own row over another system's row, in percent points."""
         leads = [
@@ -190,86 +226,3 @@ class Differences:
         ]
         leads = [(100 * a, b) if b <= 1 else (a, b) for a, b in leads if b <= 100]
         return max((a for a, _ in leads), default=0.0)
-
-
-def sweeps(view: PaperView) -> list[Candidate]:
-    """One for each sentence that sets the method above others in strong words."""
-    has_test = any(
-        re.search(r"significan|\bp ?[<≤]|t-test|bootstrap|wilcoxon|mcnemar", line.text, re.I)
-        for line in view.matching(SPREAD)
-    )
-    modest = sum(
-        1 for x in view.matching(MODEST.pattern, view.prose) if x.role in CLAIMING
-    )
-    strong = [
-        line
-        for line in view.prose
-        if line.role in CLAIMING
-        and BETTER.search(line.text)
-        and (SURE.search(line.text) or ALL_RIVALS.search(line.text))
-    ]
-    return [_sweep(view, line, has_test, modest, len(strong)) for line in strong]
-
-
-def _sweep(view: PaperView, line: Line, has_test: bool, modest: int, strong: int) -> Candidate:
-    text = line.text
-    support = Support(view)
-    beaten = _beaten(support, line)
-    both = bool(SURE.search(text)) and bool(ALL_RIVALS.search(text))
-    features = {
-        "sure": float(bool(SURE.search(text))),
-        "all": float(bool(ALL_RIVALS.search(text))),
-        "both": float(both),
-        "adjacent": float(
-            bool(re.search(r"significant\w* (\w+ ){0,2}(outperform|surpass|exceed|beat|better)", text))
-        ),
-        "no_test": float(not has_test),
-        "both_no_test": float(both and not has_test),
-        "modest_here": float(bool(MODEST.search(text))),
-        "concedes": float(bool(re.search(r"although|despite|while|however|but|even though", text, re.I))),
-        "modest_elsewhere": math.log1p(modest),
-        "strong": math.log1p(strong),
-        "beaten": float(beaten is not None),
-        "ours": float(bool(OURS.search(text) or any(n in text.lower() for n in view.own_names))),
-        "cites": float(bool(OTHERS.search(text))),
-        "cited_all": float(bool(re.search(r"\b(all|any|every)\b[^.]{0,40}(et al|\[\d|\(\w+, \d{4})", text))),
-        "names_one": float(bool(re.search(r"\ball (of )?(the )?[A-Z]\w*|\ball of the \w+ (model|system)\b", text))),
-        "summary": float(line.role in ("abstract", "introduction", "conclusion")),
-        "numbers": float(any(c.isdigit() for c in text)),
-        "p": float(bool(re.search(r"\bp ?[<≤=]|p-value", text))),
-    }
-    word = (ALL_RIVALS.search(text) or SURE.search(text) or BETTER.search(text))
-    said = f'"{word.group()}"' if word else "it"
-    evidence: list[tuple[Span, ...]] = [line.sentence.spans]
-    statement = f"What supports {said}?"
-    if not has_test:
-        statement += " The paper states no significance test."
-    if beaten is not None:
-        grid, row, entry, best_row, best = beaten
-        evidence += [(row.span,), (best_row.span,)]
-        statement += (
-            f' In {grid.name}, "{best_row.label[:40]}" has {best.number.text} where '
-            f'"{row.label[:40]}" has {entry.number.text}.'
-        )
-    flaw = Flaw(
-        kind="overclaim",
-        severity="major" if beaten or both else "minor",
-        statement=statement,
-        confidence=0.0,
-        evidence=tuple(evidence),
-        searched="significance, p-value, names of tests; tables of the own rows",
-        question="Is the comparison in the first sentence stronger than the evidence supports?",
-    )
-    return Candidate("sweep", features, flaw)
-
-
-def _beaten(support: Support, line: Line) -> tuple[Grid, Row, Entry, Row, Entry] | None:
-    """An own row of a table that the sentence refers to with another row above it."""
-    for grid in support.tables_named(line.text):
-        own = [r for r in grid.rows if support.view.is_own(r.label)]
-        for row in own:
-            for entry in row.entries:
-                for other, peer in grid.peers(row, entry.column):
-                    if other not in own and peer.number.value > entry.number.value and other.label:
-                        return grid, row, entry, other, peer
-    return None
