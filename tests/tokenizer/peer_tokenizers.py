@@ -50,11 +50,10 @@ def _built(kind: Any, metadata: dict[str, Any], control: bool) -> PreTrainedToke
         merges=[tuple(line.split(" ")) for line in metadata["tokenizer.ggml.merges"]],
         bos_token=None,
         unk_token=None,
+        split_special_tokens=not control,
         pad_token=None,
         eos_token=tokens[metadata["tokenizer.ggml.eos_token_id"]],
     )
-    # Both classes make their usual special tokens: `plain` must cut those up like any text.
-    peer.backend_tokenizer.encode_special_tokens = not control
     for token, kind_of_token in zip(tokens, types, strict=True):
         if kind_of_token in (CONTROL, USER_DEFINED):
             special = kind_of_token == CONTROL

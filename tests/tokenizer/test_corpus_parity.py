@@ -70,6 +70,18 @@ def test_smollm2_ids_equal_transformers(smollm2: Tokenizer, smollm2_peer: Peer) 
     assert_equal(lines, [smollm2.encode(line) for line in lines], peer_ids(smollm2_peer, lines))
 
 
+def test_control_tokens_typed_by_users_equal_transformers(
+    smollm2: Tokenizer, smollm2_peer: Peer
+) -> None:
+    for i in smollm2.control_ids:
+        text = f"say {smollm2.token_text(i)} twice: {smollm2.token_text(i)}"
+        ids = smollm2.encode(text)
+        assert ids == smollm2_peer.plain.encode(text, add_special_tokens=False)
+        assert smollm2.control_ids.isdisjoint(ids)
+        marked = smollm2_peer.control.encode(text, add_special_tokens=False)
+        assert smollm2.encode(text, control=True) == marked
+
+
 def test_smollm2_text_comes_back(smollm2: Tokenizer, smollm2_metadata: dict[str, Any]) -> None:
     lines = spellable(smollm2_metadata)
     assert sum(a == b for a, b in zip(lines, corpus(), strict=True)) > 9_500

@@ -158,6 +158,15 @@ def test_a_template_that_is_no_text_is_an_error() -> None:
         Tokenizer.from_gguf_metadata(tiny_metadata() | {"tokenizer.chat_template": [1]})
 
 
+def test_a_file_that_makes_the_library_panic_is_an_error(tmp_path: Path) -> None:
+    folder = tiny_folder(tmp_path / "model")
+    table = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    table["model"]["continuing_subword_prefix"] = "x" * 50
+    (folder / "tokenizer.json").write_text(json.dumps(table), encoding="utf-8")
+    with pytest.raises(TokenizerError, match="is invalid"):
+        Tokenizer.from_folder(folder)
+
+
 def test_a_folder_says_where_answers_end_and_which_template_it_has(tmp_path: Path) -> None:
     folder = tiny_folder(
         tmp_path / "model",

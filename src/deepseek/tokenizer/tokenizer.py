@@ -176,7 +176,9 @@ def _vocabulary_of_folder(folder: Path) -> Vocabulary:
         )
     try:
         backend = tokenizers.Tokenizer.from_str(json.dumps(data))
-    except Exception as error:  # the library raises plain Exception for whatever is wrong
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # plain Exception for most things, a Rust panic for others
         raise TokenizerError(
             f"{folder / 'tokenizer.json'} is invalid: {error}", "fetch it again"
         ) from None
