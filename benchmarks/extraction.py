@@ -19,6 +19,7 @@ digits masked on a fifth of the pages, or that are a number): the reader drops t
 import argparse
 import re
 import subprocess
+import sys
 import time
 import unicodedata
 from collections import Counter
@@ -29,7 +30,7 @@ from statistics import median
 
 from deepseek.apps.documents.reader import read_document
 from deepseek.core.errors import DocumentError
-from rows import Row, write_results
+from report import Row, write_results
 
 HYPHENS = re.compile("[-\u00ad\u2010\u2011\u2012\u2013\u2014\u2212\ufffe\x02]")
 WORD = re.compile(r"[\u3400-\u9fff]|[^\s\u3400-\u9fff]+")
@@ -70,14 +71,13 @@ def main() -> None:
         score, speeds, peers = measured(path, options.rounds, options.verbose)
         rows += document_rows(path.stem, score, speeds, peers)
         show(path.name, score, speeds, peers)
-    many = [measured(p, 1, options.verbose) for p in found[::step] if readable(p)]
+    many = []
+    for path in filter(readable, found[::step]):
+        many.append(measured(path, 1, options.verbose))
+        show(path.name, *many[-1])
     if many:
         rows += corpus_rows(many)
-        for path, (score, speeds, peers) in zip(
-            [p for p in found[::step] if readable(p)], many, strict=True
-        ):
-            show(path.name, score, speeds, peers)
-    write_results("extraction", rows)
+    write_results("extraction", rows, sys.argv)
 
 
 def readable(path: Path) -> bool:
@@ -250,10 +250,12 @@ def corpus_rows(many: list[tuple[Score, list[float], list[float]]]) -> list[Row]
     peers = [speed for _, _, values in many for speed in values]
     name = f"{len(many)} papers"
     accuracies = [score.accuracy for score, _, _ in many]
+    lowest = min(accuracies)
     short = sum(1 for accuracy in accuracies if accuracy < 0.98) / len(many)
     return [
         *document_rows(name, total, speeds, peers),
         Row(f"{name}: median accuracy", median(accuracies), "share", must=0.98, judge="value"),
+        Row(f"{name}: lowest accuracy", lowest, "share", judge="value"),
         Row(f"{name}: below 0.98", short, "share", judge="value", better="lower"),
     ]
 
