@@ -29,7 +29,9 @@ def random_qkv(shape: tuple[int, ...], dtype: torch.dtype) -> Qkv:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
+@pytest.mark.parametrize(
+    ("dtype", "bound"), [(torch.float64, 1e-12), (torch.float32, 1e-5), (torch.bfloat16, 2e-2)]
+)
 def test_equals_the_definition(shape: tuple[int, ...], dtype: torch.dtype, bound: float) -> None:
     q, k, v = random_qkv(shape, dtype)
     wanted = attention_reference(q.double(), k.double(), v.double())
@@ -60,6 +62,14 @@ def test_the_future_changes_nothing() -> None:
     after = attention(q, k, v)
     assert torch.equal(before[:, :, :10], after[:, :, :10])
     assert not torch.allclose(before[:, :, 10:], after[:, :, 10:])
+
+
+def test_training_through_a_chunk_has_the_gradient_of_the_definition() -> None:
+    qkv = [x.requires_grad_() for x in random_qkv((1, 4, 2, 5, 12, 16), torch.float64)]
+    got = torch.autograd.grad(attention(*qkv).square().sum(), qkv)
+    wanted = torch.autograd.grad(attention_reference(*qkv).square().sum(), qkv)
+    for ours, theirs in zip(got, wanted, strict=True):
+        torch.testing.assert_close(ours, theirs)
 
 
 def test_mask() -> None:

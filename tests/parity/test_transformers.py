@@ -33,9 +33,9 @@ def test_logits_of_qwen(qwen_path: Path) -> None:
 
 @pytest.mark.weights
 def test_a_greedy_answer_of_smollm2(smollm2_path: Path) -> None:
-    [(prompt, answer)] = greedy_answers(smollm2_path, QUESTIONS[:1], N_TOKENS)
+    [(prompt, answer)] = greedy_answers(smollm2_path, QUESTIONS[:1], 100)
     model = transformers_model(smollm2_path)
-    assert generated(model, prompt, N_TOKENS) == answer
+    assert generated(model, prompt, 100) == answer
     assert likeliest(model, prompt, answer) == answer
 
 

@@ -29,7 +29,6 @@ class Attention(nn.Module):
         self,
         x: Float[Tensor, "B T D"],
         rope: tuple[Float[Tensor, "T K"], Float[Tensor, "T K"]],
-        mask: Tensor | None,
         cache: KVCache | None,
     ) -> Float[Tensor, "B T D"]:
         """Attend from T new positions to all so far.
@@ -37,7 +36,6 @@ class Attention(nn.Module):
         Args:
             x: Normalised hidden states.
             rope: `rope_table` of the T positions.
-            mask: `causal_mask(T, S)` if the kernel needs one.
             cache: Where earlier keys and values are and new ones go.
         """
         batch, n_tokens, _ = x.shape
@@ -47,5 +45,5 @@ class Attention(nn.Module):
         v = heads[:, self.n_heads + self.n_kv_heads :]
         if cache is not None:
             k, v = cache.append(self.layer, k, v)
-        mixed = attention(q, k, v, mask)
+        mixed = attention(q, k, v)
         return self.output(mixed.transpose(1, 2).reshape(batch, n_tokens, -1))  # type: ignore[no-any-return]

@@ -24,9 +24,8 @@ class Block(nn.Module):
         self,
         x: Float[Tensor, "B T D"],
         rope: tuple[Float[Tensor, "T K"], Float[Tensor, "T K"]],
-        mask: Tensor | None,
         cache: KVCache | None,
     ) -> Float[Tensor, "B T D"]:
         """Hidden states in, hidden states out."""
-        x = x + self.attention(self.attention_norm(x), rope, mask, cache)
+        x = x + self.attention(self.attention_norm(x), rope, cache)
         return x + self.feed_forward(self.feed_forward_norm(x))  # type: ignore[no-any-return]

@@ -9,7 +9,6 @@ from deepseek.model.cache import KVCache
 from deepseek.model.config import ModelConfig
 from deepseek.model.linear import Embedding, Linear
 from deepseek.model.norm import RMSNorm
-from deepseek.ops.attention import causal_mask
 from deepseek.ops.rope import rope_table
 
 
@@ -57,9 +56,8 @@ class Transformer(nn.Module):
         x = self.embedding(token_ids)
         positions = torch.arange(start, start + n_tokens, device=x.device)
         rope = rope_table(positions, self.config.d_head, self.config.rope_theta, x.dtype)
-        mask = causal_mask(n_tokens, start + n_tokens, x.device) if start and n_tokens > 1 else None
         for block in self.blocks:
-            x = block(x, rope, mask, cache)
+            x = block(x, rope, cache)
         if cache is not None:
             cache.advance(n_tokens)
         return x  # type: ignore[no-any-return]

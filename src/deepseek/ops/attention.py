@@ -31,27 +31,51 @@ def causal_mask(n_queries: int, n_keys: int, device: torch.device) -> Tensor:
 
 
 def attention(
-    q: Float[Tensor, "B H T K"],
-    k: Float[Tensor, "B G S K"],
-    v: Float[Tensor, "B G S K"],
-    mask: Tensor | None = None,
+    q: Float[Tensor, "B H T K"], k: Float[Tensor, "B G S K"], v: Float[Tensor, "B G S K"]
 ) -> Float[Tensor, "B H T K"]:
-    """Causal attention through torch's flash kernel.
+    """Causal attention through torch's flash kernels.
 
     Args:
         q: Queries for the last T positions.
         k: Keys of all positions so far.
         v: Values of all positions so far.
-        mask: `causal_mask(T, S)`, when the caller has it already for several layers.
     """
     n_queries, n_keys = q.shape[2], k.shape[2]
     if n_queries == 1:
         return _one_query(q, k, v)
     if n_queries == n_keys:
         return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
-    if mask is None:
-        mask = causal_mask(n_queries, n_keys, q.device)
+    if q.device.type == "cpu" and not q.requires_grad:
+        return _past_and_present(q, k, v)
+    mask = causal_mask(n_queries, n_keys, q.device)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=True)
+
+
+def _past_and_present(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """A chunk against what came before it, and against itself; then both merged.
+
+    All queries see all of the past, so that part needs no mask, and the heads of a group become
+    rows of one query block; the other part is causal, and half of it is never computed.
+    """
+    batch, n_heads, n_queries, width = q.shape
+    n_groups, n_past = k.shape[1], k.shape[2] - n_queries
+    group = n_heads // n_groups
+    rows = q.reshape(batch, n_groups, group * n_queries, width)
+    past, past_mass = _flash(rows, k[:, :, :n_past], v[:, :, :n_past], False)
+    new_k, new_v = (x[:, :, n_past:].repeat_interleave(group, 1) for x in (k, v))
+    present, present_mass = _flash(q, new_k, new_v, True)
+    # The masses are logarithms of the softmax's denominators: their share weighs the two parts.
+    share = torch.sigmoid(past_mass.reshape(present_mass.shape) - present_mass).unsqueeze(-1)
+    wide = share.dtype
+    return torch.lerp(present.to(wide), past.reshape(q.shape).to(wide), share).to(q.dtype)
+
+
+def _flash(q: Tensor, k: Tensor, v: Tensor, is_causal: bool) -> tuple[Tensor, Tensor]:
+    """Attention and the logarithm of each query's softmax denominator."""
+    output, mass = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        q, k, v, 0.0, is_causal
+    )
+    return output, mass
 
 
 def _one_query(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
