@@ -4,72 +4,12 @@ import re
 
 CANDIDATE = re.compile(r"[.!?]+[\"'”’)\]]*\s+|[。！？；]+[”’」』）)]*\s*")
 ABBREVIATIONS = frozenset(
-    [
-        "al",
-        "fig",
-        "figs",
-        "eq",
-        "eqs",
-        "eqn",
-        "sec",
-        "secs",
-        "tab",
-        "tabs",
-        "ref",
-        "refs",
-        "ch",
-        "vol",
-        "no",
-        "nos",
-        "pp",
-        "approx",
-        "resp",
-        "cf",
-        "vs",
-        "viz",
-        "ca",
-        "e.g",
-        "i.e",
-        "etc",
-        "dr",
-        "prof",
-        "mr",
-        "mrs",
-        "ms",
-        "st",
-        "inc",
-        "ltd",
-        "corp",
-        "dept",
-        "univ",
-        "jan",
-        "feb",
-        "mar",
-        "apr",
-        "jun",
-        "jul",
-        "aug",
-        "sep",
-        "sept",
-        "oct",
-        "nov",
-        "dec",
-        "def",
-        "thm",
-        "lem",
-        "prop",
-        "cor",
-        "alg",
-        "app",
-        "appx",
-        "w.r.t",
-        "i.i.d",
-        "a.k.a",
-        "s.t",
-        "ph.d",
-        "u.s",
-        "u.k",
-    ]
+    (
+        "al fig figs eq eqs eqn sec secs tab tabs ref refs ch vol no nos pp approx resp cf vs "
+        "viz ca e.g i.e etc dr prof mr mrs ms st inc ltd corp dept univ jan feb mar apr jun "
+        "jul aug sep sept oct nov dec def thm lem prop cor alg app appx w.r.t i.i.d a.k.a s.t "
+        "ph.d u.s u.k"
+    ).split()
 )
 LAST_WORD = re.compile(r"([A-Za-z][A-Za-z.]*)$")
 # These stand at the end of a sentence as often as inside one: the next word decides.
