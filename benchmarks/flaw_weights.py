@@ -10,14 +10,14 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
-from flaws import documents, touches
 from numpy.typing import NDArray
-from plants import Plant, plants
 
 from deepseek.apps.documents.document import Document
 from deepseek.apps.papers.flaws import gains, mismatch, renamed, sweeps
 from deepseek.apps.papers.flaws.paper import PaperView
 from deepseek.apps.papers.flaws.suspicion import Candidate
+from flaws import documents, touches
+from plants import Plant, plants
 
 FILE = Path(__file__).parents[1] / "src/deepseek/apps/papers/flaws/weights.toml"
 GROUPS = {
@@ -33,12 +33,16 @@ def samples(papers: Iterable[Document], seeds: int) -> dict[str, list[tuple[Cand
     """Candidates of every group with the answer."""
     found: dict[str, list[tuple[Candidate, bool]]] = {group: [] for group in GROUPS}
     for document in papers:
-        planted = [p for seed in range(seeds) for p in plants(document, f"{document.id} {seed}")]
+        kinds = {kind for _, wanted in GROUPS.values() for kind in wanted}
+        planted = [
+            p for seed in range(seeds) for p in plants(document, f"{document.id} {seed}", kinds)
+        ]
+        untouched = {group: find(PaperView(document)) for group, (find, _) in GROUPS.items()}
         for group, (candidates, kinds) in GROUPS.items():
             for plant in planted:
                 if plant.kind in kinds:
                     found[group] += _answers(candidates(PaperView(plant.document)), plant)
-                    found[group] += [(c, False) for c in candidates(PaperView(document))]
+                    found[group] += [(c, False) for c in untouched[group]]
     return found
 
 

@@ -23,12 +23,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from plants import ACCEPTED, PLANTS, Plant, plants
-
 from deepseek.apps.documents.document import Document, Span
 from deepseek.apps.documents.reader import read_document
 from deepseek.apps.papers.flaws import Flaw, find_flaws
 from deepseek.core.errors import DocumentError
+from plants import ACCEPTED, PLANTS, Plant, plants
 
 MIN_CONFIDENCE = 0.5
 
@@ -73,7 +72,7 @@ def interval(part: int, whole: int) -> tuple[float, float] | None:
 
 
 def documents(folders: Iterable[Path], limit: int | None = None) -> Iterator[Document]:
-    """The PDFs under the folders, in a fixed order that mixes their tasks; unreadable ones left out.
+    """The PDFs under the folders, in a fixed order that mixes their tasks.
 
     Args:
         folders: Roots of the data.

@@ -27,7 +27,8 @@ PARTS = {
     "| StackTwo (Roy, 2016) | 90.1 | 86.5 | 88.3 |\n| ZipNet (ours) | 91.4 | 88.2 | 89.8 |",
     "ablation": "## 5 Ablation study\n\nTable 2 shows an ablation. Without the gate the accuracy "
     "drops to 90.2.\n\nTable 2: Ablation of ZipNet.\n\n"
-    "| Variant | Accuracy |\n|---|---|\n| ZipNet | 91.4 |\n| w/o gate | 90.2 |\n| w/o memory | 89.7 |",
+    "| Variant | Accuracy |\n|---|---|\n| ZipNet | 91.4 |\n| w/o gate | 90.2 |\n"
+    "| w/o memory | 89.7 |",
     "conclusion": "ZipNet is a fast parser. A limitation is that it reads one language only. "
     "In future work we will read more languages. It needs 39,832 sentences for training.",
 }  # fmt: skip

@@ -7,7 +7,8 @@ from deepseek.apps.papers.flaws.paper import EVALUATION, Line, PaperView
 
 NAMED = r"\bablat|\bw/o\b|消融"
 TITLES = re.compile(
-    r"ablat|component|(effect|impact|influence|contribution|importance|role|usefulness|benefit)s? of"
+    r"ablat|component|(effect|impact|influence|contribution|importance|role|usefulness"
+    r"|benefit)s? of"
     r"|what (matters|helps)|消融|影响|作用",
     re.IGNORECASE,
 )

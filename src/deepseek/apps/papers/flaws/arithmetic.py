@@ -92,7 +92,7 @@ def sentence_arithmetic(view: PaperView) -> list[Flaw]:
 def _recomputed(line: Line, pair: "re.Match[str]", change: "re.Match[str]") -> Flaw | None:
     a, b = float(pair["a"] or pair["c"]), float(pair["b"] or pair["d"])
     written = next(numbers_in(change["by"] or change["of"]))
-    if a <= 0 or abs(change.start() - pair.end()) > 80 and abs(pair.start() - change.end()) > 80:
+    if a <= 0 or (abs(change.start() - pair.end()) > 80 and abs(pair.start() - change.end()) > 80):
         return None
     difference, relative = abs(b - a), 100 * abs(b - a) / a
     error = 100 * abs(b - a) / (100 - a) if a < 100 else relative  # share of the error removed
@@ -103,8 +103,8 @@ def _recomputed(line: Line, pair: "re.Match[str]", change: "re.Match[str]") -> F
     return Flaw(
         kind="arithmetic",
         severity="major",
-        statement=f"From {a:g} to {b:g} is a change of {difference:.4g} ({relative:.3g} % relative)."
-        f" Why does the sentence say {written.text}?",
+        statement=f"From {a:g} to {b:g} is a change of {difference:.4g}, or {relative:.3g} %. "
+        f"Why does the sentence say {written.text}?",
         confidence=0.7,
         evidence=(line.sentence.spans,),
         is_certain=True,

@@ -20,7 +20,8 @@ NO_NAME = frozenset(
     "the this these our we each all both in on for english chinese training test table".split()
 )
 PLURAL = re.compile(
-    r"\b(two|three|four|five|six|seven|eight|nine|ten|several|multiple|various|both|many|different|\d+)"
+    r"\b(two|three|four|five|six|seven|eight|nine|ten|several|multiple|various|both|many"
+    r"|different|\d+)"
     r" (\w+[- ]){0,4}(data ?sets|corpora|benchmarks|languages|domains|tasks)\b|个数据集",
     re.IGNORECASE,
 )
@@ -32,7 +33,8 @@ def few_baselines(view: PaperView) -> list[Flaw]:
     evaluation = [line for line in view.lines if line.role in EVALUATION]
     if len(evaluation) < 12:
         return []
-    own, others = set(), set()
+    own: set[str] = set()
+    others: set[str] = set()
     for _, row, entry in view.entries:
         if entry.number.decimals and re.search(r"[A-Za-z]{2}|[\u4e00-\u9fff]", row.label):
             (own if view.is_own(row.label) else others).add(row.label)

@@ -34,7 +34,7 @@ def inconsistent_numbers(view: PaperView) -> list[Flaw]:
         a, b = sorted(numbers)
         if not is_misprint(f"{a}.0", f"{b}.0") or a.strip("0") in b or b.strip("0") in a:
             continue
-        first = {number: line for number, line in reversed(places)}
+        first = dict(reversed(places))
         if first[a].sentence.id == first[b].sentence.id:
             continue  # two things told apart in one sentence
         found.append(

@@ -18,20 +18,23 @@ RELATIVE = re.compile(r"\brelative|error reduction|\breduc|相对", re.IGNORECAS
 AVERAGE = re.compile(r"\baverage|\bmean\b|平均", re.IGNORECASE)
 VAGUE = re.compile(r"about|around|roughly|approx|nearly|almost|over|more than|at least|up to", re.I)
 BETTER = re.compile(
-    r"\b(outperform|surpass|exceed|beat)\w*|\b(better|worse|higher|superior|best) (\w+ ){0,3}(than|to|of)\b"
+    r"\b(outperform|surpass|exceed|beat)\w*|\b(better|worse|higher|superior"
+    r"|best) (\w+ ){0,3}(than|to|of)\b"
     r"|\bperforms? (the )?best\b|优于|超过",
     re.IGNORECASE,
 )
 AVERAGE = re.compile(r"\baverage|\bmean\b|平均", re.IGNORECASE)
 VAGUE = re.compile(r"about|around|roughly|approx|nearly|almost|over|more than|at least|up to", re.I)
 BETTER = re.compile(
-    r"\b(outperform|surpass|exceed|beat)\w*|\b(better|worse|higher|superior|best) (\w+ ){0,3}(than|to|of)\b"
+    r"\b(outperform|surpass|exceed|beat)\w*|\b(better|worse|higher|superior"
+    r"|best) (\w+ ){0,3}(than|to|of)\b"
     r"|\bperforms? (the )?best\b|优于|超过",
     re.IGNORECASE,
 )
 VAGUE = re.compile(r"about|around|roughly|approx|nearly|almost|over|more than|at least|up to", re.I)
 BETTER = re.compile(
-    r"\b(outperform|surpass|exceed|beat)\w*|\b(better|worse|higher|superior|best) (\w+ ){0,3}(than|to|of)\b"
+    r"\b(outperform|surpass|exceed|beat)\w*|\b(better|worse|higher|superior"
+    r"|best) (\w+ ){0,3}(than|to|of)\b"
     r"|\bperforms? (the )?best\b|优于|超过",
     re.IGNORECASE,
 )
@@ -70,27 +73,51 @@ def _gain(
     index: int,
 ) -> Candidate:
     mention = claimed[index]
-    number, line = mention.number, mention.line
     others = [s for i, s in enumerate(supported) if i != index]
-    exact = differences.exact(number)
-    own = [d for d in exact if d[3]]
-    near = [m.number.value for m in support.view.mentions if m.line is line and m is not mention]
-    same_line = any(number.equals(abs(a - b)) for a in near for b in near)
-    repeated = sum(
-        m.number.value == number.value for m in claimed if m is not mention and m.line is not line
-    )
-    largest = differences.largest_own
+    again = [m for m in claimed if m.line is not mention.line]
+    near = [
+        m.number.value for m in support.view.mentions if m.line is mention.line and m is not mention
+    ]
     features = {
+        **_support(support, differences, mention, near),
+        **_wording(support, mention),
+        **differences.ratios(mention.number, mention.line),
+        **_here(mention.number, near),
+        "repeated": float(any(m.number.value == mention.number.value for m in again)),
+        "share": (sum(others) + 1) / (len(others) + 2),
+    }
+    return Candidate("gain", features, _flaw(differences, mention))
+
+
+def _support(
+    support: Support, differences: "Differences", mention: Mention, near: list[float]
+) -> dict[str, float]:
+    """Which results differ by the gain."""
+    number = mention.number
+    exact = differences.exact(number)
+    largest = differences.largest_own
+    same_line = any(number.equals(abs(a - b)) for a in near for b in near)
+    return {
         "none": float(not exact),
-        "none_own": float(not own),
+        "none_own": float(not any(d[3] for d in exact)),
         "none_at_all": float(not exact and not differences.relative(number)),
         "log_exact": math.log1p(len(exact)),
         "pool": float(support.in_pool(number)),
         "same_line": float(same_line),
-        "repeated": float(repeated > 0),
+        "above": float(largest > 0 and number.value > largest),
+        "far_above": float(largest > 0 and number.value > 2 * largest),
+        "cells": math.log1p(len(support.view.entries)),
+    }
+
+
+def _wording(support: Support, mention: Mention) -> dict[str, float]:
+    """How the sentence puts the gain."""
+    number, line = mention.number, mention.line
+    before = line.text[max(0, number.start - 20) : number.start]
+    return {
         "relative": float(bool(RELATIVE.search(line.text))),
         "average": float(bool(AVERAGE.search(line.text))),
-        "vague": float(bool(VAGUE.search(line.text[max(0, number.start - 20) : number.start]))),
+        "vague": float(bool(VAGUE.search(before))),
         "others": float(bool(OTHERS.search(line.text))),
         "ours": float(bool(OURS.search(line.text))),
         "metric": float(any(True for _ in metrics_in(line.text))),
@@ -100,30 +127,32 @@ def _gain(
         "log_value": math.log(number.value),
         "large": float(number.value >= 10),
         "integer": float(number.decimals == 0),
-        "above": float(largest > 0 and number.value > largest),
-        "far_above": float(largest > 0 and number.value > 2 * largest),
         "slight": float(bool(MODEST.search(line.text))),
-        **differences.ratios(number, line),
-        **_here(number, near),
-        "share": (sum(others) + 1) / (len(others) + 2),
-        "cells": math.log1p(len(support.view.entries)),
     }
+
+
+def _flaw(differences: "Differences", mention: Mention) -> Flaw:
+    number, line = mention.number, mention.line
+    exact = differences.exact(number)
+    largest = differences.largest_own
     shown = f'"{line.text[max(0, number.start - 70) : number.end + 25].strip()}"'
-    seen = f" The largest lead of its rows in the tables is {largest:g}." if largest else ""
-    flaw = Flaw(
+    statement = (
+        f"Is the gain of {number.text} right ({shown})? Only {_described(exact[0])} differ by it."
+        if exact
+        else f"Which two results differ by {number.text}? The text claims it ({shown}); no two "
+        "entries of one table column do."
+    )
+    if largest:
+        statement += f" The largest lead of its rows in the tables is {largest:g}."
+    return Flaw(
         kind="arithmetic",
         severity="major",
-        statement=f"Which two results differ by {number.text}? The text claims it ({shown}); no two "
-        f"entries of one table column do.{seen}"
-        if not exact
-        else f"Is the gain of {number.text} right ({shown})? "
-        f"Only {_described(exact[0])} differ by it.{seen}",
+        statement=statement,
         confidence=0.0,
         evidence=(line.sentence.spans, *((_spans(exact[0]),) if exact else ())),
         question=f"Does the sentence claim a gain of {number.text} that the paper's own results "
         "do not show?",
     )
-    return Candidate("gain", features, flaw)
 
 
 def _here(number: Number, near: list[float]) -> dict[str, float]:
@@ -198,9 +227,9 @@ class Differences:
             every.append(scale * diff)
             if difference[3]:
                 own.append(scale * diff)
-            if any(self._names(x[0].label) & words for x in (a, b)):
-                if difference[3] or all(self._names(x[0].label) & words for x in (a, b)):
-                    named.append(scale * diff)
+            said = [bool(self._names(x[0].label) & words) for x in (a, b)]
+            if all(said) or (any(said) and difference[3]):
+                named.append(scale * diff)
         found = {}
         for name, values in (("named", named), ("own", own), ("every", every)):
             if values:

@@ -17,8 +17,10 @@ ACHIEVES = re.compile(
     re.IGNORECASE,
 )
 ELSEWHERE = re.compile(
-    r"\bhuman|annotat|agreement|kappa|inter-|of (all |the |our )?(\w+ )?(questions|errors|cases|samples"
-    r"|examples|instances|sentences|pairs|documents|users|times|data|tokens|words|training|answers)\b"
+    r"\bhuman|annotat|agreement|kappa|inter-|of (all |the |our )?(\w+ )?(questions|errors|cases"
+    r"|samples"
+    r"|examples|instances|sentences|pairs|documents|users|times|data|tokens|words|training"
+    r"|answers)\b"
     r"|figure|fig\.|faster|speed|seconds|average (length|number)|memory|vocabulary|coverage"
     r"|parameters|hours|minutes|epoch|dropout|learning rate|threshold|\bγ|\bα|\bβ|\bλ|σ|hyper",
     re.IGNORECASE,

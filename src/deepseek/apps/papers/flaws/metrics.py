@@ -40,9 +40,9 @@ def metrics_in(text: str) -> Iterator[tuple[str, int, int]]:
     """Canonical name, start and end of each metric that a text names."""
     for match in PATTERN.finditer(text):
         written = match.group()
-        if UPPER_ONLY.fullmatch(written.upper()) and not written[:2].isupper():
-            if not (written.startswith("Acc")):
-                continue
+        is_short = UPPER_ONLY.fullmatch(written.upper()) is not None
+        if is_short and not written[:2].isupper() and not written.startswith("Acc"):
+            continue
         index = int((match.lastgroup or "m0")[1:])
         yield METRICS[index][0], match.start(), match.end()
 

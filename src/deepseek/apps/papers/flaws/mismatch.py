@@ -2,6 +2,7 @@
 
 import math
 import re
+from itertools import pairwise
 
 from deepseek.apps.documents.document import Span
 from deepseek.apps.papers.flaws.flaw import Flaw, detector
@@ -10,10 +11,11 @@ from deepseek.apps.papers.flaws.mentions import ELSEWHERE, OTHERS, OURS, Result,
 from deepseek.apps.papers.flaws.paper import PaperView
 from deepseek.apps.papers.flaws.suspicion import Candidate, rated
 
-SPLIT = re.compile(r"\b(dev|development|valid\w*|ensemble|train\w*|subset|oracle|estimate|about|around"
-                   r"|approximately|averag\w+|over|nearly|almost|up to)\b", re.IGNORECASE)  # fmt: skip
-
-
+SPLIT = re.compile(
+    r"\b(dev|development|valid\w*|ensemble|train\w*|subset|oracle|estimate|about|around|almost"
+    r"|approximately|averag\w+|over|nearly|up to)\b",
+    re.IGNORECASE,
+)
 CONDITION = re.compile(
     r"\b(if|when|would|could|extrapolat|adjust|re-?implement|for comparison|reported|replac|human"
     r"|proportion|cases|agree)\w*\b",
@@ -38,17 +40,14 @@ def candidates(view: PaperView) -> list[Candidate]:
 
 
 def _candidate(support: Support, index: int, result: Result) -> Candidate:
-    view, number, text = support.view, result.number, result.text
+    named = support.tables_named(result.text)
+    close = nearest(support, result, named)
     others = [m for i, m in enumerate(support.matched) if i != index]
     siblings = [
         m
         for i, (r, m) in enumerate(zip(support.results, support.matched, strict=True))
         if i != index and r.mention.line is result.mention.line
     ]
-    named = support.tables_named(text)
-    close = nearest(support, result, named)
-    same = sum(r.number.value == number.value and r is not result for r in support.results)
-    usual = [r.number.decimals for r in support.results]
     features = {
         "rate": (sum(others) + 1) / (len(others) + 2),
         "log_matched": math.log1p(sum(others)),
@@ -56,35 +55,47 @@ def _candidate(support: Support, index: int, result: Result) -> Candidate:
         "siblings": float(any(siblings)),
         "lonely_siblings": float(bool(siblings) and not any(siblings)),
         "table": float(bool(named)),
+        "computed": float(is_computed(support, result)),
+        "cells": math.log1p(len(support.view.entries)),
+        **_wording(support, result),
+        **_closeness(support, result, close, named),
+    }
+    return Candidate("number", features, _flaw(result, close))
+
+
+def _wording(support: Support, result: Result) -> dict[str, float]:
+    """How the sentence puts the number."""
+    number, text, role = result.number, result.text, result.mention.line.role
+    usual = [r.number.decimals for r in support.results]
+    again = (r.number.value for r in support.results if r is not result)
+    return {
         "metric": float(result.has_metric),
         "ours": float(bool(OURS.search(text))),
         "others": float(bool(OTHERS.search(text))),
-        "summary": float(result.mention.line.role in ("abstract", "conclusion", "introduction")),
-        "ablation": float(result.mention.line.role in ("results", "ablation")),
+        "summary": float(role in ("abstract", "conclusion", "introduction")),
+        "ablation": float(role in ("results", "ablation")),
         "split": float(bool(SPLIT.search(text))),
-        "computed": float(is_computed(support, result)),
-        "repeated": float(same > 0),
-        "decimals": float(usual.count(number.decimals) > 0.6 * len(usual)),
-        "misprint": float(close is not None and is_misprint(number.text, close[2].number.text)),
-        "close": float(close is not None),
-        **_closeness(support, result, close, named),
         "elsewhere": float(bool(ELSEWHERE.search(text))),
         "condition": float(bool(CONDITION.search(text))),
         "percent": float(number.is_percent),
-        "cells": math.log1p(len(view.entries)),
         "small": float(number.value < 5 and number.decimals < 3),
+        "decimals": float(usual.count(number.decimals) > 0.6 * len(usual)),
+        "repeated": float(number.value in again),
     }
+
+
+def _flaw(result: Result, close: tuple[Grid, Row, Entry] | None) -> Flaw:
+    number, text = result.number, result.text
     evidence: list[tuple[Span, ...]] = [result.mention.line.sentence.spans]
     shown = f'"{text[max(0, number.start - 60) : number.end + 25].strip()}"'
     statement = f"The text gives {number.text} ({shown}), but no table or figure has this number."
     if close is not None:
         grid, row, entry = close
-        evidence.append((Span(row.span.page, row.span.start, row.span.end),))
+        evidence.append((row.span,))
         label = f' in the row "{row.label[:50]}"' if row.label else ""
-        statement += (
-            f" The closest entry is {entry.number.text} of {grid.name}{label}. Which is right?"
-        )
-    flaw = Flaw(
+        statement += f" The closest entry is {entry.number.text} of {grid.name}{label}."
+        statement += " Which is right?"
+    return Flaw(
         kind="text_table_mismatch",
         severity="major",
         statement=statement,
@@ -93,7 +104,6 @@ def _candidate(support: Support, index: int, result: Result) -> Candidate:
         question=f"Is {number.text} in the first quote a result of this paper that its tables "
         "should contain?",
     )
-    return Candidate("number", features, flaw)
 
 
 def _closeness(
@@ -110,6 +120,8 @@ def _closeness(
     peers = [peer.number.value for _, peer in grid.peers(row, entry.column)]
     cited = any(m.number.value == value and m.number.decimals for m in support.view.mentions)
     return {
+        "close": 1.0,
+        "misprint": float(is_misprint(result.number.text, entry.number.text)),
         "close_own": float(support.view.is_own(row.label)),
         "close_best": float(bool(peers) and (value >= max(peers) or value <= min(peers))),
         "close_cited": float(cited),
@@ -135,7 +147,7 @@ def nearest(support: Support, result: Result, named: list[Grid]) -> tuple[Grid, 
         slip = is_misprint(number.text, entry.number.text)
         if distance > 0.1 and not slip:
             continue
-        cost = min(distance, 0.1) - 0.03 * slip - 0.04 * bool(_words(row.label) & words)
+        cost = min(distance, 0.1) - 0.03 * slip - 0.08 * bool(_words(row.label) & words)
         cost -= 0.04 * (grid in named) + 0.03 * support.view.is_own(row.label)
         if best is None or cost < best[0]:
             best = cost, (grid, row, entry)
@@ -151,8 +163,7 @@ def is_misprint(a: str, b: str) -> bool:
         return a[different[0]].isdigit() and b[different[0]].isdigit()
     digits = [i for i, c in enumerate(a) if c.isdigit()]
     return len(different) == 2 and any(
-        [i, j] == different and a[i] == b[j] and a[j] == b[i]
-        for i, j in zip(digits, digits[1:], strict=False)
+        [i, j] == different and a[i] == b[j] and a[j] == b[i] for i, j in pairwise(digits)
     )
 
 

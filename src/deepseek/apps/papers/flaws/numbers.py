@@ -32,7 +32,8 @@ GAIN_BEFORE = re.compile(
     re.IGNORECASE,
 )
 GAIN_AFTER = re.compile(
-    r"^\s*(%|％|percent(age)?|absolute|relative|points?|pp\b|BLEU|F1|ROUGE|accuracy|EM|MRR@10|MRR|MAP"
+    r"^\s*(%|％|percent(age)?|absolute|relative|points?|pp\b|BLEU|F1|ROUGE|accuracy|EM|MRR@10|MRR"
+    r"|MAP"
     r"|LAS|UAS|个百分点|\(absolute\)|-|\s)*\s*"
     r"(points?|improve|gain|increase|increment|decrease|drop|reduc|boost|better|higher|lower|worse"
     r"|more accurate|个百分点|improvement)",
@@ -40,7 +41,8 @@ GAIN_AFTER = re.compile(
 )
 # "by 1.80% and 1.33% for accuracy and …", "improvements on accuracy are …"
 GAINS_LISTED = re.compile(
-    r"(\bby \d[\d.]*\s?%?( points?)?|(improvement|gain|increase|increment|drop)s?( \w+){0,4} (is|are|was|were))"
+    r"(\bby \d[\d.]*\s?%?( points?)?|(improvement|gain|increase|increment|drop)s?( \w+){0,4} (is"
+    r"|are|was|were))"
     r"[^.;:()]{0,12}(,|\band|\bfor\b)[^.;:()]{0,40}$",
     re.IGNORECASE,
 )

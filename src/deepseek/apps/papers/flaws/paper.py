@@ -1,4 +1,4 @@
-"""A document as the detectors see it: sentences with roles, tables as grids, names of the method."""
+"""A document as the detectors see it: sentences with roles, tables as grids, own names."""
 
 import re
 from collections import Counter

@@ -5,10 +5,13 @@ import re
 from collections import Counter
 
 from deepseek.apps.papers.flaws.flaw import Flaw, detector
+from deepseek.apps.papers.flaws.grid import Entry, Grid, Row
 from deepseek.apps.papers.flaws.mentions import ELSEWHERE, OTHERS, OURS, Support
 from deepseek.apps.papers.flaws.metrics import family, metrics_in
 from deepseek.apps.papers.flaws.paper import CLAIMING, EVALUATION, Line, PaperView
 from deepseek.apps.papers.flaws.suspicion import Candidate, rated
+
+DEFINES = re.compile(r"\b(metric|measure|evaluat|report|score)", re.IGNORECASE)
 
 
 @detector("metric_mismatch")
@@ -37,9 +40,9 @@ class Census:
             names = {m for m, _, _ in self.by_line[line.sentence.id]}
             if line.role != "related":
                 self.in_text.update(names)
-            if re.search(r"\b(metric|measure|evaluat|report|score)", line.text, re.IGNORECASE):
-                if line.role in EVALUATION and not re.search(r"\d\.\d", line.text):
-                    self.defined |= names
+            is_setup = line.role in EVALUATION and not re.search(r"\d\.\d", line.text)
+            if is_setup and DEFINES.search(line.text):
+                self.defined |= names
 
 
 def candidates(view: PaperView) -> list[Candidate]:
@@ -60,14 +63,17 @@ def candidates(view: PaperView) -> list[Candidate]:
 
 def _candidate(census: Census, line: Line, metric: str, start: int, end: int) -> Candidate:
     view = census.view
-    here = {m for m, _, _ in census.by_line[line.sentence.id]}
     numbers = [
         m.number
         for m in view.mentions
         if m.line is line and m.number.decimals and abs(m.number.start - end) < 60
     ]
-    cells = [cell for number in numbers for cell in census.support.cells(number)]
-    cells = [cell for cell in cells if cell[2].number.decimals]
+    cells = [
+        cell
+        for number in numbers
+        for cell in census.support.cells(number)
+        if cell[2].number.decimals
+    ]
     tables: Counter[str] = Counter()
     columns: set[str] = set()
     for grid, row, entry in cells:
@@ -75,16 +81,31 @@ def _candidate(census: Census, line: Line, metric: str, start: int, end: int) ->
         tables.update({family(m) for m, _, _ in metrics_in(words)})
         head = grid.column_header(entry, row.width)
         columns |= {family(m) for m, _, _ in metrics_in(head)}
-    values = {n.value for n in numbers}
-    twins = [
-        m.line
-        for m in view.mentions
-        if m.number.value in values and m.number.decimals and m.line is not line
-    ]
-    said = {m for x in twins for m, _, _ in census.by_line[x.sentence.id]}
+    features = {
+        "cell_table_other": float(bool(tables) and not tables[metric]),
+        "cell_table_same": float(bool(tables[metric])),
+        "column_other": float(bool(columns) and metric not in columns),
+        "column_same": float(metric in columns),
+        "matched": float(bool(cells)),
+        **_counts(census, line, metric),
+        **_twins(census, line, metric, {n.value for n in numbers}),
+        "others": float(bool(OTHERS.search(line.text))),
+        "ours": float(bool(OURS.search(line.text))),
+        "elsewhere": float(bool(ELSEWHERE.search(line.text))),
+        "summary": float(line.role in ("abstract", "introduction", "conclusion")),
+        "weak": float(metric in ("precision", "recall", "correlation", "error rate")),
+        "accuracy": float(metric == "accuracy"),
+    }
+    return Candidate("metric", features, _flaw(census, line, metric, cells, columns or set(tables)))
+
+
+def _counts(census: Census, line: Line, metric: str) -> dict[str, float]:
+    """How often the paper names the metric, and where."""
+    here = {m for m, _, _ in census.by_line[line.sentence.id]}
     elsewhere = census.in_text[metric] - 1
     most = max(census.in_text.values(), default=1)
-    features = {
+    main = {name for name, _ in census.in_text.most_common(1)}
+    return {
         "never": float(elsewhere <= 0),
         "once": float(elsewhere == 1),
         "log_elsewhere": math.log1p(max(elsewhere, 0)),
@@ -94,33 +115,31 @@ def _candidate(census: Census, line: Line, metric: str, start: int, end: int) ->
         "never_no_table": float(elsewhere <= 0 and not census.in_tables[metric]),
         "defined": float(metric in census.defined),
         "others_defined": float(bool(census.defined) and metric not in census.defined),
-        "cell_table_other": float(bool(tables) and not tables[metric]),
-        "cell_table_same": float(bool(tables[metric])),
-        "column_other": float(bool(columns) and metric not in columns),
-        "column_same": float(metric in columns),
-        "twin_other": float(bool(said) and metric not in said),
-        "twin_same": float(metric in said),
         "alone": float(len(here) == 1),
-        "main_absent": float(
-            bool(census.in_text) and not here & {census.in_text.most_common(1)[0][0]}
-        ),
-        "matched": float(bool(cells)),
-        "others": float(bool(OTHERS.search(line.text))),
-        "ours": float(bool(OURS.search(line.text))),
-        "elsewhere": float(bool(ELSEWHERE.search(line.text))),
-        "summary": float(line.role in ("abstract", "introduction", "conclusion")),
-        "weak": float(metric in ("precision", "recall", "correlation", "error rate")),
-        "accuracy": float(metric == "accuracy"),
+        "main_absent": float(bool(main) and not here & main),
         "metrics": math.log1p(len(census.in_text)),
     }
-    return Candidate("metric", features, _flaw(census, line, metric, cells, columns or set(tables)))
+
+
+def _twins(census: Census, line: Line, metric: str, values: set[float]) -> dict[str, float]:
+    """What other sentences with the same number call it."""
+    said = {
+        name
+        for m in census.view.mentions
+        if m.number.value in values and m.number.decimals and m.line is not line
+        for name, _, _ in census.by_line[m.line.sentence.id]
+    }
+    return {
+        "twin_other": float(bool(said) and metric not in said),
+        "twin_same": float(metric in said),
+    }
 
 
 def _flaw(
     census: Census,
     line: Line,
     metric: str,
-    cells: list,  # type: ignore[type-arg]
+    cells: list[tuple[Grid, Row, Entry]],
     others: set[str],
 ) -> Flaw:
     elsewhere = census.in_text[metric] - 1

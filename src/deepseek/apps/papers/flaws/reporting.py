@@ -8,16 +8,20 @@ from deepseek.apps.papers.flaws.paper import EVALUATION, PaperView
 
 LIMITS = (
     r"limitation|shortcoming|drawback|weakness|caveat|threats? to validity|future (work|research"
-    r"|direction|stud)|in the future|we leave|left for|remains? (an )?(open|challeng|difficult|to be)"
-    r"|error analysis|fail(s|ed|ure)? (to|case|mode)|does not (handle|capture|generali)|局限|不足|未来"
+    r"|direction|stud)|in the future|we leave|left for|remains? (an )?(open|challeng|difficult"
+    r"|to be)"
+    r"|error analysis|fail(s|ed|ure)? (to|case|mode)|does not (handle|capture)|局限|不足|未来"
 )
 CODE = (
-    r"github|gitlab|bitbucket|\bour (code|implementation|source)|(code|implementation|models?|scripts?)"
+    r"github|gitlab|bitbucket|\bour (code|implementation|source)|(code|implementation|models?"
+    r"|scripts?)"
     r" (\w+ ){0,4}(available|released|public|open)|open[- ]sourc|release (\w+ ){0,3}code|开源|代码"
 )
 SETTINGS = (
-    r"learning rate|batch size|mini-?batch|drop-?out|\bepochs?\b|\badam|\bsgd\b|adagrad|adadelta|rmsprop"
-    r"|hidden (size|dim|unit|layer|state)|hyper-?parameter|embedding (size|dim)|regulari[sz]ation|学习率"
+    r"learning rate|batch size|mini-?batch|drop-?out|\bepochs?\b|\badam|\bsgd\b|adagrad|adadelta"
+    r"|rmsprop"
+    r"|hidden (size|dim|unit|layer|state)|hyper-?parameter|embedding (size|dim)"
+    r"|regulari[sz]ation|学习率"
 )
 
 

@@ -12,7 +12,8 @@ from deepseek.apps.papers.flaws.suspicion import Candidate, rated
 from deepseek.apps.papers.flaws.variance import SPREAD
 
 BETTER = re.compile(
-    r"\b(outperform|surpass|exceed|beat)\w*|\b(better|worse|higher|superior|best) (\w+ ){0,3}(than|to|of)\b"
+    r"\b(outperform|surpass|exceed|beat)\w*|\b(better|worse|higher|superior"
+    r"|best) (\w+ ){0,3}(than|to|of)\b"
     r"|\bperforms? (the )?best\b|优于|超过",
     re.IGNORECASE,
 )
@@ -26,13 +27,20 @@ SWEEPING = re.compile(
     re.IGNORECASE,
 )
 ALL_RIVALS = re.compile(
-    r"\b(outperform|surpass|exceed|beat)\w* (all|every|any)\b|\bthan (all|every|any)\b|\bevery one of\b|优于所有|超过所有",
+    r"\b(outperform|surpass|exceed|beat)\w* (all|every|any)\b|\bthan (all|every|any)\b"
+    r"|\bevery one of\b|优于所有|超过所有",
     re.IGNORECASE,
 )
 MODEST = re.compile(
     r"\b(comparable|competitive|similar|slight(ly)?|marginal(ly)?|on par|close to)\b|相当|略",
     re.IGNORECASE,
 )
+
+ADJACENT = re.compile(
+    r"(significant|substantial|consistent|dramatic|clear)\w* (\w+ ){0,2}"
+    r"(outperform|surpass|exceed|beat|better)"
+)
+CONCEDES = re.compile(r"although|despite|while|however|but|even though|虽然|但", re.IGNORECASE)
 
 
 @detector("overclaim")
@@ -60,42 +68,35 @@ def sweeps(view: PaperView) -> list[Candidate]:
 
 def _sweep(view: PaperView, line: Line, has_test: bool, modest: int, strong: int) -> Candidate:
     text = line.text
-    support = Support(view)
-    beaten = _beaten(support, line)
+    beaten = _beaten(Support(view), line)
     both = bool(SURE.search(text)) and bool(ALL_RIVALS.search(text))
     features = {
         "sure": float(bool(SURE.search(text))),
         "all": float(bool(ALL_RIVALS.search(text))),
         "both": float(both),
-        "adjacent": float(
-            bool(
-                re.search(
-                    r"(significant|substantial|consistent|dramatic|clear)\w* (\w+ ){0,2}(outperform|surpass|exceed|beat|better)",
-                    text,
-                )
-            )
-        ),
+        "adjacent": float(bool(ADJACENT.search(text))),
         "no_test": float(not has_test),
         "both_no_test": float(both and not has_test),
         "modest_here": float(bool(MODEST.search(text))),
-        "concedes": float(
-            bool(re.search(r"although|despite|while|however|but|even though", text, re.I))
-        ),
+        "concedes": float(bool(CONCEDES.search(text))),
         "modest_elsewhere": math.log1p(modest),
         "strong": math.log1p(strong),
         "beaten": float(beaten is not None),
         "ours": float(bool(OURS.search(text) or any(n in text.lower() for n in view.own_names))),
         "cites": float(bool(OTHERS.search(text))),
-        "cited_all": float(
-            bool(re.search(r"\b(all|any|every)\b[^.]{0,40}(et al|\[\d|\(\w+, \d{4})", text))
-        ),
-        "names_one": float(
-            bool(re.search(r"\ball (of )?(the )?[A-Z]\w*|\ball of the \w+ (model|system)\b", text))
-        ),
         "summary": float(line.role in ("abstract", "introduction", "conclusion")),
         "numbers": float(any(c.isdigit() for c in text)),
         "p": float(bool(re.search(r"\bp ?[<≤=]|p-value", text))),
     }
+    return Candidate("sweep", features, _flaw(line, beaten, has_test, both))
+
+
+Beaten = tuple[Grid, Row, Entry, Row, Entry]
+"""A table, an own row and its entry, and a row of another system with a higher one."""
+
+
+def _flaw(line: Line, beaten: Beaten | None, has_test: bool, is_strong: bool) -> Flaw:
+    text = line.text
     word = ALL_RIVALS.search(text) or SURE.search(text) or BETTER.search(text)
     said = f'"{word.group()}"' if word else "it"
     evidence: list[tuple[Span, ...]] = [line.sentence.spans]
@@ -109,18 +110,17 @@ def _sweep(view: PaperView, line: Line, has_test: bool, modest: int, strong: int
             f' In {grid.name}, "{best_row.label[:40]}" has {best.number.text} where '
             f'"{row.label[:40]}" has {entry.number.text}.'
         )
-    flaw = Flaw(
+    return Flaw(
         kind="overclaim",
-        severity="major" if beaten or both else "minor",
+        severity="major" if beaten or is_strong else "minor",
         statement=statement,
         confidence=0.0,
         evidence=tuple(evidence),
         question="Is the comparison in the first sentence stronger than the evidence supports?",
     )
-    return Candidate("sweep", features, flaw)
 
 
-def _beaten(support: Support, line: Line) -> tuple[Grid, Row, Entry, Row, Entry] | None:
+def _beaten(support: Support, line: Line) -> Beaten | None:
     """An own row of a table that the sentence refers to with another row above it."""
     for grid in support.tables_named(line.text):
         own = [r for r in grid.rows if support.view.is_own(r.label)]

@@ -6,19 +6,26 @@ from deepseek.apps.papers.flaws.flaw import Flaw, detector
 from deepseek.apps.papers.flaws.paper import EVALUATION, PaperView
 
 SPREAD = (
-    r"±|\+/-|standard (deviation|error)|\bstd\b|\bstdev|(statistical(ly)?|significance) (test|level)"
+    r"±|\+/-|standard (deviation|error)|\bstd\b|\bstdev|(statistical(ly)?|significance) (test"
+    r"|level)"
     r"|statistical(ly)? significan|significantly (different|better|worse)[^.]{0,40}\bp\b"
-    r"|\bp ?[<≤] ?0?\.\d|\bp ?= ?0?\.0|\bp-values?|\bt-?test|wilcoxon|mcnemar|bootstrap|permutation test|sign test"
-    r"|randomi[sz]ation test|\banova\b|(random|different|multiple|several|\d+|three|five|ten) (random )?seeds?\b"
+    r"|\bp ?[<≤] ?0?\.\d|\bp ?= ?0?\.0|\bp-values?|\bt-?test|wilcoxon|mcnemar|bootstrap"
+    r"|permutation test|sign test"
+    r"|randomi[sz]ation test|\banova\b|(random|different|multiple|several|\d+|three|five"
+    r"|ten) (random )?seeds?\b"
     r"|random (restart|initiali[sz]ation)s|confidence (interval|level)|significance"
     r"|(different|independent|multiple|several|random|\d+|three|five|ten) runs\b"
     r"|averaged? (over|across|of|from) (\w+ ){0,3}(runs|trials|repetitions|times|seeds|folds)"
-    r"|(runs?|ran|repeat\w*|experiments?|train(ed)?) (\w+ ){0,4}(\d+|several|multiple|three|five|ten)"
+    r"|(runs?|ran|repeat\w*|experiments?|train(ed)?) (\w+ ){0,4}(\d+|several|multiple|three|five"
+    r"|ten)"
     r" (times|repetitions)\b"
     r"|variance (of|in|across|over) (the |our )?(result|perform|score|run|accuracy)"
     r"|标准差|方差|显著性|随机种子|置信区间|次实验"
 )
-NOISE = r"(standard deviation|variance|std) (of|=|to|is)? ?(0?\.\d|σ|1\b)|weight|initiali[sz]ed (from|with|by|to)|N ?\(0|Gaussian|batch norm"
+NOISE = (
+    r"(standard deviation|variance|std) (of|=|to|is)? ?(0?\.\d|σ|1\b)|weight|N ?\(0|Gaussian"
+    r"|initiali[sz]ed (from|with|by|to)|batch norm"
+)
 
 
 @detector("no_variance")
