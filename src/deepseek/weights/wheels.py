@@ -115,7 +115,7 @@ def _pip_download(
                 while process.poll() is None:
                     time.sleep(POLL_SECONDS)
                     if on_bytes:
-                        on_bytes(_tree_bytes(folder))
+                        on_bytes(tree_bytes(folder))
             finally:
                 if process.poll() is None:
                     process.terminate()
@@ -150,12 +150,13 @@ def _normal(name: str) -> str:
     return re.sub(r"[-_.]+", "_", name).lower()
 
 
-def _tree_bytes(folder: Path) -> int:
+def tree_bytes(folder: Path) -> int:
+    """Bytes of wheels under a folder in which pip makes and deletes folders meanwhile."""
     total = 0
-    for path in folder.rglob("*"):
-        try:
-            if path.is_file() and path.name != "pip.log":
-                total += path.stat().st_size
-        except OSError:  # moved away between listing and asking
-            continue
+    for place, _, names in os.walk(folder):  # unlike rglob, it passes over what is gone
+        for name in names:
+            try:
+                total += os.stat(os.path.join(place, name)).st_size if name != "pip.log" else 0
+            except OSError:  # moved away between listing and asking
+                continue
     return total
