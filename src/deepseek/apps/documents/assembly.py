@@ -53,7 +53,7 @@ class PageWriter:
         self._boxes: list[Box] = []
 
     def write(self, block: RawBlock) -> PlacedBlock:
-        """Append a block."""
+        """Append a block: its final characters with their boxes, and a table's cells."""
         if self._text:
             self._put("\n", None)
         start = len(self._text)

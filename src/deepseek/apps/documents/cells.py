@@ -62,7 +62,8 @@ def _wide_spaces(run: Run) -> list[tuple[int, float, float]]:
         before, after = run.boxes[place - 1], run.boxes[place + 1]
         if before is not None and after is not None:
             left, right = before[2], after[0]
-            if right - left > SPLIT_GAP * run.size:
+            # A typewriter font's own space is 0.6 wide.
+            if right - left > (SPLIT_GAP if not run.mono else 2 * SPLIT_GAP + 0.2) * run.size:
                 found.append((place, left, right))
         place = run.text.find(" ", place + 1)
     return found

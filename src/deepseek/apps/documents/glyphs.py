@@ -81,7 +81,7 @@ def load_glyphs(target: Path) -> tuple[list[PageGlyphs], str]:
 def run_worker(
     arguments: list[str], path: Path, on_progress: Callable[[int, int], None] | None = None
 ) -> None:
-    """Run the child to its end.
+    """Run the child process to its end, telling of its progress.
 
     Raises:
         DocumentError: It refused, crashed or ran out of time or memory.

@@ -38,12 +38,12 @@ class Run:
 
     @property
     def height(self) -> float:
-        """Height of the ink."""
+        """Height of the ink, not of the font."""
         return self.bottom - self.top
 
     @property
     def middle(self) -> float:
-        """Vertical centre."""
+        """Vertical centre, by which runs are sorted from the top."""
         return (self.top + self.bottom) / 2
 
 
@@ -60,27 +60,27 @@ class Line:
 
     @property
     def left(self) -> float:
-        """Left edge."""
+        """Left edge of the first run, in points."""
         return self.runs[0].left
 
     @property
     def right(self) -> float:
-        """Right edge."""
+        """Right edge of the run that reaches farthest."""
         return max(run.right for run in self.runs)
 
     @property
     def top(self) -> float:
-        """Top edge."""
+        """Top of the highest ink."""
         return min(run.top for run in self.runs)
 
     @property
     def bottom(self) -> float:
-        """Bottom edge."""
+        """Bottom of the lowest ink."""
         return max(run.bottom for run in self.runs)
 
     @property
     def size(self) -> float:
-        """Font size of the longest run."""
+        """Font size of the longest run: a superscript does not count."""
         return max(self.runs, key=lambda run: len(run.text)).size
 
     @property
