@@ -13,14 +13,15 @@ digits masked on a fifth of the pages, or that are a number): the reader drops t
   Accuracy = 2 · matched / (ours + theirs): missing, wrong and surplus characters all count.
 - order: longest common subsequence of the words in reading order over the number of common words,
   against `pdftotext` or `pdftotext -raw`, whichever agrees better on the page.
-- pages/s: wall time of `read_document` and of `pdftotext -bbox-layout`, which also gives boxes.
+- pages/s: by processor time (user and system, child processes too; other programs on the machine
+  then matter little) of `read_document` and of `pdftotext -bbox-layout`, which also gives boxes.
 """
 
 import argparse
+import os
 import re
 import subprocess
 import sys
-import time
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
@@ -92,12 +93,12 @@ def measured(path: Path, rounds: int, verbose: bool) -> tuple[Score, list[float]
     """Scores of one file, and pages a second of both sides for each round, in turns."""
     speeds, peers = [], []
     for _ in range(rounds):
-        start = time.perf_counter()
+        start = processor_time()
         document = read_document(path)
-        speeds.append(len(document.pages) / (time.perf_counter() - start))
-        start = time.perf_counter()
+        speeds.append(len(document.pages) / (processor_time() - start))
+        start = processor_time()
         poppler(path, "-bbox-layout")
-        peers.append(len(document.pages) / (time.perf_counter() - start))
+        peers.append(len(document.pages) / (processor_time() - start))
     plain, raw = (oracle_pages(poppler(path, *how)) for how in ((), ("-raw",)))
     score = Score()
     for page in document.pages:
@@ -112,6 +113,11 @@ def measured(path: Path, rounds: int, verbose: bool) -> tuple[Score, list[float]
             print(f"  {path.name} p{page.number} {2 * matched / characters:.3f}")
             print("    surplus", list(surplus)[:40], "\n    missing", list(missing)[:40])
     return score, speeds, peers
+
+
+def processor_time() -> float:
+    """Seconds of this process and of its children that have ended."""
+    return sum(os.times()[:4])
 
 
 def compare(score: Score, ours: list[str], theirs: list[list[str]]) -> None:
