@@ -1,181 +1,277 @@
-"""Fits and evaluates the contribution-sentence scorer, and the naive Bayes it is compared with."""
+"""Fits and evaluates the contribution-sentence scorer, and the naive Bayes it is compared with.
 
-import math
-from collections import Counter
+    python benchmarks/contribution.py cross-validate TRAIN   # F1 on tasks the network never saw
+    python benchmarks/contribution.py calibrate TRAIN        # the same, then write the weights
+    python benchmarks/contribution.py evaluate TEST
+    python benchmarks/contribution.py naive-bayes TRAIN TEST
+
+TRAIN and TEST are folders of the NLPContributionGraph data (see `ncg.py`).
+"""
+
+import argparse
+import json
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
 
+import bayes
 import ncg
-from deepseek.apps.papers.features import features
-from deepseek.apps.papers.scorer import context, contribution_scores, contribution_threshold
+from deepseek.apps.papers import scorer
+from deepseek.apps.papers.features import features, words
+from deepseek.apps.papers.scorer import UNITS, Codebook, Encoded, Network
 
-L2 = 1e-4
-FOLDS = 6
-Rows = list[dict[str, float]]
+TARGET = Path(scorer.__file__).parent / scorer.WEIGHTS
+naive_bayes = bayes.naive_bayes
 
 
-def calibrate(train: Path, target: Path) -> dict[str, float]:
-    """Fit both steps on the training split; the threshold by cross-validation over tasks."""
-    papers = list(ncg.papers(train))
-    rows = [features(ncg.items(p), p.title) for p in papers]
-    gold = [np.array([float(i + 1 in p.gold) for i in range(len(p.lines))]) for p in papers]
-    tasks = sorted({p.task for p in papers})
-    fold_of = {
-        task: i % FOLDS for i, task in enumerate(np.random.default_rng(0).permutation(tasks))
-    }
-    folds = np.array([fold_of[p.task] for p in papers])
-    held_out: list[NDArray[np.float64]] = [np.zeros(0)] * len(papers)
-    for fold in range(FOLDS):
-        inside, outside = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
-        first, second = _fit_both([rows[i] for i in inside], [gold[i] for i in inside])
-        for i in outside:
-            held_out[i] = _predict(rows[i], first, second)
-    scores, truth = np.concatenate(held_out), np.concatenate(gold)
-    threshold = max(np.arange(0.1, 0.6, 0.01), key=lambda t: f1(truth, scores > t)[0])
-    first, second = _fit_both(rows, gold)
-    _write(target, first, second, float(threshold))
-    f, precision, recall = f1(truth, scores > threshold)
-    return {"f1": f, "precision": precision, "recall": recall, "threshold": float(threshold)}
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How the network is made and fitted."""
+
+    members: int = 2
+    width: int = 24
+    hidden: int = 48
+    layers: int = 5
+    min_groups: int = 6
+    """A word has a weight if it occurs in so many groups of papers …"""
+    max_words: int = 5000
+    """… and is among so many that tell contributions best."""
+    epochs: int = 10
+    batch: int = 8
+    rate: float = 3e-3
+    decay: float = 1e-2
+    dropout: float = 0.3
+    word_dropout: float = 0.2
+    unit_weight: float = 0.3
+    bare: float = 0.3
+    """Share of papers shown without their heading lines, as parsed PDFs come."""
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One paper, ready to learn from."""
+
+    task: str
+    bags: list[list[str]]
+    rows: list[dict[str, float]]
+    headings: NDArray[np.bool_]
+    gold: NDArray[np.float32]
+    units: NDArray[np.int64]
+    """Unit of each item from 1; 0 if it is none, -1 if it is not known."""
+
+
+def examples(folder: Path) -> list[Example]:
+    """The papers of a split with their labels."""
+    result = []
+    for paper in ncg.papers(folder):
+        items = ncg.items(paper)
+        gold = np.array([i + 1 in paper.gold for i in range(len(items))], np.float32)
+        units = [
+            (UNITS.index(unit) + 1 if unit else -1) if is_gold else 0
+            for unit, is_gold in zip(ncg.units(paper), gold, strict=True)
+        ]
+        bags, rows = [words(item) for item in items], features(items, paper.title)
+        headings = np.array([item.is_heading for item in items])
+        result.append(Example(paper.task, bags, rows, headings, gold, np.array(units)))
+    return result
+
+
+def codebook(papers: Sequence[Example], recipe: Recipe) -> Codebook:
+    """Words and features that occur across tasks; of the words those that tell the most."""
+    groups, inside, total = defaultdict[str, set[str]](set), Counter[str](), Counter[str]()
+    numeric = Counter[str]()
+    sizes = Counter(p.task for p in papers)
+    for number, paper in enumerate(papers):
+        # A task with many papers counts as three groups: words of one topic must not get in.
+        group = f"{paper.task}{number % 3}" if sizes[paper.task] > 30 else paper.task
+        for bag, gold in zip(paper.bags, paper.gold, strict=True):
+            for word in set(bag):
+                groups[word].add(group)
+                total[word] += 1
+                inside[word] += gold
+        for row in paper.rows:
+            numeric.update(name for name, value in row.items() if value)
+    share = sum(inside.values()) / sum(total.values())
+    kept = [w for w, g in groups.items() if len(g) >= recipe.min_groups and total[w] >= 15]
+    kept.sort(key=lambda w: (-((inside[w] - share * total[w]) ** 2) / total[w], w))
+    chosen = sorted(kept[: recipe.max_words])
+    return Codebook(tuple(chosen), tuple(sorted(n for n, c in numeric.items() if c >= 30)))
+
+
+def fit(papers: Sequence[Example], recipe: Recipe) -> tuple[Codebook, Network]:
+    """Learn from papers."""
+    torch.manual_seed(recipe.seed)
+    random = np.random.default_rng(recipe.seed)
+    book = codebook(papers, recipe)
+    network = Network(
+        len(book.words), len(book.features), members=recipe.members,
+        width=recipe.width, hidden=recipe.hidden, layers=recipe.layers,
+    )  # fmt: skip
+    whole = [_encode(book, paper) for paper in papers]
+    bare = [_encode(book, paper, without_headings=True) for paper in papers]
+    optimiser = torch.optim.AdamW(network.parameters(), recipe.rate, weight_decay=recipe.decay)
+    steps = recipe.epochs * -(-len(papers) // recipe.batch)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser, recipe.rate, total_steps=steps, pct_start=0.15
+    )
+    for _ in range(recipe.epochs):
+        order = random.permutation(len(papers))
+        for start in range(0, len(order), recipe.batch):
+            batch = [
+                (bare if random.random() < recipe.bare else whole)[i]
+                for i in order[start : start + recipe.batch]
+            ]
+            n_rows = sum(len(gold) for _, gold, _ in batch)
+            optimiser.zero_grad()
+            for encoded, gold, units in batch:
+                loss = _loss(network, _thin(encoded, recipe.word_dropout), gold, units, recipe)
+                (loss / n_rows).backward()
+            torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+            optimiser.step()
+            schedule.step()
+    return book, network
+
+
+def predict(book: Codebook, network: Network, paper: Example) -> NDArray[np.float64]:
+    """Probability of each item."""
+    with torch.inference_mode():
+        scores, _ = network(book.encode(paper.bags, paper.rows))
+    return scores.sigmoid().mean(dim=1).double().numpy()
+
+
+def cross_validate(
+    papers: Sequence[Example], recipe: Recipe, only: Sequence[int] = ()
+) -> dict[str, float]:
+    """Micro F1 over sentences of held-out tasks, at the threshold that is best over all of them."""
+    folds = fold_by_task([p.task for p in papers])
+    truth: list[NDArray[np.float32]] = []
+    scores: list[NDArray[np.float64]] = []
+    parts: dict[int, list[int]] = defaultdict(list)
+    for fold in only or sorted(set(folds)):
+        seen = [p for p, f in zip(papers, folds, strict=True) if f != fold]
+        book, network = fit(seen, recipe)
+        for paper, f in zip(papers, folds, strict=True):
+            if f == fold:
+                parts[fold].append(len(truth))
+                truth.append(paper.gold)
+                scores.append(predict(book, network, paper))
+    y, p = np.concatenate(truth), np.concatenate(scores)
+    threshold = max(np.arange(0.1, 0.6, 0.01), key=lambda t: f1(y, p > t)["f1"])
+    result = f1(y, p > threshold) | {"threshold": round(float(threshold), 2)}
+    for fold, places in parts.items():
+        held = np.concatenate([scores[i] for i in places]) > threshold
+        result[f"f1 of fold {fold}"] = f1(np.concatenate([truth[i] for i in places]), held)["f1"]
+    return result
+
+
+def fold_by_task(tasks: Sequence[str]) -> list[int]:
+    """Fold of each paper: the two great tasks are a fold each, the others share three."""
+    sizes = Counter(tasks)
+    large = sorted(task for task, n in sizes.items() if n > 30)
+    small = sorted(task for task, n in sizes.items() if n <= 30)
+    fold = {task: i for i, task in enumerate(large)}
+    for i, place in enumerate(np.random.default_rng(0).permutation(len(small))):
+        fold[small[place]] = len(large) + i % 3
+    return [fold[task] for task in tasks]
+
+
+def calibrate(train: Path, target: Path = TARGET, recipe: Recipe | None = None) -> dict[str, float]:
+    """Choose the threshold by cross-validation over tasks, fit on all papers, write the weights."""
+    recipe = recipe or Recipe()
+    papers = examples(train)
+    report = cross_validate(papers, recipe)
+    book, network = fit(papers, recipe)
+    _write(target, book, network, report["threshold"], recipe)
+    return report
 
 
 def evaluate(test: Path) -> dict[str, float]:
     """Sentence F1 of the shipped scorer over all papers of a split (micro average)."""
     truth, guess = [], []
     for paper in ncg.papers(test):
-        scores = contribution_scores(ncg.items(paper), paper.title)
-        guess += [score > contribution_threshold() for score in scores]
+        scores = scorer.contribution_scores(ncg.items(paper), paper.title)
+        guess += [score > scorer.contribution_threshold() for score in scores]
         truth += [i + 1 in paper.gold for i in range(len(paper.lines))]
-    f, precision, recall = f1(np.array(truth, float), np.array(guess))
-    return {"f1": f, "precision": precision, "recall": recall}
+    return f1(np.array(truth, np.float32), np.array(guess))
 
 
-def naive_bayes(train: Path, test: Path) -> dict[str, float]:
-    """The baseline: words, word pairs, role and place; threshold by the best training F1."""
-    counts: tuple[Counter[str], Counter[str]] = (Counter(), Counter())
-    n = [0, 0]
-    for paper in ncg.papers(train):
-        for i, tokens in enumerate(_bayes_tokens(paper)):
-            label = int(i + 1 in paper.gold)
-            counts[label].update(tokens)
-            n[label] += 1
-    totals = [sum(c.values()) for c in counts]
-    size = len(set(counts[0]) | set(counts[1]))
-
-    def score(tokens: set[str]) -> float:
-        ratio = math.log(n[1] / n[0])
-        for token in tokens:
-            present, absent = counts[1][token] + 1, counts[0][token] + 1
-            ratio += math.log(present / (totals[1] + size)) - math.log(absent / (totals[0] + size))
-        return ratio
-
-    def collect(folder: Path) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        truth, scores = [], []
-        for paper in ncg.papers(folder):
-            scores += [score(tokens) for tokens in _bayes_tokens(paper)]
-            truth += [float(i + 1 in paper.gold) for i in range(len(paper.lines))]
-        return np.array(truth), np.array(scores)
-
-    truth, scores = collect(train)
-    cut = max(
-        np.quantile(scores, np.linspace(0.7, 0.98, 60)), key=lambda t: f1(truth, scores > t)[0]
-    )
-    truth, scores = collect(test)
-    f, precision, recall = f1(truth, scores > cut)
-    return {"f1": f, "precision": precision, "recall": recall}
-
-
-def f1(truth: NDArray[np.float64], guess: NDArray[np.bool_]) -> tuple[float, float, float]:
+def f1(truth: NDArray[np.float32], guess: NDArray[np.bool_]) -> dict[str, float]:
     """F1, precision and recall in per cent."""
-    hits = float((truth * guess).sum())
-    precision, recall = hits / max(guess.sum(), 1), hits / max(truth.sum(), 1)
-    return 200 * precision * recall / max(precision + recall, 1e-9), 100 * precision, 100 * recall
+    return bayes.f1(truth, guess)
 
 
-def _bayes_tokens(paper: ncg.Paper) -> list[set[str]]:
-    result = []
-    lines = ncg.items(paper)
-    for i, item in enumerate(lines):
-        words = item.text.lower().split()
-        pairs = {f"{a}_{b}" for a, b in zip(words, words[1:], strict=False)}
-        result.append({*words, *pairs, f"@{item.role}", f"#{10 * i // len(lines)}"})
-    return result
+def _encode(
+    book: Codebook, paper: Example, without_headings: bool = False
+) -> tuple[Encoded, Tensor, Tensor]:
+    keep = np.flatnonzero(~paper.headings) if without_headings else np.arange(len(paper.gold))
+    encoded = book.encode([paper.bags[i] for i in keep], [paper.rows[i] for i in keep])
+    return encoded, torch.from_numpy(paper.gold[keep]), torch.from_numpy(paper.units[keep])
 
 
-def _fit_both(
-    rows: list[Rows], gold: list[NDArray[np.float64]]
-) -> tuple[dict[str, float], dict[str, float]]:
-    """The second step learns from first-step scores of papers that the first step did not see."""
-    unseen: list[list[float]] = [[] for _ in rows]
-    for part in range(5):
-        inside = [i for i in range(len(rows)) if i % 5 != part]
-        weights = _fit(
-            [r for i in inside for r in rows[i]], np.concatenate([gold[i] for i in inside])
-        )
-        for i in range(part, len(rows), 5):
-            unseen[i] = [_dot(row, weights) for row in rows[i]]
-    truth = np.concatenate(gold)
-    first = _fit([r for paper in rows for r in paper], truth)
-    both = [
-        {**row, **near}
-        for paper, scores in zip(rows, unseen, strict=True)
-        for row, near in zip(paper, context(scores), strict=True)
-    ]
-    return first, _fit(both, truth)
+def _thin(encoded: Encoded, share: float) -> Encoded:
+    """Some words forgotten: id 0 counts for nothing."""
+    kept = torch.rand(len(encoded.ids)) >= share
+    return Encoded(encoded.ids * kept, encoded.starts, encoded.numbers)
 
 
-def _predict(rows: Rows, first: dict[str, float], second: dict[str, float]) -> NDArray[np.float64]:
-    scores = [_dot(row, first) for row in rows]
-    logits = [
-        _dot({**row, **near}, second) for row, near in zip(rows, context(scores), strict=True)
-    ]
-    return 1 / (1 + np.exp(-np.array(logits)))
+def _loss(
+    network: Network, encoded: Encoded, gold: Tensor, units: Tensor, recipe: Recipe
+) -> Tensor:
+    scores, logits = network(encoded, recipe.dropout)
+    loss = F.binary_cross_entropy_with_logits(
+        scores, gold.unsqueeze(1).expand_as(scores), reduction="sum"
+    )
+    known = units >= 0
+    wanted = units[known].repeat_interleave(network.members)
+    by_unit = F.cross_entropy(logits[known].flatten(0, 1), wanted, reduction="sum")
+    return (loss + recipe.unit_weight * by_unit) / network.members
 
 
-def _fit(rows: Rows, truth: NDArray[np.float64]) -> dict[str, float]:
-    """Logistic regression with an L2 penalty."""
-    names = sorted({name for row in rows for name in row})
-    column = {name: i for i, name in enumerate(names)}
-    matrix = torch.zeros(len(rows), len(names))
-    for i, row in enumerate(rows):
-        for name, value in row.items():
-            matrix[i, column[name]] = value
-    target = torch.tensor(truth, dtype=torch.float32)
-    weights = torch.zeros(len(names), requires_grad=True)
-    optimiser = torch.optim.LBFGS([weights], max_iter=100, line_search_fn="strong_wolfe")
-
-    def closure() -> torch.Tensor:
-        optimiser.zero_grad()
-        loss = torch.nn.functional.binary_cross_entropy_with_logits(matrix @ weights, target)
-        loss = loss + L2 * weights.square().sum()
-        loss.backward()
-        return loss
-
-    optimiser.step(closure)
-    return dict(zip(names, weights.detach().tolist(), strict=True))
+def _write(target: Path, book: Codebook, network: Network, threshold: float, r: Recipe) -> None:
+    """Eight bits a weight, one scale for each row."""
+    arrays: dict[str, NDArray[np.generic]] = {
+        "words": np.frombuffer("\n".join(book.words).encode(), np.uint8),
+        "features": np.frombuffer("\n".join(book.features).encode(), np.uint8),
+        "shape": np.array([r.members, r.width, r.hidden, r.layers]),
+        "threshold": np.array(threshold),
+    }
+    for name, tensor in network.state_dict().items():
+        values = tensor.numpy()
+        scale = np.abs(values).max(axis=-1, keepdims=True).clip(1e-8) / 127
+        arrays[f"int8:{name}"] = np.round(values / scale).astype(np.int8)
+        arrays[f"scale:{name}"] = scale.astype(np.float32)
+    np.savez_compressed(target, **arrays)
 
 
-def _dot(row: dict[str, float], weights: dict[str, float]) -> float:
-    return sum(value * weights.get(name, 0.0) for name, value in row.items())
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument(
+        "command", choices=("cross-validate", "calibrate", "evaluate", "naive-bayes")
+    )
+    parser.add_argument("folders", type=Path, nargs="+")
+    parser.add_argument("--folds", type=int, nargs="*", default=[])
+    for name, value in asdict(Recipe()).items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
+    options = vars(parser.parse_args())
+    command, folders, folds = options.pop("command"), options.pop("folders"), options.pop("folds")
+    recipe = Recipe(**options)
+    torch.set_num_threads(1)
+    if command == "cross-validate":
+        report = cross_validate(examples(folders[0]), recipe, folds)
+    elif command == "calibrate":
+        report = calibrate(folders[0], recipe=recipe)
+    else:
+        report = evaluate(folders[0]) if command == "evaluate" else naive_bayes(*folders)
+    print(json.dumps({name: round(value, 2) for name, value in report.items()}))
 
 
-def _write(
-    target: Path, first: dict[str, float], second: dict[str, float], threshold: float
-) -> None:
-    lines = [
-        "# Weights of the contribution-sentence scorer. Written by `benchmarks/papers.py calibrate`",
-        "# from the training split of NLPContributionGraph; do not edit by hand.",
-        "",
-        "[decision]",
-        f"threshold = {threshold:.2f}",
-    ]
-    for name, weights in (("first", first), ("second", second)):
-        lines += ["", f"[{name}]"]
-        lines += [
-            f'"{key}" = {value:.2f}'
-            for key, value in sorted(weights.items())
-            if abs(value) >= 0.005
-        ]
-    target.write_text("\n".join(lines) + "\n")
+if __name__ == "__main__":
+    main()

@@ -12,7 +12,21 @@ from pathlib import Path
 from deepseek.apps.documents.document import SectionRole
 from deepseek.apps.documents.headings import role_of
 from deepseek.apps.papers.features import Item
+from deepseek.apps.papers.scorer import Unit
 
+# Information unit of the data -> ours. "Experiments" and "tasks" mix several and tell nothing.
+UNIT_OF: dict[str, Unit] = {
+    "research-problem": "problem",
+    "approach": "approach",
+    "model": "approach",
+    "hyperparameters": "setup",
+    "experimental-setup": "setup",
+    "results": "results",
+    "ablation-analysis": "ablation",
+    "baselines": "baselines",
+    "dataset": "resources",
+    "code": "resources",
+}
 EVALUATION: tuple[SectionRole, ...] = ("experiments", "results", "ablation")
 
 
@@ -45,7 +59,10 @@ def papers(folder: Path) -> Iterator[Paper]:
 
 
 def items(paper: Paper) -> list[Item]:
-    """Its lines as items with roles guessed from the heading lines."""
+    """Its lines as items with roles guessed from the heading lines.
+
+    As in a parsed document a section's sentences are counted without its heading.
+    """
     places: list[tuple[SectionRole, str, int]] = []
     role: SectionRole = "front"
     heading, section, in_evaluation = "", 0, False
@@ -56,15 +73,41 @@ def items(paper: Paper) -> list[Item]:
             role = _role(heading, role, in_evaluation)
             in_evaluation |= role in EVALUATION
         places.append((role, heading, section))
-    sizes = Counter(section for _, _, section in places)
+    sizes = Counter(
+        section
+        for (_, _, section), is_heading in zip(places, headings, strict=True)
+        if not is_heading
+    )
     seen: Counter[int] = Counter()
     result = []
     for line, is_heading, (line_role, title, number) in zip(
         paper.lines, headings, places, strict=True
     ):
         result.append(Item(line, line_role, title, seen[number], sizes[number], is_heading))
-        seen[number] += 1
+        seen[number] += not is_heading
     return result
+
+
+def units(paper: Paper) -> list[Unit | None]:
+    """The unit that cites each line (`info-units/*.json`), if one does. Many files are no JSON."""
+    cited = {
+        file.stem: _squeeze(file.read_text(encoding="utf-8"))
+        for file in sorted((paper.folder / "info-units").glob("*.json"))
+    }
+    result: list[Unit | None] = []
+    for line in paper.lines:
+        text = _squeeze(line)
+        by = [
+            u
+            for u, t in cited.items()
+            if f"fromsentence{text}" in t or (len(text) > 25 and text in t)
+        ]
+        result.append(UNIT_OF.get(by[0]) if by and text else None)
+    return result
+
+
+def _squeeze(text: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", text.lower().replace("\\n", ""))
 
 
 def _role(heading: str, before: SectionRole, in_evaluation: bool) -> SectionRole:
