@@ -213,15 +213,18 @@ def _claims(document: Document) -> Iterator[tuple[Sentence, str]]:
 # --- 4. no variance ------------------------------------------------------------------------------
 
 SPREAD = re.compile(
-    r"±|standard (deviation|error)s?|\bstd\b|significance|statistically|\bp ?[<≤] ?0?\.\d"
-    r"|\bt-test|McNemar"
-    r"|random(ly)? (seeds?|restarts?|initiali[sz]ations)|different seeds|confidence (interval"
-    r"|level)"
-    r"|bootstrap|(over|of|different|multiple|several|independent) (\w+ )?runs\b|p-value|wilcoxon"
-    r"|averaged? over (\w+ )?(runs|trials|folds|times|seeds)|(run|train"
-    r"|repeat)\w*( \w+)? \d+ times|variances? of (the|our) (result|score|perf)",
+    r"±|standard (deviation|error)s?|\bstd\b|\bs\.d\.|significance|statistical(ly)? significan"
+    r"|statistically (better|different)|\bp ?[<≤] ?0?\.\d|\bp ?= ?0?\.0|p-value|\bt-test|McNemar"
+    r"|wilcoxon|bootstrap|confidence (interval|level)|random(ly)? (seeds|restarts?|initiali[sz]"
+    r"ations)"
+    r"|different seeds|(two|three|five|ten|\d+) (random )?(runs|trials)\b|fold cross[- ]valid"
+    r"|(over|of|different|multiple|several|independent) (\w+ )?runs\b"
+    r"|averaged? over (\w+ )?(runs|trials|folds|times|seeds)"
+    r"|\b(run|ran|repeat\w*|train\w*) (\w+ ){0,3}(\d+|two|three|five|ten|several|multiple) times"
+    r"|variances? of (the|our) (result|score|perf)",
     re.IGNORECASE,
 )
+NO_SPREAD = re.compile(r"initiali[sz]ed|gaussian|\bnoise\b", re.IGNORECASE)
 PLUS_MINUS = re.compile(r"\s?(±|\+/-)\s?[\d.]+%?")
 
 
@@ -232,6 +235,8 @@ def no_variance(document: Document, generator: random.Random) -> Plant | None:
         role = document.section_of(sentence).role
         text = document.text_of(sentence)
         if role in ("references", "related", "front"):
+            continue
+        if NO_SPREAD.search(text):
             continue
         if SPREAD.search(PLUS_MINUS.sub("", text)):  # a mere ± goes without its sentence
             edits += without_sentence(document, sentence)

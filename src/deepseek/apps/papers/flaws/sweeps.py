@@ -9,7 +9,7 @@ from deepseek.apps.papers.flaws.grid import Entry, Grid, Row
 from deepseek.apps.papers.flaws.mentions import OTHERS, OURS, Support
 from deepseek.apps.papers.flaws.paper import CLAIMING, Line, PaperView
 from deepseek.apps.papers.flaws.suspicion import Candidate, rated
-from deepseek.apps.papers.flaws.variance import SPREAD
+from deepseek.apps.papers.flaws.variance import has_spread
 
 BETTER = re.compile(
     r"\b(outperform|surpass|exceed|beat)\w*|\b(better|worse|higher|superior"
@@ -53,7 +53,8 @@ def sweeps(view: PaperView) -> list[Candidate]:
     """One for each sentence that sets the method above others in strong words."""
     has_test = any(
         re.search(r"significan|\bp ?[<≤]|t-test|bootstrap|wilcoxon|mcnemar", line.text, re.I)
-        for line in view.matching(SPREAD)
+        for line in view.lines
+        if has_spread(line.text)
     )
     modest = sum(1 for x in view.matching(MODEST.pattern, view.prose) if x.role in CLAIMING)
     strong = [
