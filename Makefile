@@ -54,8 +54,9 @@ format: $(VENV)/.dev  ## rewrite the files in the house format
 bench-inference: $(VENV)/.peers  ## prefill and decode beside llama.cpp
 	$(BIN)/python benchmarks/inference.py
 
-bench-papers: $(VENV)/.dev  ## paper analysis on public ground truth: NCG_TRAIN=… NCG_TEST=…
-	$(BIN)/python benchmarks/papers.py --ncg-train "$(NCG_TRAIN)" --ncg-test "$(NCG_TEST)"
+bench-papers: $(VENV)/.dev  ## paper analysis on ground truth: NCG_TRAIN=… NCG_TEST=… PDFS="a.pdf b.pdf"
+	$(BIN)/python benchmarks/papers.py $(if $(NCG_TRAIN),--ncg-train "$(NCG_TRAIN)") \
+	  $(if $(NCG_TEST),--ncg-test "$(NCG_TEST)") $(if $(PDFS),--pdfs $(PDFS))
 
 bench-extraction: $(VENV)/.dev  ## text extraction beside pdftotext: PDFS="a.pdf b.pdf"
 	$(BIN)/python benchmarks/extraction.py $(PDFS)

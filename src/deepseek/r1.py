@@ -170,11 +170,11 @@ class R1Model:
 
         extra = load_tasks(Path(task_file)) if task_file is not None else None
         resolve_tasks(tasks, extra)  # a mistake in them is reported before the paper is read
-        is_read = isinstance(source, Document)
-        document = source if is_read else read_document(sample_or_path(source))
+        if not isinstance(source, Document):
+            source = read_document(sample_or_path(source))
         self._engine.forget()  # what was asked before must not change how numbers are rounded
         return analyse_paper(
-            document,
+            source,
             self,
             tasks,
             extra_tasks=extra,

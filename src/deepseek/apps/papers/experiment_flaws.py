@@ -13,7 +13,7 @@ from deepseek.apps.papers.judge import NEUTRAL, Judge
 from deepseek.apps.papers.tasks import FLAWS
 
 MAX_FLAWS = 10
-MIN_LEAN = -1.0  # nats below the baseline at which the model's No outweighs the check in code
+MIN_CONFIDENCE = 0.5  # below it a flaw is wrong more often than right, and is not reported
 MODEL_WEIGHT = 0.5  # of the model's lean beside the confidence of the check, in log-odds
 SEARCHED_ROLES = ("results", "experiments", "ablation", "abstract", "introduction", "other")
 
@@ -53,10 +53,10 @@ class FlawReview:
             if self._is_soft(flaw):
                 lean = self._lean(flaw, evidence)
                 tick(2)
-                if lean < MIN_LEAN:
-                    continue
                 log_odds = math.log(confidence / (1 - confidence)) + MODEL_WEIGHT * lean
                 confidence = 1 / (1 + math.exp(-log_odds))
+            if confidence < MIN_CONFIDENCE:
+                continue
             yield Finding(
                 task=FLAWS,
                 kind=flaw.kind,

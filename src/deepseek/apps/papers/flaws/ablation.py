@@ -9,7 +9,7 @@ NAMED = r"\bablat|\bw/o\b|消融"
 TITLES = re.compile(
     r"ablat|component|(effect|impact|influence|contribution|importance|role|usefulness"
     r"|benefit)s? of"
-    r"|what (matters|helps)|消融|影响|作用",
+    r"|what (matters|helps)|model variations?|variants|sensitivity|消融|影响|作用",
     re.IGNORECASE,
 )
 REMOVES = re.compile(
@@ -28,6 +28,13 @@ STUDIES = re.compile(
     r"|using|different|individual|adding|removing|these|various|every|the (?!proposed|model|method)"
     r"|our (?!proposed|model|method|approach|system))"
     r"|\bvariants? of (our|the) (model|method|system|approach)",
+    re.IGNORECASE,
+)
+# Sentences that say outright that parts were varied to see what each brings.
+SAYS_SO = re.compile(
+    r"\b(importance|effect(iveness)?|impact|contribution|influence|role|benefit)s? of (the )?"
+    r"(different|individual|each|various|several|single|our) (\w+ )?"
+    r"(components?|parts?|techniques?|modules?|features?|choices|elements|of (the|our))",
     re.IGNORECASE,
 )
 NO_STUDY = re.compile(
@@ -57,6 +64,8 @@ def weigh(view: PaperView) -> tuple[float, Line | None]:
     for line in view.prose:
         if line.role not in EVALUATION or NO_STUDY.search(line.text):
             continue
+        if SAYS_SO.search(line.text):
+            weight += 2
         removes = bool(REMOVES.search(line.text) and EFFECT.search(line.text))
         studies = bool(STUDIES.search(line.text))
         if removes or studies:
