@@ -6,7 +6,6 @@ away or falsify; otherwise they return None.
 """
 
 import dataclasses
-import random
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -190,8 +189,3 @@ def without_sentence(document: Document, sentence: Sentence) -> list[Edit]:
         end = span.end + (1 if re.match(r" ", text[span.end : span.end + 1]) else 0)
         edits.append(Edit(Span(span.page, span.start, end)))
     return edits
-
-
-def chosen(items: list, generator: random.Random, count: int = 1) -> list:  # type: ignore[type-arg]
-    """Up to `count` items at random."""
-    return generator.sample(items, min(count, len(items)))

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
 from deepseek.apps.documents.document import Document, Sentence, Span
-from planting import Edit, chosen, edited, piece, place, without_sentence
+from planting import Edit, edited, piece, place, without_sentence
 
 PROSE = ("paragraph", "list")
 CLAIMS = ("abstract", "introduction", "conclusion", "experiments", "results", "ablation")
@@ -391,4 +391,4 @@ def plants(document: Document, seed: str, kinds: Collection[str] = ()) -> Iterat
             yield result
 
 
-__all__ = ["ACCEPTED", "PLANTS", "Plant", "chosen", "plants"]
+__all__ = ["ACCEPTED", "PLANTS", "Plant", "plants"]

@@ -11,7 +11,8 @@ NUMBER = re.compile(
 )
 # What stands right before or after a number that is no result.
 SETTING = re.compile(
-    r"learning rate|dropout|momentum|decay|batch|margin|threshold|epsilon|beta|weight|initial"
+    r"\bbias\b|\btimes\b|\bbits\b|deviation"
+    r"|learning rate|dropout|momentum|decay|batch|margin|threshold|epsilon|beta|weight|initial"
     r"|probabilit|clipp|temperature|dimension|hidden|layers?\b|epochs?|steps?\b|uniform|kappa"
     r"|version|p\s*[<=≤]|alpha|gamma|lambda|λ|α|β|γ|ϵ|ε|σ|tokens?\b|words?\b|seconds|hours|minutes"
     r"|\bGB\b|parameters|学习率|批|维|轮",

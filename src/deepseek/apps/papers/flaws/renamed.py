@@ -11,6 +11,7 @@ from deepseek.apps.papers.flaws.metrics import family, metrics_in
 from deepseek.apps.papers.flaws.paper import CLAIMING, EVALUATION, Line, PaperView
 from deepseek.apps.papers.flaws.suspicion import Candidate, rated
 
+NO_CLAIM = frozenset({"correlation", "MOS"})  # of raters and studies beside the evaluation
 DEFINES = re.compile(r"\b(metric|measure|evaluat|report|score)", re.IGNORECASE)
 
 
@@ -55,6 +56,8 @@ def candidates(view: PaperView) -> list[Candidate]:
         seen: set[str] = set()
         for metric, start, end in census.by_line[line.sentence.id]:
             near = line.text[max(0, start - 45) : end + 45]
+            if metric in NO_CLAIM:
+                continue
             if metric not in seen and re.search(r"\d\.\d|\d ?%", near):
                 seen.add(metric)
                 found.append(_candidate(census, line, metric, start, end))
@@ -93,7 +96,7 @@ def _candidate(census: Census, line: Line, metric: str, start: int, end: int) ->
         "ours": float(bool(OURS.search(line.text))),
         "elsewhere": float(bool(ELSEWHERE.search(line.text))),
         "summary": float(line.role in ("abstract", "introduction", "conclusion")),
-        "weak": float(metric in ("precision", "recall", "correlation", "error rate")),
+        "weak": float(metric in ("precision", "recall", "error rate")),
         "accuracy": float(metric == "accuracy"),
     }
     return Candidate("metric", features, _flaw(census, line, metric, cells, columns or set(tables)))
