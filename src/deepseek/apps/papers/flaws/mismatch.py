@@ -87,7 +87,9 @@ def _wording(support: Support, result: Result) -> dict[str, float]:
 def _flaw(result: Result, close: tuple[Grid, Row, Entry] | None) -> Flaw:
     number, text = result.number, result.text
     evidence: list[tuple[Span, ...]] = [result.mention.line.sentence.spans]
-    shown = f'"{text[max(0, number.start - 60) : number.end + 25].strip()}"'
+    start = text.rfind(" ", 0, max(0, number.start - 60)) + 1
+    end = text.find(" ", number.end + 25)
+    shown = f'"{text[start : end if end >= 0 else None].strip()}"'
     statement = f"The text gives {number.text} ({shown}), but no table or figure has this number."
     if close is not None:
         grid, row, entry = close
