@@ -81,8 +81,7 @@ def _flash(q: Tensor, k: Tensor, v: Tensor, is_causal: bool) -> tuple[Tensor, Te
 def _one_query(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """One query a head: the heads of a group become rows of one query block.
 
-    Keys and values are then read once a group instead of once a head: 0.2 instead of 2.7 ms
-    at 2,048 keys with 12 heads in 2 groups.
+    Keys and values are then read once a group instead of once a head.
     """
     batch, n_heads, _, width = q.shape
     n_groups = k.shape[1]

@@ -19,8 +19,7 @@ def rms_norm(
 ) -> Float[Tensor, "*rows D"]:
     """Normalise the last axis in float32 and scale by `weight`.
 
-    `vector_norm` runs vectorised where torch's own `rms_norm` and `mean` do not on CPUs:
-    0.18 against 2.8 ms for 512 x 1536 in bfloat16.
+    `vector_norm` runs vectorised where torch's own `rms_norm` and `mean` do not on CPUs.
     """
     wide = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
     scale = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
