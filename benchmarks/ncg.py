@@ -5,9 +5,11 @@ The data has no licence file: it is read from folders that the user has, and nev
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from deepseek.apps.documents.document import SectionRole
 from deepseek.apps.documents.headings import role_of
@@ -104,6 +106,17 @@ def units(paper: Paper) -> list[Unit | None]:
         ]
         result.append(UNIT_OF.get(by[0]) if by and text else None)
     return result
+
+
+def fold_by_task(tasks: Sequence[str]) -> list[int]:
+    """Fold of each paper: the two great tasks are a fold each, the others share three."""
+    sizes = Counter(tasks)
+    large = sorted(task for task, n in sizes.items() if n > 30)
+    small = sorted(task for task, n in sizes.items() if n <= 30)
+    fold = {task: i for i, task in enumerate(large)}
+    for i, place in enumerate(np.random.default_rng(0).permutation(len(small))):
+        fold[small[place]] = len(large) + i % 3
+    return [fold[task] for task in tasks]
 
 
 def _squeeze(text: str) -> str:

@@ -13,11 +13,6 @@ from dataclasses import dataclass
 from deepseek.apps.documents.document import Document, SectionRole
 from deepseek.apps.papers.cues import HEADING_CUES, HEADINGS, PATTERNS
 
-ROLES: tuple[SectionRole, ...] = (
-    "front", "abstract", "introduction", "related", "method", "experiments", "results",
-    "ablation", "limitations", "conclusion", "appendix", "other",
-)  # fmt: skip
-
 NUMBER = re.compile(r"\d+(?: ?[.,] ?\d+)*")
 DECIMAL = re.compile(r"\d+ ?\. ?\d+|\d+ ?%")
 # What a text with its citations and numbered references cut out has lost.
