@@ -29,6 +29,8 @@ def test_one_item_a_sentence_with_its_place(document: Document) -> None:
             document.section_of(sentence).role,
             document.section_of(sentence).title,
         )
+    captions = [item.text for item in items if item.is_caption]
+    assert captions == ["Table 1: F1 on LongQA."]
     introduction = [item for item in items if item.role == "introduction"]
     assert [item.index for item in introduction] == list(range(len(introduction)))
     assert {item.of for item in introduction} == {len(introduction)}
@@ -37,7 +39,7 @@ def test_one_item_a_sentence_with_its_place(document: Document) -> None:
 def test_document_and_plain_items_have_equal_features(document: Document) -> None:
     items = items_of(document)
     by_hand = [
-        Item(item.text, item.role, item.heading, item.index, item.of, is_heading=False)
+        Item(item.text, item.role, item.heading, item.index, item.of, is_caption=item.is_caption)
         for item in items
     ]
     assert features(items, document.title) == features(by_hand, document.title)

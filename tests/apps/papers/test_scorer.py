@@ -99,15 +99,18 @@ def test_chinese_contribution_scores_above_boilerplate() -> None:
     assert high > 2 * low
 
 
-def test_front_matter_and_references_score_nothing_but_the_title_does() -> None:
-    document = read_document(PAPER)
-    items = items_of(document)
+def test_front_matter_captions_and_references_score_nothing_but_the_title_does() -> None:
+    items = items_of(read_document(PAPER))
     title = Item("Gated Sparse Readers for Long Documents", "front", "", 0, 2)
     author = Item("Ada Author, University of Examples", "front", "", 1, 2)
     entry = Item("We propose a reader that outperforms all.", "references", "References", 0, 1)
-    scores = contribution_scores([title, author, *items, entry], title.text)
-    assert scores[0] > contribution_threshold()
-    assert scores[1] == scores[-1] == 0.0
+    caption = replace(items[-1], text="Table 1: Our model outperforms all.", is_caption=True)
+    guesses = contribution_guesses([title, author, *items, caption, entry], title.text)
+    assert guesses[0].score > contribution_threshold()
+    for guess in (guesses[1], guesses[-2], guesses[-1]):
+        assert (guess.score, guess.unit) == (0.0, None)
+    without = contribution_guesses([title, *items], title.text)
+    assert [guess for guess in guesses if guess.unit] == [g for g in without if g.unit]
 
 
 def test_units_follow_the_section() -> None:
@@ -115,7 +118,7 @@ def test_units_follow_the_section() -> None:
     unit = dict(zip([item.text for item in items], units_of(items), strict=True))
     assert unit[next(t for t in unit if t.startswith("We train with Adam"))] == "setup"
     assert unit[next(t for t in unit if t.startswith("Our model outperforms both"))] == "results"
-    assert set(unit.values()) <= set(UNITS)
+    assert set(unit.values()) <= {*UNITS, None}
 
 
 def test_guesses_are_probabilities_and_repeatable() -> None:

@@ -45,21 +45,25 @@ class Item:
     of: int
     """Sentences in its section."""
     is_heading: bool = False
+    is_caption: bool = False
+    """Stands beside the running text and is not counted in its section."""
 
 
 def items_of(document: Document) -> list[Item]:
     """The document's sentences as items, in order; one for each sentence."""
-    sections = [document.blocks[s.block].section for s in document.sentences]
-    sizes = {i: sections.count(i) for i in set(sections)}
-    seen: dict[int, int] = {}
+    places = [
+        (document.blocks[s.block].section, document.kind_of(s) == "caption")
+        for s in document.sentences
+    ]
+    sizes = Counter(section for section, is_caption in places if not is_caption)
+    seen: Counter[int] = Counter()
     items = []
-    for sentence, index in zip(document.sentences, sections, strict=True):
+    for sentence, (index, is_caption) in zip(document.sentences, places, strict=True):
         section = document.sections[index]
-        place = seen.get(index, 0)
-        seen[index] = place + 1
-        items.append(
-            Item(document.text_of(sentence), section.role, section.title, place, sizes[index])
-        )
+        text = document.text_of(sentence)
+        place = (section.role, section.title, seen[index], sizes[index])
+        items.append(Item(text, *place, is_caption=is_caption))
+        seen[index] += not is_caption
     return items
 
 

@@ -32,8 +32,9 @@ class Guess:
 
     score: float
     """Probability that it states a contribution."""
-    unit: Unit
-    """What it would be about if it does: NLPContributionGraph's units, the rare ones merged."""
+    unit: Unit | None
+    """What it would be about if it does: NLPContributionGraph's units, the rare ones merged.
+    None for what is passed over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,21 +116,22 @@ class Network(nn.Module):
 def contribution_guesses(items: Sequence[Item], title: str = "") -> list[Guess]:
     """Score and unit of each item of one paper, given in reading order.
 
-    What stands before the abstract besides the title, and the references, score 0: such lines
-    do not occur in the annotated texts.
+    Captions, references and what stands before the abstract besides the title are passed over
+    and score 0: such lines do not occur in the annotated texts.
     """
-    if not items:
-        return []
-    codebook, network, _ = load_scorer()
-    with torch.inference_mode():
-        bags = [words(item) for item in items]
-        scores, units = network(codebook.encode(bags, features(items, title)))
-        probabilities = scores.sigmoid().mean(dim=1).tolist()
-        best = units.softmax(dim=2).mean(dim=1)[:, 1:].argmax(dim=1).tolist()
-    return [
-        Guess(0.0 if _is_apparatus(item, title) else p, UNITS[unit])
-        for item, p, unit in zip(items, probabilities, best, strict=True)
-    ]
+    text = [i for i, item in enumerate(items) if not _is_apparatus(item, title)]
+    guesses = [Guess(0.0, None)] * len(items)
+    if text:
+        read = [items[i] for i in text]
+        codebook, network, _ = load_scorer()
+        bags = [words(item) for item in read]
+        with torch.inference_mode():
+            scores, units = network(codebook.encode(bags, features(read, title)))
+            probabilities = scores.sigmoid().mean(dim=1).tolist()
+            best = units.softmax(dim=2).mean(dim=1)[:, 1:].argmax(dim=1).tolist()
+        for i, probability, unit in zip(text, probabilities, best, strict=True):
+            guesses[i] = Guess(probability, UNITS[unit])
+    return guesses
 
 
 def contribution_scores(items: Sequence[Item], title: str = "") -> list[float]:
@@ -137,8 +139,8 @@ def contribution_scores(items: Sequence[Item], title: str = "") -> list[float]:
     return [guess.score for guess in contribution_guesses(items, title)]
 
 
-def units_of(items: Sequence[Item], title: str = "") -> list[Unit]:
-    """What each item would contribute to, whether or not it does."""
+def units_of(items: Sequence[Item], title: str = "") -> list[Unit | None]:
+    """What each item would contribute to, whether or not it does; None if it is passed over."""
     return [guess.unit for guess in contribution_guesses(items, title)]
 
 
@@ -174,7 +176,8 @@ def load_scorer() -> tuple[Codebook, Network, float]:
 
 
 def _is_apparatus(item: Item, title: str) -> bool:
-    if item.role == "references":
+    if item.is_caption or item.role == "references":
         return True
-    squeezed = "".join(item.text.split()).lower()
-    return item.role == "front" and squeezed not in ("".join(title.split()).lower(), "")
+    if item.role != "front" or item.is_heading:
+        return False
+    return "".join(item.text.split()).lower() != "".join(title.split()).lower()
