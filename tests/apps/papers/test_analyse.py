@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from deepseek.apps.documents.reader import read_document
 from deepseek.apps.papers.analyse import analyse_paper
 from deepseek.apps.papers.tasks import builtin_tasks
 from deepseek.core.errors import ConfigError
@@ -76,3 +77,44 @@ def test_same_input_same_report(paper, rules):
         return values
 
     assert report() == report()
+
+
+MANUAL = """# A manual
+
+## Installing
+
+We install the program with one command. It needs a compiler and an hour of time on one GPU.
+
+## Running
+
+The batch size is 16 and the learning rate 0.001 by default. We evaluate nothing here.
+
+## Options
+
+Each option of the program is described below in one sentence that is long enough.
+
+## Files
+
+Files are read from the current folder, and results are written beside them in a table.
+
+## Results of a run
+
+The program prints its results, with 95.3 % accuracy on the data set that comes with it.
+"""
+
+
+def test_a_manual_is_called_one_and_not_asked_about_experiments(tmp_path, rules):
+    file = tmp_path / "manual.md"
+    file.write_text(MANUAL, encoding="utf-8")
+    analysis = analyse_paper(
+        read_document(file), rules, ["experiment_flaws", "datasets_and_metrics"]
+    )
+    assert any("research paper" in warning for warning in analysis.warnings)
+    assert analysis.findings == ()
+    assert all("No section with experiments" in t.note for t in analysis.tasks)
+
+
+def test_a_paper_is_no_manual(paper, rules):
+    analysis = analyse_paper(paper, rules, ["datasets_and_metrics"])
+    assert analysis.warnings == ()
+    assert any("LongQA dataset" in prompt for prompt in rules.prompts)

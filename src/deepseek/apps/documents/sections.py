@@ -40,6 +40,8 @@ class _Outline:
     """Level, number and role of the sections around the current place."""
     after_references: bool = False
     body_size: float = 10.0
+    are_marked: bool = False
+    """Whether the file itself says what is a heading, as Markdown does."""
 
     @property
     def role(self) -> SectionRole:
@@ -48,6 +50,8 @@ class _Outline:
 
     def accepts(self, text: str) -> bool:
         """Whether a heading's words and number fit here."""
+        if self.are_marked:
+            return True
         if self.role == "front" and not _opens_text(text, self.has_abstract):
             return False  # authors and affiliations are often bold
         if self.is_numbered and not NUMBER.match(text) and not UNNUMBERED.match(text):
@@ -77,7 +81,11 @@ class _Outline:
 
 
 def divide(
-    pages: Sequence[Page], blocks: list[PlacedBlock], title_index: int | None
+    pages: Sequence[Page],
+    blocks: list[PlacedBlock],
+    title_index: int | None,
+    *,
+    are_marked: bool = False,
 ) -> tuple[list[Section], list[Block], list[int]]:
     """Sections, final blocks, and for each placed block its index among the final ones.
 
@@ -85,6 +93,7 @@ def divide(
         pages: Final pages.
         blocks: In reading order.
         title_index: Which of the blocks is the title.
+        are_marked: Whether the file itself says what is a heading.
     """
     headings = [text_of(pages, b.spans) for b in blocks if b.kind == "heading"]
     outline = _Outline(
@@ -92,6 +101,7 @@ def divide(
         has_abstract=any(ABSTRACT.match(text) for text in headings[:8]),
         sections=[Section("", "front", 1, blocks[0].spans[0].page if blocks else 1)],
         body_size=_body_size(blocks),
+        are_marked=are_marked,
     )
     final: list[Block] = []
     index_of: list[int] = []

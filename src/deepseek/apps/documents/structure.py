@@ -45,7 +45,7 @@ def build_document(
         warnings: What reading had to say.
     """
     title, title_index = _title(pages, blocks, file_title)
-    sections, final, index_of = divide(pages, blocks, title_index)
+    sections, final, index_of = divide(pages, blocks, title_index, are_marked=kind == "markdown")
     return Document(
         id=digest,
         source=source,

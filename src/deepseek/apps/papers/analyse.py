@@ -27,8 +27,8 @@ NOTHING = {
     "zh": "没有找到足够可信的回答。",
 }
 NO_PAPER = {
-    "en": "this does not look like a research paper: no abstract, references or experiments found",
-    "zh": "本文不像研究论文：没有找到摘要、参考文献或实验",
+    "en": "this does not look like a research paper: no abstract and no references found",
+    "zh": "本文不像研究论文：没有找到摘要和参考文献",
 }
 NO_EXPERIMENTS = {
     "en": "No section with experiments or results was found in this document.",

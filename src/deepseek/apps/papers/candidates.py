@@ -36,6 +36,8 @@ NAMED = re.compile(
     r"([A-Z][A-Za-z0-9]*[a-zA-Z0-9-]+)(?! et al| and [A-Z]\w+ [\[(])"
 )
 EVALUATION_ROLES = ("experiments", "results", "ablation")
+DECIMAL = re.compile(r"\d\.\d")
+FEW_NUMBERS = 6  # decimals that make a table one of results
 FEW_SECTIONS = 4  # with fewer, their titles say nothing about what is missing
 MIN_NAMED = 3  # times that a system's name occurs in its paper
 BM25_K1, BM25_B = 1.2, 0.6
@@ -65,17 +67,32 @@ class Outlook:
         return contribution_scores(items_of(self.document), self.document.title)
 
     @cached_property
-    def has_evaluation(self) -> bool:
-        """Whether there are experiments, as far as the sections tell; a manual has none."""
+    def is_paper(self) -> bool:
+        """Whether it looks like a research paper: it has an abstract or references.
+
+        A text with hardly any headings gets the benefit of the doubt.
+        """
         titled = [section for section in self.document.sections if section.title]
         roles = {section.role for section in titled}
-        return len(titled) < FEW_SECTIONS or not roles.isdisjoint(EVALUATION_ROLES)
+        return len(titled) < FEW_SECTIONS or not roles.isdisjoint(("abstract", "references"))
 
     @cached_property
-    def is_paper(self) -> bool:
-        """Whether it looks like a research paper: an abstract, references or experiments."""
-        roles = {section.role for section in self.document.sections}
-        return self.has_evaluation or not roles.isdisjoint(("abstract", "references"))
+    def has_evaluation(self) -> bool:
+        """Whether there are experiments, as far as sections and tables tell."""
+        titled = [section for section in self.document.sections if section.title]
+        roles = {section.role for section in titled}
+        few = len(titled) < FEW_SECTIONS
+        return self.is_paper and (
+            few or not roles.isdisjoint(EVALUATION_ROLES) or self._has_results_table
+        )
+
+    @property
+    def _has_results_table(self) -> bool:
+        return any(
+            sum(bool(DECIMAL.search(cell.text)) for row in table.rows for cell in row)
+            >= FEW_NUMBERS
+            for table in self.document.tables
+        )
 
     @cached_property
     def own_name(self) -> str:

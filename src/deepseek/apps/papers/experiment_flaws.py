@@ -29,11 +29,11 @@ class FlawReview:
 
     def __post_init__(self) -> None:
         self.document = self.outlook.document
-        # What is missing is a flaw only where there are experiments.
+        # Without experiments only arithmetic can be wrong.
         self.flaws = [
             flaw
             for flaw in find_flaws(self.document)
-            if self.outlook.has_evaluation or not flaw.searched
+            if self.outlook.has_evaluation or flaw.is_certain
         ][:MAX_FLAWS]
 
     @property

@@ -18,6 +18,7 @@ SCORE_WEIGHT = 0.35  # of the cheap score beside the model's lean when candidate
 NO_PAPER = 0.8  # nats more that are needed where the questions hardly fit, as in a manual
 SAME = 0.36  # share of common words from which two sentences say the same
 MAX_EVIDENCE = 3
+SECTIONS = {"en": "sections", "zh": "个章节"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +150,6 @@ class FacetSearch:
             statement=statement,
             confidence=0.6,
             evidence=nearest,
-            searched=f"{len(sections)} sections: {', '.join(sections[:12])}",
+            searched=f"{len(sections)} {SECTIONS[document.language]}: {', '.join(sections[:12])}",
             is_missing=True,
         )
