@@ -122,3 +122,12 @@ def test_any_text_is_read_and_every_span_lies_in_it(
     assert all(
         document.quote((c.span,)) == c.text for t in document.tables for r in t.rows for c in r
     )
+
+
+def test_markdown_headings_are_sections_whatever_they_say(tmp_path):
+    file = tmp_path / "manual.md"
+    file.write_text(
+        "# Title of it\n\n## Installing\n\nOne.\n\n## Running\n\nTwo.\n", encoding="utf-8"
+    )
+    titles = [section.title for section in read_document(file).sections if section.title]
+    assert titles == ["Installing", "Running"]
