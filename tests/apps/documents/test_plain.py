@@ -7,6 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from deepseek.apps.documents.document import Document
+from deepseek.apps.documents.reader import read_document
 
 MARKDOWN = """# A Small Model of Language
 
