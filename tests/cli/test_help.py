@@ -26,7 +26,8 @@ def test_examples_parse(verb):
     parser = parser_of(verb)
     for example in importlib.import_module(f"deepseek.cli.{verb}").EXAMPLES:
         command = example.split("| ")[-1]
-        parser.parse_args(shlex.split(command)[2:])
+        args = parser.parse_args(shlex.split(command)[2:])
+        assert callable(args.run)
 
 
 def test_the_overview_lists_every_verb(capsys):

@@ -1,8 +1,6 @@
 """`deepseek papers analyze`: findings about a paper, each with verified quotes."""
 
 import argparse
-import os
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -120,18 +118,12 @@ def _render(analysis: "PaperAnalysis", suffix: str) -> str:
 
 
 def _write(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
+    """Write a report whole or not at all, readable for others."""
+    from deepseek.weights.cache import write_atomically
+
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(text)
-            os.chmod(name, 0o644)
-            os.replace(name, path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+        write_atomically(path, text.encode("utf-8"))
+        path.chmod(0o644)
     except OSError as error:
         raise ConfigError(
             f"cannot write {path}: {error.strerror}", "choose another place with --out"
