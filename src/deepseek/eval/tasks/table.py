@@ -1,0 +1,26 @@
+"""Task name to module: only the tasks that are asked for get imported."""
+
+import importlib
+
+from deepseek.core.config import suggest
+from deepseek.core.errors import ConfigError
+from deepseek.eval.task import Task
+
+TASKS = {
+    "mmlu": "mmlu",
+}
+"""Name of a task and the module of `deepseek.eval.tasks` that defines it as `TASK`."""
+
+
+def find_task(name: str) -> Task:
+    """The task of a name.
+
+    Raises:
+        ConfigError: There is none; the hint says what it may have been.
+    """
+    if name not in TASKS:
+        raise ConfigError(f"no task is named {name!r}", suggest(name, TASKS))
+    module = importlib.import_module(f"deepseek.eval.tasks.{TASKS[name]}")
+    task = module.TASK
+    assert isinstance(task, Task)
+    return task
