@@ -8,6 +8,17 @@ from deepseek.eval.task import Task
 
 TASKS = {
     "mmlu": "mmlu",
+    "mmlu_cloze": "mmlu_cloze",
+    "hellaswag": "hellaswag",
+    "arc": "arc",
+    "arc_easy": "arc_easy",
+    "arc_challenge": "arc_challenge",
+    "boolq": "boolq",
+    "piqa": "piqa",
+    "gsm8k": "gsm8k",
+    "squad": "squad",
+    "qasper": "qasper",
+    "perplexity": "perplexity",
 }
 """Name of a task and the module of `deepseek.eval.tasks` that defines it as `TASK`."""
 
