@@ -1,12 +1,20 @@
 """`R1Model`: a checkpoint that is loaded, answers, and reads papers."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deepseek.core.errors import ConfigError, RequestError
-from deepseek.core.llm import Completion, Delta, Message, Prompt, SamplingParams, Score
+from deepseek.core.llm import (
+    Completion,
+    Delta,
+    Message,
+    Prompt,
+    SamplingParams,
+    Score,
+    ScoreRequest,
+)
 from deepseek.engine.loader import LoadReport, Progress, load_engine
 from deepseek.weights.pull import OnProgress
 
@@ -134,6 +142,24 @@ class R1Model:
     def score(self, prompt: Prompt, continuations: Sequence[str]) -> list[Score]:
         """Log-probability of each continuation after the prompt."""
         return self._engine.score(prompt, continuations)
+
+    def score_many(self, requests: Sequence[ScoreRequest]) -> Iterator[list[Score]]:
+        """The scores of many requests, in their order; what neighbours share is read once."""
+        return self._engine.score_many(requests)
+
+    def generate_many(
+        self, prompts: Sequence[Prompt], params: SamplingParams | Sequence[SamplingParams]
+    ) -> Iterator[tuple[int, Completion]]:
+        """Index and answer of each prompt, as they are finished, several side by side."""
+        return self._engine.generate_many(prompts, params)
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of `text` without any template around it."""
+        return self._engine.encode(text)
+
+    def decode(self, token_ids: Iterable[int]) -> str:
+        """The text of token ids."""
+        return self._engine.decode(token_ids)
 
     def analyze_paper(
         self,

@@ -3,7 +3,13 @@
 import pytest
 import torch
 
-from deepseek.ops.attention import attention, attention_reference, causal_mask
+from deepseek.ops.attention import (
+    attention,
+    attention_part,
+    attention_reference,
+    causal_mask,
+    merge_parts,
+)
 
 Qkv = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 SHAPES = (  # batch, query heads, key/value heads, queries, keys, head width
@@ -75,3 +81,30 @@ def test_training_through_a_chunk_has_the_gradient_of_the_definition() -> None:
 def test_mask() -> None:
     mask = causal_mask(2, 4, torch.device("cpu"))
     assert mask.tolist() == [[True, True, True, False], [True, True, True, True]]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_parts_merge_to_the_whole(shape: tuple[int, ...]) -> None:
+    """Keys cut in two, both unmasked, against all keys at once, by the definition."""
+    batch, n_heads, n_groups, n_queries, n_keys, width = shape
+    q, k, v = random_qkv((batch, n_heads, n_groups, n_queries, n_keys + 3, width), torch.float32)
+    cut = 1 + n_keys // 3
+    first = attention_part(q, k[:, :, :cut], v[:, :, :cut])
+    mixed, mass = merge_parts(*first, *attention_part(q, k[:, :, cut:], v[:, :, cut:]))
+    group = n_heads // n_groups
+    scores = q.double() @ k.double().repeat_interleave(group, 1).transpose(-1, -2) / width**0.5
+    wanted = scores.softmax(-1) @ v.double().repeat_interleave(group, 1)
+    torch.testing.assert_close(mixed.double(), wanted, atol=1e-5, rtol=0)
+    torch.testing.assert_close(mass.double(), scores.logsumexp(-1), atol=1e-4, rtol=0)
+
+
+def test_masked_keys_count_for_nothing() -> None:
+    q, k, v = random_qkv((3, 6, 2, 5, 40, 32), torch.float32)
+    lengths = torch.tensor([1, 17, 40])
+    mask = torch.arange(40) < lengths[:, None]
+    mixed, mass = attention_part(q, k, v, key_mask=mask)
+    for line, n in enumerate(lengths.tolist()):
+        one = slice(line, line + 1)
+        alone = attention_part(q[one], k[one, :, :n], v[one, :, :n])
+        torch.testing.assert_close(mixed[one], alone[0], atol=1e-6, rtol=0)
+        torch.testing.assert_close(mass[one], alone[1], atol=1e-5, rtol=0)

@@ -29,7 +29,9 @@ class Message:
 
 
 Prompt = str | Sequence[Message]
-"""Plain text to be continued, or a conversation for the chat template."""
+"""Plain text to be continued, or a conversation for the chat template.
+
+A conversation that ends with an assistant's message has that message continued."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,9 +170,9 @@ class BatchLanguageModel(LanguageModel, Protocol):
         ...
 
     def generate_many(
-        self, prompts: Sequence[Prompt], params: SamplingParams | None = None
+        self, prompts: Sequence[Prompt], params: SamplingParams | Sequence[SamplingParams]
     ) -> Iterator[tuple[int, Completion]]:
-        """Index and answer of each prompt, as they are finished."""
+        """Index and answer of each prompt, as they are finished; settings for all or each."""
         ...
 
 

@@ -5,31 +5,24 @@ thread that iterates it.
 """
 
 import contextlib
-import math
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from deepseek.core.errors import RequestError
-from deepseek.core.llm import (
-    Completion,
-    Delta,
-    FinishReason,
-    Prompt,
-    SamplingParams,
-    Score,
-    TokenLogprob,
-)
+from deepseek.core.llm import Completion, Delta, Prompt, SamplingParams, Score, ScoreRequest
+from deepseek.engine import batch
+from deepseek.engine.answer import Answer
 from deepseek.engine.runner import Runner
-from deepseek.engine.sampler import Sampler, top_logprobs
-from deepseek.engine.stopping import StopFinder
 from deepseek.model.transformer import Transformer
 from deepseek.tokenizer.tokenizer import Tokenizer
 
 MAX_CONTINUATIONS = 1_024
+R = TypeVar("R")
 
 
 class Engine:
@@ -97,19 +90,47 @@ class Engine:
         Raises:
             RequestError: Nothing to score, too much, or it does not fit the context window.
         """
-        if not 1 <= len(continuations) <= MAX_CONTINUATIONS:
-            raise RequestError(
-                f"{len(continuations)} continuations", f"score 1 to {MAX_CONTINUATIONS} at a time"
-            )
-        encoded = [self.tokenizer.encode(text) for text in continuations]
-        if not all(encoded):
-            raise RequestError("a continuation is empty", "give each at least one character")
-        prompt_ids = self._encode(prompt, max(map(len, encoded)))
+        prompt_ids, encoded = self._pair(prompt, continuations)
         with self._turn():
             first = self.runner.read(prompt_ids, self.on_prefill)
             scores = [self._score_one(first, ids) for ids in encoded]
             self.runner.rewind(len(prompt_ids))
         return scores
+
+    def score_many(self, requests: Sequence[ScoreRequest]) -> Iterator[list[Score]]:
+        """The scores of many requests, in their order; what neighbours share is read once.
+
+        Raises:
+            RequestError: A request cannot be scored; raised by this call, before any is.
+        """
+        pairs = [self._pair(request.prompt, request.continuations) for request in requests]
+        return self._in_turn(batch.score_many(self.runner, pairs))
+
+    def generate_many(
+        self, prompts: Sequence[Prompt], params: SamplingParams | Sequence[SamplingParams]
+    ) -> Iterator[tuple[int, Completion]]:
+        """Index and answer of each prompt, as they are finished.
+
+        Args:
+            prompts: Those that begin alike should stand next to each other.
+            params: How to sample, for all or for each.
+
+        Raises:
+            RequestError: A prompt cannot be answered; raised by this call, before any is.
+        """
+        each = [params] * len(prompts) if isinstance(params, SamplingParams) else list(params)
+        encoded = [
+            self._encode(prompt, one.max_tokens) for prompt, one in zip(prompts, each, strict=True)
+        ]
+        return self._in_turn(batch.generate_many(self.runner, self.tokenizer, encoded, each))
+
+    def encode(self, text: str) -> list[int]:
+        """The token ids of `text` without any template around it."""
+        return self.tokenizer.encode(text)
+
+    def decode(self, token_ids: Iterable[int]) -> str:
+        """The text of token ids."""
+        return self.tokenizer.decode(token_ids)
 
     def forget(self) -> None:
         """Empty the cache: the next answer does not depend on what was asked before."""
@@ -130,6 +151,39 @@ class Engine:
             finally:
                 self._served = None
 
+    def _in_turn(self, results: Iterator[R]) -> Generator[R, None, None]:
+        with self._turn():
+            yield from results
+
+    def _pair(
+        self, prompt: Prompt, continuations: Sequence[str]
+    ) -> tuple[list[int], list[list[int]]]:
+        """Token ids of a prompt and its continuations, which must all fit behind it.
+
+        After plain text the two are encoded together and the prompt's tokens cut off, as
+        lm-eval does: a space belongs to the word behind it.
+        """
+        if not 1 <= len(continuations) <= MAX_CONTINUATIONS:
+            raise RequestError(
+                f"{len(continuations)} continuations", f"score 1 to {MAX_CONTINUATIONS} at a time"
+            )
+        if not all(continuations):
+            raise RequestError("a continuation is empty", "give each at least one character")
+        if isinstance(prompt, str):
+            # Trailing space would make a token of its own that training never saw there.
+            text = prompt.rstrip()
+            space = prompt[len(text) :]
+            alone = self.tokenizer.encode(text)
+            encoded = [self.tokenizer.encode(text + space + c)[len(alone) :] for c in continuations]
+            prompt = text
+        else:
+            encoded = [self.tokenizer.encode(text) for text in continuations]
+        if not all(encoded):
+            raise RequestError(
+                "a continuation is lost in the prompt's last token", "end it earlier"
+            )
+        return self._encode(prompt, max(map(len, encoded))), encoded
+
     def _score_one(self, first: Tensor, ids: list[int]) -> Score:
         """Score one continuation with the prompt in the cache; leaves it there."""
         n_prompt = len(self.runner.tokens)
@@ -145,6 +199,10 @@ class Engine:
     def _encode(self, prompt: Prompt, n_new: int) -> list[int]:
         if isinstance(prompt, str):
             ids = self.tokenizer.encode(prompt, add_bos=True)
+        elif prompt and prompt[-1].role == "assistant":
+            ids = self.tokenizer.encode_chat(prompt[:-1]) + self.tokenizer.encode(
+                prompt[-1].content
+            )
         else:
             ids = self.tokenizer.encode_chat(prompt)
         if not ids:
@@ -162,7 +220,7 @@ class Engine:
             start = time.perf_counter()
             reused = min(self.runner.reusable(prompt_ids), len(prompt_ids) - 1)
             logits = self.runner.read(prompt_ids, self.on_prefill)
-            answer = _Answer(self.tokenizer, params, prompt_ids)
+            answer = Answer(self.tokenizer, params, prompt_ids)
             prefill_end = time.perf_counter()
             while True:
                 piece = answer.add(logits)
@@ -172,62 +230,9 @@ class Engine:
                     break
                 logits = self.runner.step(answer.token_ids[-1])
             rest = answer.flush()
-            completion = Completion(
-                text=answer.text,
-                token_ids=tuple(answer.token_ids),
-                finish_reason=answer.finish_reason,
-                n_prompt_tokens=len(prompt_ids),
+            completion = answer.completion(
                 n_reused_tokens=reused,
                 prefill_seconds=prefill_end - start,
                 decode_seconds=time.perf_counter() - prefill_end,
-                logprobs=tuple(answer.logprobs),
             )
             yield Delta(rest, completion)
-
-
-class _Answer:
-    """The tokens and the text of one answer while it grows."""
-
-    def __init__(self, tokenizer: Tokenizer, params: SamplingParams, prompt: list[int]) -> None:
-        self.token_ids: list[int] = []
-        self.text = ""
-        self.finish_reason: FinishReason | None = None
-        self.logprobs: list[TokenLogprob] = []
-        self._tokenizer, self._params = tokenizer, params
-        self._seen = set(prompt) if params.repetition_penalty != 1 else set()
-        self._sampler = Sampler(params)
-        self._decoder = tokenizer.stream_decoder()
-        self._stops = StopFinder(params.stop)
-
-    def add(self, logits: Tensor) -> str:
-        """Choose the next token; return the text that may be shown now."""
-        token_id = self._sampler.choose(logits, self._seen)
-        if token_id in self._tokenizer.eos_ids:
-            self.finish_reason = "stop"
-            return ""
-        self.token_ids.append(token_id)
-        if self._params.repetition_penalty != 1:
-            self._seen.add(token_id)
-        if self._params.logprobs is not None:
-            self._record(logits, token_id, self._params.logprobs)
-        shown = self._stops.push(self._decoder.push(token_id))
-        self.text += shown
-        if self._stops.found:
-            self.finish_reason = "stop"
-        elif len(self.token_ids) >= self._params.max_tokens:
-            self.finish_reason = "length"
-        return shown
-
-    def flush(self) -> str:
-        """What the decoder and the stop finder still hold."""
-        rest = self._stops.push(self._decoder.flush()) + self._stops.flush()
-        if self._stops.found:
-            self.finish_reason = "stop"
-        self.text += rest
-        return rest
-
-    def _record(self, logits: Tensor, token_id: int, n_top: int) -> None:
-        logprob, top = top_logprobs(logits, token_id, n_top)
-        text = self._tokenizer.token_text
-        named = tuple((text(i), max(value, -math.inf)) for i, value in top)
-        self.logprobs.append(TokenLogprob(text(token_id), token_id, logprob, named))

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from deepseek.model.cache import DenseCache
+from deepseek.model.cache import DenseCache, KVCache
 from deepseek.model.transformer import Transformer
 
 # Prompt tokens a forward pass: bounds the activations' memory. Attention takes larger blocks
@@ -23,7 +23,7 @@ class Runner:
 
     def __init__(self, model: Transformer, *, dtype: torch.dtype, device: torch.device) -> None:
         self.model = model
-        self.device = device
+        self.dtype, self.device = dtype, device
         self.tokens: list[int] = []
         self._cache = DenseCache(model.config, dtype=dtype, device=device)
 
@@ -66,6 +66,37 @@ class Runner:
             logits = self._forward(chunk, last=1 if is_last else 0)
         assert logits is not None
         return logits[-1]
+
+    def fill(self, token_ids: Sequence[int]) -> DenseCache:
+        """Bring the cache to exactly `token_ids`, without logits, and return it to read from."""
+        reused = self.reusable(token_ids)
+        self._truncate(reused)
+        for start in range(reused, len(token_ids), CHUNK):
+            self._forward(list(token_ids[start : start + CHUNK]), last=0)
+        return self._cache
+
+    @torch.inference_mode()
+    def run_row(
+        self, token_ids: Sequence[int], cache: KVCache, wanted: Sequence[int]
+    ) -> Float[Tensor, "W D"]:
+        """Run the tokens of several sequences through another cache.
+
+        Args:
+            token_ids: The tokens behind each other, as the cache expects them.
+            cache: What they attend to.
+            wanted: Places in the row whose hidden states are needed.
+
+        Returns:
+            Hidden states for `head`.
+        """
+        row = torch.tensor([list(token_ids)], device=self.device)
+        hidden = self.model.hidden_states(row, cache)
+        return hidden[0, torch.tensor(list(wanted), dtype=torch.long, device=self.device)]
+
+    @torch.inference_mode()
+    def head(self, hidden: Float[Tensor, "W D"]) -> Float[Tensor, "W V"]:
+        """Logits for the token after each hidden state."""
+        return self.model.head(self.model.norm(hidden))  # type: ignore[no-any-return]
 
     def step(self, token_id: int) -> Float[Tensor, " V"]:
         """Append one token and return the logits after it."""

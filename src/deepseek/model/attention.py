@@ -36,14 +36,12 @@ class Attention(nn.Module):
         Args:
             x: Normalised hidden states.
             rope: `rope_table` of the T positions.
-            cache: Where earlier keys and values are and new ones go.
+            cache: Where earlier keys and values are and new ones go; it says what is seen.
         """
         batch, n_tokens, _ = x.shape
         heads = self.qkv(x).view(batch, n_tokens, -1, self.d_head).transpose(1, 2)
         rotated = apply_rope(heads[:, : self.n_heads + self.n_kv_heads], *rope)
         q, k = rotated[:, : self.n_heads], rotated[:, self.n_heads :]
         v = heads[:, self.n_heads + self.n_kv_heads :]
-        if cache is not None:
-            k, v = cache.append(self.layer, k, v)
-        mixed = attention(q, k, v)
+        mixed = attention(q, k, v) if cache is None else cache.attend(self.layer, q, k, v)
         return self.output(mixed.transpose(1, 2).reshape(batch, n_tokens, -1))  # type: ignore[no-any-return]

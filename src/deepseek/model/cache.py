@@ -1,12 +1,17 @@
-"""Keys and values of the tokens already read. The cache is an argument, never a global."""
+"""Keys and values of the tokens already read. The cache is an argument, never a global.
+
+A cache also decides what new tokens attend to, so that one model serves a single sequence,
+a batch of sequences that share a beginning, and later memory nodes and pages.
+"""
 
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from deepseek.model.config import ModelConfig
+from deepseek.ops.attention import attention
 
 GROWTH = 1_024  # positions; a multiple keeps reallocation rare without over-reserving
 
@@ -15,15 +20,18 @@ GROWTH = 1_024  # positions; a multiple keeps reallocation rare without over-res
 class KVCache(Protocol):
     """What attention needs of a cache."""
 
-    @property
-    def length(self) -> int:
-        """Tokens whose keys and values all layers have."""
+    def positions(self, n_tokens: int) -> Int[Tensor, " T"]:
+        """Where the next `n_tokens` stand in their sequences."""
         ...
 
-    def append(
-        self, layer: int, k: Float[Tensor, "B G T K"], v: Float[Tensor, "B G T K"]
-    ) -> tuple[Float[Tensor, "B G S K"], Float[Tensor, "B G S K"]]:
-        """Store T new positions of one layer and return all of them."""
+    def attend(
+        self,
+        layer: int,
+        q: Float[Tensor, "B H T K"],
+        k: Float[Tensor, "B G T K"],
+        v: Float[Tensor, "B G T K"],
+    ) -> Float[Tensor, "B H T K"]:
+        """Take T new positions of one layer in, and attend from them to all they may see."""
         ...
 
     def advance(self, n_tokens: int) -> None:
@@ -51,6 +59,26 @@ class DenseCache:
     def n_bytes(self) -> int:
         """Bytes reserved."""
         return sum(2 * pair[0].nbytes for pair in self._layers if pair is not None)
+
+    def positions(self, n_tokens: int) -> Int[Tensor, " T"]:
+        """The places after what is there."""
+        return torch.arange(self._length, self._length + n_tokens, device=self._device)
+
+    def attend(
+        self,
+        layer: int,
+        q: Float[Tensor, "B H T K"],
+        k: Float[Tensor, "B G T K"],
+        v: Float[Tensor, "B G T K"],
+    ) -> Float[Tensor, "B H T K"]:
+        """Causal attention to everything so far."""
+        return attention(q, *self.append(layer, k, v))
+
+    def read(self, layer: int) -> tuple[Float[Tensor, "B G S K"], Float[Tensor, "B G S K"]]:
+        """Keys and values of one layer; a cache must have read something first."""
+        pair = self._layers[layer]
+        assert pair is not None
+        return pair[0][:, :, : self._length], pair[1][:, :, : self._length]
 
     def append(
         self, layer: int, k: Float[Tensor, "B G T K"], v: Float[Tensor, "B G T K"]

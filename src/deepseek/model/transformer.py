@@ -51,10 +51,12 @@ class Transformer(nn.Module):
         self, token_ids: Int[Tensor, "B T"], cache: KVCache | None = None
     ) -> Float[Tensor, "B T D"]:
         """What the last block returns, before the final norm."""
-        start = 0 if cache is None else cache.length
         n_tokens = token_ids.shape[1]
         x = self.embedding(token_ids)
-        positions = torch.arange(start, start + n_tokens, device=x.device)
+        if cache is None:
+            positions = torch.arange(n_tokens, device=x.device)
+        else:
+            positions = cache.positions(n_tokens)
         rope = rope_table(positions, self.config.d_head, self.config.rope_theta, x.dtype)
         for block in self.blocks:
             x = block(x, rope, cache)

@@ -8,7 +8,7 @@ import math
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 
@@ -65,17 +65,75 @@ def _past_and_present(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     new_k, new_v = (x[:, :, n_past:].repeat_interleave(group, 1) for x in (k, v))
     present, present_mass = _flash(q, new_k, new_v, True)
     # The masses are logarithms of the softmax's denominators: their share weighs the two parts.
-    share = torch.sigmoid(past_mass.reshape(present_mass.shape) - present_mass).unsqueeze(-1)
+    return merge_parts(
+        present, present_mass, past.reshape(q.shape), past_mass.reshape(present_mass.shape)
+    )[0]
+
+
+def attention_part(
+    q: Float[Tensor, "B H T K"],
+    k: Float[Tensor, "B G S K"],
+    v: Float[Tensor, "B G S K"],
+    *,
+    is_causal: bool = False,
+    key_mask: Bool[Tensor, "B S"] | None = None,
+) -> tuple[Float[Tensor, "B H T K"], Float[Tensor, "B H T"]]:
+    """Attention to a part of the keys, and how much weight that part has.
+
+    Args:
+        q: Queries.
+        k: Keys of this part. If causal, query t sees the keys up to t, and S is T.
+        v: Values of this part.
+        is_causal: Whether a query sees only the keys up to its own place.
+        key_mask: True where a key may be seen; None: everywhere. Not with `is_causal`.
+
+    Returns:
+        The mixed values, and the logarithm of each query's softmax denominator.
+    """
+    batch, n_heads, n_queries, width = q.shape
+    group = n_heads // k.shape[1]
+    if is_causal:
+        wide_k, wide_v = (x.repeat_interleave(group, 1) for x in (k, v))
+        return _flash(q, wide_k, wide_v, True)
+    # Without a causal mask the heads of a group become rows of one query block.
+    rows = q.reshape(batch, k.shape[1], group * n_queries, width)
+    mask = None
+    if key_mask is not None:
+        mask = torch.zeros(key_mask.shape, dtype=q.dtype, device=q.device)
+        mask = mask.masked_fill(~key_mask, -math.inf)[:, None, None, :]
+    mixed, mass = _flash(rows, k, v, False, mask)
+    return mixed.reshape(q.shape), mass.reshape(q.shape[:3])
+
+
+def merge_parts(
+    first: Float[Tensor, "B H T K"],
+    first_mass: Float[Tensor, "B H T"],
+    second: Float[Tensor, "B H T K"],
+    second_mass: Float[Tensor, "B H T"],
+) -> tuple[Float[Tensor, "B H T K"], Float[Tensor, "B H T"]]:
+    """Attention to two parts of the keys from the attention to each (online softmax)."""
+    # The masses are logarithms of the softmax's denominators: their share weighs the two parts.
+    share = torch.sigmoid(second_mass - first_mass).unsqueeze(-1)
     wide = share.dtype
-    return torch.lerp(present.to(wide), past.reshape(q.shape).to(wide), share).to(q.dtype)
+    mixed = torch.lerp(first.to(wide), second.to(wide), share).to(first.dtype)
+    return mixed, torch.logaddexp(first_mass, second_mass)
 
 
-def _flash(q: Tensor, k: Tensor, v: Tensor, is_causal: bool) -> tuple[Tensor, Tensor]:
+def _flash(
+    q: Tensor, k: Tensor, v: Tensor, is_causal: bool, mask: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Attention and the logarithm of each query's softmax denominator."""
-    output, mass = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-        q, k, v, 0.0, is_causal
-    )
-    return output, mass
+    if q.device.type == "cpu":
+        output, mass = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+            q, k, v, 0.0, is_causal, attn_mask=mask
+        )
+        return output, mass
+    scores = (q @ k.transpose(-1, -2)).float() / math.sqrt(q.shape[-1])
+    if is_causal:
+        scores = scores.masked_fill(~causal_mask(q.shape[2], k.shape[2], q.device), -math.inf)
+    if mask is not None:
+        scores = scores + mask
+    return (scores.softmax(-1).to(v.dtype) @ v), scores.logsumexp(-1)
 
 
 def _one_query(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
