@@ -20,19 +20,19 @@ def items(setup: Setup) -> Iterator[Passage]:
     """Half a window of text each, after the half before it."""
     folder = setup.need_folder("perplexity", "a text file, or a folder of .txt, .md or .rst files")
     for path in text_files(folder):
-        name = path.name if folder.is_file() else str(path.relative_to(folder))
+        name = path.name if path == folder else str(path.relative_to(folder))
         halves = segments(read_text(path), half_window(setup), setup.model)
         for index, (before, text) in enumerate(pairs(halves)):
             yield Passage(id=f"{name}/{index}", text=text, prompt=before, group=name)
 
 
 def text_files(folder: Path) -> list[Path]:
-    """The files of a folder, or the one file.
+    """The files of a folder, or the path itself.
 
     Raises:
         RequestError: There are none.
     """
-    if folder.is_file():
+    if not folder.is_dir():
         return [folder]
     files = sorted(p for p in folder.rglob("*") if p.suffix in SUFFIXES and p.is_file())
     if not files:
