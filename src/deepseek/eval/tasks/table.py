@@ -19,6 +19,10 @@ TASKS = {
     "squad": "squad",
     "qasper": "qasper",
     "perplexity": "perplexity",
+    "longbench": "longbench",
+    "ruler": "ruler",
+    "passkey": "passkey",
+    "infinitebench_kv": "infinitebench_kv",
 }
 """Name of a task and the module of `deepseek.eval.tasks` that defines it as `TASK`."""
 
