@@ -1,0 +1,189 @@
+"""The layers of the sandbox: which there are, which hold here, and how a process enters them.
+
+Some are entered by the supervisor for all its processes (`NAMESPACES`), the others by each
+process itself, last of all before it runs foreign code (`confine`). What can be had is found
+out once, by doing it in a process that ends afterwards (`probe`); from then on a layer that
+is refused is an error and no program runs.
+"""
+
+import json
+import os
+import resource
+import signal
+import sys
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from deepseek.eval.sandbox import linux, namespaces
+from deepseek.eval.sandbox.landlock import restrict_files
+from deepseek.eval.sandbox.program import Limits
+from deepseek.eval.sandbox.seccomp import filter_calls
+
+LAYERS = {
+    "process group": "processes of its own, ended as a group",
+    "limits": "bounds on time, memory, files and processes",
+    "user namespace": "the right to make the namespaces below without being root",
+    "network namespace": "no network",
+    "ipc namespace": "no shared memory or message queues of others",
+    "private root": "no files but Python's, and a folder in memory",
+    "pid namespace": "no other process is seen, and none outlives the program",
+    "own user": "a user that owns nothing, where the harness is run by root",
+    "no privileges": "no capabilities, and no program can give them back",
+    "landlock": "files by path, no TCP, no signals to others",
+    "seccomp": "no sockets, no new processes, no calls that reach other processes",
+}
+"""Name and purpose, in the order in which they are entered."""
+ALWAYS = ("process group", "limits")
+PRIVATE_FOLDER = "/program"
+FIRST_USER, USERS = 61184, 4336  # by convention for users that exist for a while
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where a program runs."""
+
+    folder: str
+    readable: tuple[str, ...]
+    owner: int
+
+
+def enter_namespaces(active: Collection[str], place: Place, limits: Limits) -> None:
+    """Enter the layers that the supervisor and its processes share; not yet the pid namespace."""
+    if "user namespace" in active:
+        linux.prctl(linux.PR_SET_DUMPABLE, 1)  # or the files of /proc/self are root's
+        namespaces.enter_user_namespace()
+    if "network namespace" in active:
+        linux.unshare(linux.CLONE_NEWNET)
+    if "ipc namespace" in active:
+        linux.unshare(linux.CLONE_NEWIPC | linux.CLONE_NEWUTS)
+    if "private root" in active:
+        namespaces.enter_private_root(place.readable, place.folder, limits.disk_bytes, place.owner)
+
+
+def confine(active: Collection[str], place: Place, limits: Limits, *, writes: bool) -> None:
+    """Enter all layers that a process puts on itself, before it runs code that may be hostile.
+
+    Args:
+        active: Names of the layers to enter.
+        place: Its folder and what else it may read.
+        limits: What it may use.
+        writes: Whether it may write to the folder.
+    """
+    _set_limits(active, limits)
+    if "own user" in active:
+        os.setgroups([])
+        os.setresgid(place.owner, place.owner, place.owner)
+        os.setresuid(place.owner, place.owner, place.owner)
+    if "no privileges" in active:
+        linux.drop_capabilities()
+        linux.prctl(linux.PR_SET_NO_NEW_PRIVS, 1)
+    if linux.IS_LINUX:
+        # After the change of user, which resets both: this process ends with its parent, and
+        # no other process may read it.
+        linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
+        linux.prctl(linux.PR_SET_DUMPABLE, 0)
+    if "landlock" in active:
+        restrict_files((*place.readable, *namespaces.DEVICES), (place.folder,) if writes else ())
+    if "seccomp" in active:
+        filter_calls(os.getpid())
+
+
+def _set_limits(active: Collection[str], limits: Limits) -> None:
+    seconds = int(limits.seconds) + 1
+    # In memory the folder has a size; on disk a file is small, for a deleted one is not seen.
+    file_bytes = limits.disk_bytes if "private root" in active else limits.disk_bytes // 16
+    # Where seccomp refuses new processes, threads are all that is counted.
+    tasks = limits.threads if "seccomp" in active and "own user" in active else 0
+    bounds = {
+        resource.RLIMIT_CPU: (seconds, seconds + 1),
+        resource.RLIMIT_AS: (limits.memory_bytes, limits.memory_bytes),
+        resource.RLIMIT_FSIZE: (file_bytes, file_bytes),
+        resource.RLIMIT_NOFILE: (64, 64),
+        resource.RLIMIT_CORE: (0, 0),
+    }
+    if tasks or "seccomp" not in active:
+        bounds[resource.RLIMIT_NPROC] = (tasks, tasks)
+    if sys.platform == "linux":
+        bounds[resource.RLIMIT_MSGQUEUE] = (0, 0)
+    for kind, (soft, hard) in bounds.items():
+        try:
+            resource.setrlimit(kind, (soft, hard))
+        except (ValueError, OSError):
+            if sys.platform == "linux":  # macOS does not know all of them
+                raise
+
+
+def choose_owner(readable: Sequence[str], *, private_root: bool) -> int:
+    """The user that programs run as: the present one, or of root's own choice a nobody.
+
+    Raises:
+        OSError: Root cannot become somebody else, or nobody else could read Python's files.
+    """
+    if os.geteuid() != 0:
+        raise OSError("not needed: the harness is not run by root")
+    if not private_root:
+        _check_readable(readable)
+    return FIRST_USER + os.getpid() % USERS
+
+
+def _check_readable(paths: Sequence[str]) -> None:
+    """Raise unless a stranger can reach all these folders."""
+    for path in paths:
+        while path != os.path.dirname(path):
+            if os.path.exists(path) and not os.stat(path).st_mode & 0o001:
+                raise OSError(f"only root can read {path}, where Python lies")
+            path = os.path.dirname(path)
+
+
+def probe(readable: tuple[str, ...]) -> dict[str, str]:
+    """Layer to the reason why it cannot be had here; empty where it can."""
+    read_end, write_end = os.pipe()
+    if (child := os.fork()) == 0:
+        try:
+            os.close(read_end)
+            os.write(write_end, json.dumps(_try_all(readable)).encode())
+        finally:
+            os._exit(0)
+    os.close(write_end)
+    with os.fdopen(read_end, "rb") as answer:
+        text = answer.read()
+    os.waitpid(child, 0)
+    reasons: dict[str, str] = json.loads(text)
+    return reasons
+
+
+def _try_all(readable: tuple[str, ...]) -> dict[str, str]:
+    """Enter one layer after the other, as a program would."""
+    reasons = dict.fromkeys(LAYERS, "")
+    place = Place(folder=PRIVATE_FOLDER, readable=readable, owner=os.geteuid())
+    limits = Limits()
+
+    def attempt(name: str, enter: Callable[[], Any]) -> None:
+        try:
+            enter()
+        except OSError as error:
+            reasons[name] = error.strerror or str(error)
+
+    for name in ("user namespace", "network namespace", "ipc namespace", "private root"):
+        attempt(name, lambda name=name: enter_namespaces({name}, place, limits))
+    attempt("pid namespace", _try_pid_namespace)
+    attempt("own user", lambda: _try_own_user(readable, private_root=not reasons["private root"]))
+    attempt("no privileges", lambda: linux.prctl(linux.PR_SET_NO_NEW_PRIVS, 1))
+    attempt("landlock", lambda: restrict_files(readable, ()))
+    attempt("seccomp", lambda: filter_calls(os.getpid()))
+    return reasons
+
+
+def _try_pid_namespace() -> None:
+    linux.unshare(linux.CLONE_NEWPID)
+    if (child := os.fork()) == 0:
+        os._exit(0)
+    os.waitpid(child, 0)
+
+
+def _try_own_user(readable: tuple[str, ...], *, private_root: bool) -> None:
+    owner = choose_owner(readable, private_root=private_root)
+    os.setgroups([])
+    os.setresgid(owner, owner, owner)
+    os.setresuid(owner, owner, owner)
