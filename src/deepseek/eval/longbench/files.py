@@ -7,11 +7,10 @@ the file and the line.
 import json
 import zipfile
 import zlib
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from deepseek.core.errors import RequestError
 from deepseek.eval.longbench import metrics
@@ -114,14 +113,14 @@ def _packed(path: Path) -> dict[str, Source]:
 def _lines(source: Source) -> Iterator[bytes]:
     if not source.member:
         with source.path.open("rb") as file:
-            yield from _bounded(source, file)
+            yield from _bounded(source, file.readline)
         return
-    with zipfile.ZipFile(source.path) as archive, closing(archive.open(source.member)) as file:
-        yield from _bounded(source, file)
+    with zipfile.ZipFile(source.path) as archive, archive.open(source.member) as file:
+        yield from _bounded(source, file.readline)
 
 
-def _bounded(source: Source, file: IO[bytes]) -> Iterator[bytes]:
-    while line := file.readline(LINE + 1):
+def _bounded(source: Source, read: Callable[[int], bytes]) -> Iterator[bytes]:
+    while line := read(LINE + 1):
         if len(line) > LINE:
             raise RequestError(f"{source} has a line of more than {LINE >> 20} MiB", "split it")
         yield line
