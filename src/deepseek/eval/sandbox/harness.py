@@ -16,7 +16,7 @@ from typing import Any
 
 from deepseek.core.errors import RequestError
 from deepseek.eval.sandbox.codec import Channel, Closed
-from deepseek.eval.sandbox.layers import LAYERS
+from deepseek.eval.sandbox.layers import LAYERS, resolve
 from deepseek.eval.sandbox.program import Layer, Limits, Outcome, Program
 
 SOURCE = str(Path(__file__).parents[3])
@@ -72,7 +72,7 @@ class Sandbox:
         """Every layer, whether it holds on this machine, and why not."""
         with self._lock:
             self._start()
-        reasons = self._reasons | dict.fromkeys(without, "left out")
+        reasons = resolve(self._reasons, without)
         return [
             Layer(name=name, what=what, active=not reasons[name], reason=reasons[name])
             for name, what in LAYERS.items()
@@ -108,7 +108,7 @@ class Sandbox:
             self._zygote = subprocess.Popen(
                 # -P and -S: neither the current folder nor a .pth file decides what is imported.
                 [sys.executable, "-P", "-s", "-S", "-B", "-c", START, SOURCE],
-                stdin=theirs,
+                stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 env=ENVIRONMENT,

@@ -104,6 +104,7 @@ class Remote:
         object.__setattr__(self, "_kind", kind)
 
     def __call__(self, *arguments: Any, **keywords: Any) -> Any:
+        """Call it over there."""
         return self._candidate.ask("call", self._number, arguments, keywords)
 
     def __getattr__(self, name: str) -> Any:
@@ -151,6 +152,7 @@ class _Missing:
         self._name = name
 
     def __call__(self, *arguments: Any, **keywords: Any) -> Any:
+        """Raise as Python would."""
         raise NameError(f"name {self._name!r} is not defined")
 
 
@@ -165,10 +167,7 @@ def _become(old: Any, new: Any) -> None:
     """Give a mutable argument the content that the call has left it with."""
     if isinstance(old, list) and isinstance(new, list):
         old[:] = new
-    elif isinstance(old, dict) and isinstance(new, dict):
-        old.clear()
-        old.update(new)
-    elif isinstance(old, set) and isinstance(new, set):
+    elif isinstance(old, dict | set) and type(old) is type(new):
         old.clear()
         old.update(new)
     elif isinstance(old, tuple) and isinstance(new, tuple):

@@ -10,9 +10,11 @@ import json
 import os
 import resource
 import signal
+import stat
 import sys
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from deepseek.eval.sandbox import linux, namespaces
@@ -34,7 +36,8 @@ LAYERS = {
     "seccomp": "no sockets, no new processes, no calls that reach other processes",
 }
 """Name and purpose, in the order in which they are entered."""
-ALWAYS = ("process group", "limits")
+HIDDEN_PYTHON = "own user without private root"
+"""In what `probe` finds: why a stranger could not run Python where it lies."""
 PRIVATE_FOLDER = "/program"
 FIRST_USER, USERS = 61184, 4336  # by convention for users that exist for a while
 
@@ -72,9 +75,7 @@ def confine(active: Collection[str], place: Place, limits: Limits, *, writes: bo
     """
     _set_limits(active, limits)
     if "own user" in active:
-        os.setgroups([])
-        os.setresgid(place.owner, place.owner, place.owner)
-        os.setresuid(place.owner, place.owner, place.owner)
+        _become(place.owner)
     if "no privileges" in active:
         linux.drop_capabilities()
         linux.prctl(linux.PR_SET_NO_NEW_PRIVS, 1)
@@ -114,26 +115,30 @@ def _set_limits(active: Collection[str], limits: Limits) -> None:
                 raise
 
 
-def choose_owner(readable: Sequence[str], *, private_root: bool) -> int:
-    """The user that programs run as: the present one, or of root's own choice a nobody.
+def resolve(reasons: dict[str, str], without: Collection[str]) -> dict[str, str]:
+    """What `probe` found, when some layers are left out: the reasons of all inactive ones."""
+    left_out = {name: "left out" for name in without if not reasons[name]}
+    found = {name: reasons[name] for name in LAYERS} | left_out
+    if found["private root"] and not found["own user"]:
+        found["own user"] = reasons[HIDDEN_PYTHON]
+    return found
 
-    Raises:
-        OSError: Root cannot become somebody else, or nobody else could read Python's files.
-    """
-    if os.geteuid() != 0:
-        raise OSError("not needed: the harness is not run by root")
-    if not private_root:
-        _check_readable(readable)
+
+def choose_owner() -> int:
+    """A user that nobody is, for the program of this process."""
     return FIRST_USER + os.getpid() % USERS
 
 
-def _check_readable(paths: Sequence[str]) -> None:
-    """Raise unless a stranger can reach all these folders."""
+def _hidden(paths: Sequence[str]) -> str:
+    """Why strangers cannot reach all of these where they lie; empty if they can."""
     for path in paths:
-        while path != os.path.dirname(path):
-            if os.path.exists(path) and not os.stat(path).st_mode & 0o001:
-                raise OSError(f"only root can read {path}, where Python lies")
-            path = os.path.dirname(path)
+        folder = path
+        while folder != os.path.dirname(folder):
+            bit = stat.S_IXOTH if os.path.isdir(folder) else stat.S_IROTH
+            if os.path.exists(folder) and not os.stat(folder).st_mode & bit:
+                return f"only root can read {folder}, where Python lies"
+            folder = os.path.dirname(folder)
+    return ""
 
 
 def probe(readable: tuple[str, ...]) -> dict[str, str]:
@@ -165,10 +170,11 @@ def _try_all(readable: tuple[str, ...]) -> dict[str, str]:
         except OSError as error:
             reasons[name] = error.strerror or str(error)
 
+    reasons[HIDDEN_PYTHON] = _hidden(readable)
     for name in ("user namespace", "network namespace", "ipc namespace", "private root"):
-        attempt(name, lambda name=name: enter_namespaces({name}, place, limits))
+        attempt(name, partial(enter_namespaces, {name}, place, limits))
     attempt("pid namespace", _try_pid_namespace)
-    attempt("own user", lambda: _try_own_user(readable, private_root=not reasons["private root"]))
+    attempt("own user", _try_own_user)
     attempt("no privileges", lambda: linux.prctl(linux.PR_SET_NO_NEW_PRIVS, 1))
     attempt("landlock", lambda: restrict_files(readable, ()))
     attempt("seccomp", lambda: filter_calls(os.getpid()))
@@ -182,8 +188,13 @@ def _try_pid_namespace() -> None:
     os.waitpid(child, 0)
 
 
-def _try_own_user(readable: tuple[str, ...], *, private_root: bool) -> None:
-    owner = choose_owner(readable, private_root=private_root)
+def _try_own_user() -> None:
+    if os.geteuid() != 0:
+        raise OSError("not needed: the harness is not run by root")
+    _become(choose_owner())
+
+
+def _become(user: int) -> None:
     os.setgroups([])
-    os.setresgid(owner, owner, owner)
-    os.setresuid(owner, owner, owner)
+    os.setresgid(user, user, user)
+    os.setresuid(user, user, user)

@@ -32,6 +32,7 @@ from deepseek.eval.sandbox.layers import (
     choose_owner,
     confine,
     enter_namespaces,
+    resolve,
 )
 from deepseek.eval.sandbox.program import Limits
 
@@ -49,7 +50,7 @@ def supervise(
     channel = Channel(connection)
     request = channel.receive()
     limits = Limits(**{**request["limits"], "without": frozenset(request["limits"]["without"])})
-    active = {name for name, why in reasons.items() if not why and name not in limits.without}
+    active = {name for name, why in resolve(reasons, limits.without).items() if not why}
     try:
         channel.send(_Run(request["program"], limits, active, connection).outcome(readable))
     except OSError as error:
@@ -92,9 +93,7 @@ class _Run:
             linux.prctl(linux.PR_SET_CHILD_SUBREAPER, 1)
             self._proc = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY)
         on_disk = "private root" not in self._active
-        owner = os.geteuid()
-        if "own user" in self._active:
-            owner = choose_owner(readable, private_root=not on_disk)
+        owner = choose_owner() if "own user" in self._active else os.geteuid()
         folder = namespaces.make_folder(owner) if on_disk else PRIVATE_FOLDER
         place = Place(folder=folder, readable=readable, owner=owner)
         try:
