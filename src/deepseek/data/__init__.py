@@ -1,0 +1,1 @@
+"""Training data: what goes in, and what must be kept out."""
