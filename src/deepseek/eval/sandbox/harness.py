@@ -12,7 +12,6 @@ import sysconfig
 import threading
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
 
 from deepseek.core.errors import RequestError
 from deepseek.eval.sandbox.codec import Channel, Closed

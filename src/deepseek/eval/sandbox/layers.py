@@ -1,7 +1,7 @@
 """The layers of the sandbox: which there are, which hold here, and how a process enters them.
 
-Some are entered by the supervisor for all its processes (`NAMESPACES`), the others by each
-process itself, last of all before it runs foreign code (`confine`). What can be had is found
+The namespaces are entered by the supervisor for all its processes, the others by each process
+itself, last of all before it runs foreign code (`confine`). What can be had is found
 out once, by doing it in a process that ends afterwards (`probe`); from then on a layer that
 is refused is an error and no program runs.
 """
@@ -36,6 +36,7 @@ LAYERS = {
     "seccomp": "no sockets, no new processes, no calls that reach other processes",
 }
 """Name and purpose, in the order in which they are entered."""
+NAMESPACES = ("network namespace", "ipc namespace", "private root", "pid namespace")
 HIDDEN_PYTHON = "own user without private root"
 """In what `probe` finds: why a stranger could not run Python where it lies."""
 PRIVATE_FOLDER = "/program"
@@ -119,6 +120,9 @@ def resolve(reasons: dict[str, str], without: Collection[str]) -> dict[str, str]
     """What `probe` found, when some layers are left out: the reasons of all inactive ones."""
     left_out = {name: "left out" for name in without if not reasons[name]}
     found = {name: reasons[name] for name in LAYERS} | left_out
+    if "user namespace" in left_out:
+        for name in NAMESPACES:
+            found[name] = found[name] or "needs the user namespace"
     if found["private root"] and not found["own user"]:
         found["own user"] = reasons[HIDDEN_PYTHON]
     return found
@@ -171,7 +175,7 @@ def _try_all(readable: tuple[str, ...]) -> dict[str, str]:
             reasons[name] = error.strerror or str(error)
 
     reasons[HIDDEN_PYTHON] = _hidden(readable)
-    for name in ("user namespace", "network namespace", "ipc namespace", "private root"):
+    for name in ("user namespace", *NAMESPACES[:-1]):
         attempt(name, partial(enter_namespaces, {name}, place, limits))
     attempt("pid namespace", _try_pid_namespace)
     attempt("own user", _try_own_user)

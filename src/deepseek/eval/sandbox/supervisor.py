@@ -144,7 +144,7 @@ class _Run:
             os.chdir(place.folder if writes else "/")
             try:
                 confine(self._active, place, self._limits, writes=writes)
-            except OSError as error:
+            except Exception as error:
                 os.write(TROUBLE, str(error).encode())
                 raise
             os.close(TROUBLE)
