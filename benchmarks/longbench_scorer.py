@@ -11,9 +11,9 @@ JSON files as of MiniLongBench: {"0": {"prediction": …, "gold": [answers] or {
 
 Each prediction is scored as it is and in several variants made from it (cut, shuffled, doubled,
 noisy, empty, the gold answer, …), so that scores other than 0 and rare paths are covered. Two
-scores agree if they are the same floating-point number; a dataset's, if the rounded means are. Where the
-files have `origin_prompt`, its fixed parts are compared with our prompt's too; the tool that made
-MiniLongBench's has other prompts for narrativeqa, qasper and multi_news.
+scores agree if they are the same floating-point number; a dataset's, if the rounded means are.
+The fixed parts of the files' `origin_prompt` are compared with our prompt's too; the tool that
+made MiniLongBench's has other prompts for narrativeqa, qasper and multi_news.
 """
 
 import argparse

@@ -62,17 +62,19 @@ def document_recipe(corpus: Corpus, index: int) -> Recipe:
 
 
 def _documents(corpus: Corpus, asked: Inquiry, generator: Random, n_documents: int) -> list[str]:
-    """The passages that are needed, then those of the topic, then others, in random order."""
-    others = n_documents - len(asked.passages)
-    related = corpus.related(asked)
+    """The passages that are needed, then those of the topic, then others, in random order.
+
+    More documents have fewer among them, so that their tokens grow with their number.
+    """
     if n_documents >= len(corpus.documents):
         repeats = -(-n_documents // len(corpus.documents))
         chosen = (corpus.documents * repeats)[:n_documents]
-    elif others > len(related):
-        taken = {*asked.passages, *related}
-        rest = [text for text in corpus.documents if text not in taken]
-        chosen = [*asked.passages, *related, *generator.sample(rest, others - len(related))]
     else:
-        chosen = [*asked.passages, *generator.sample(related, others)]
+        related = corpus.related(asked)
+        taken = {*asked.passages, *related}
+        others = [text for text in corpus.documents if text not in taken]
+        generator.shuffle(related)
+        generator.shuffle(others)
+        chosen = [*asked.passages, *related, *others][:n_documents]
     generator.shuffle(chosen)
     return chosen

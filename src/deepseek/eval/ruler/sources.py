@@ -77,7 +77,7 @@ class Sources:
             return _words(_squad_requests(self._squad_rows).documents)
         text = _read(file)
         if file.suffix == ".json":
-            text = _parsed(file, text, lambda table: table["text"])
+            text = _parsed(file, text, lambda table: table["text"].strip())
         words = _words([text])
         if not words:
             raise RequestError(f"{file} is empty", f"give --data: {WANTED}")
