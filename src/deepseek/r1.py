@@ -19,6 +19,8 @@ from deepseek.engine.loader import LoadReport, Progress, load_engine
 from deepseek.weights.pull import OnProgress
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from deepseek.apps.documents.document import Document
     from deepseek.apps.papers.analyse import AnalysisProgress
     from deepseek.apps.papers.analysis import Finding, PaperAnalysis
@@ -92,6 +94,11 @@ class R1Model:
         return self._engine.name
 
     @property
+    def weights(self) -> str:
+        """How the weights are stored and computed: measured quality is quoted with it."""
+        return self.load_report.weights
+
+    @property
     def context_window(self) -> int:
         """Tokens that one request may take: the requested window, at most the trained one."""
         return self._engine.context_window
@@ -160,6 +167,10 @@ class R1Model:
     def decode(self, token_ids: Iterable[int]) -> str:
         """The text of token ids."""
         return self._engine.decode(token_ids)
+
+    def logits(self, token_ids: Sequence[int]) -> "Tensor":
+        """Float32 logits [tokens, vocabulary] after each token of one sequence."""
+        return self._engine.logits(token_ids)
 
     def analyze_paper(
         self,

@@ -4,14 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from transformers import (
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedModel,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-)
+from transformers import PreTrainedModel
 
+from deepseek.backends.transformers_model import load_transformers
 from deepseek.core.llm import Message
 from deepseek.engine.loader import load_engine
 from deepseek.engine.runner import Runner
@@ -60,20 +55,7 @@ def real_ids(tokenizer: Tokenizer) -> list[int]:
 
 def transformers_model(path: Path) -> PreTrainedModel:
     """transformers' own model class with the tensors that our reader dequantises, in float32."""
-    source = open_weights(path)
-    config = source.config()
-    classes = {
-        "llama": (LlamaConfig, LlamaForCausalLM),
-        "qwen2": (Qwen2Config, Qwen2ForCausalLM),
-    }
-    config_class, model_class = classes[config.pop("model_type")]
-    model = model_class.from_pretrained(
-        None,
-        config=config_class(**config, eos_token_id=None, attn_implementation="sdpa"),
-        state_dict={name: source.tensor(name, torch.float32) for name in source.names()},
-        dtype=torch.float32,
-    )
-    return model.eval()
+    return load_transformers(open_weights(path), torch.float32)
 
 
 def logits_of_both(path: Path) -> tuple[torch.Tensor, torch.Tensor]:

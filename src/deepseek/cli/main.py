@@ -15,6 +15,7 @@ VERBS = {
     "generate": "answer one prompt",
     "chat": "talk with a model in the terminal",
     "papers": "analyse a scientific paper with verified quotes",
+    "eval": "run public benchmarks, compare runs, read failures",
     "doctor": "show what this machine can do, and measure loading a model",
 }
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from deepseek.core.errors import RequestError
@@ -19,9 +20,9 @@ from deepseek.engine import batch
 from deepseek.engine.answer import Answer
 from deepseek.engine.runner import Runner
 from deepseek.model.transformer import Transformer
+from deepseek.tokenizer.prompt import encode_pair, encode_prompt
 from deepseek.tokenizer.tokenizer import Tokenizer
 
-MAX_CONTINUATIONS = 1_024
 R = TypeVar("R")
 
 
@@ -132,6 +133,13 @@ class Engine:
         """The text of token ids."""
         return self.tokenizer.decode(token_ids)
 
+    def logits(self, token_ids: Sequence[int]) -> Float[Tensor, "T V"]:
+        """Float32 logits after each token of one sequence, which must fit the context window."""
+        self._require_room(len(token_ids), 0)
+        with self._turn():
+            self.runner.rewind(0)
+            return self.runner.extend(token_ids).float()
+
     def forget(self) -> None:
         """Empty the cache: the next answer does not depend on what was asked before."""
         with self._turn():
@@ -158,31 +166,9 @@ class Engine:
     def _pair(
         self, prompt: Prompt, continuations: Sequence[str]
     ) -> tuple[list[int], list[list[int]]]:
-        """Token ids of a prompt and its continuations, which must all fit behind it.
-
-        After plain text the two are encoded together and the prompt's tokens cut off, as
-        lm-eval does: a space belongs to the word behind it.
-        """
-        if not 1 <= len(continuations) <= MAX_CONTINUATIONS:
-            raise RequestError(
-                f"{len(continuations)} continuations", f"score 1 to {MAX_CONTINUATIONS} at a time"
-            )
-        if not all(continuations):
-            raise RequestError("a continuation is empty", "give each at least one character")
-        if isinstance(prompt, str):
-            # Trailing space would make a token of its own that training never saw there.
-            text = prompt.rstrip()
-            space = prompt[len(text) :]
-            alone = self.tokenizer.encode(text)
-            encoded = [self.tokenizer.encode(text + space + c)[len(alone) :] for c in continuations]
-            prompt = text
-        else:
-            encoded = [self.tokenizer.encode(text) for text in continuations]
-        if not all(encoded):
-            raise RequestError(
-                "a continuation is lost in the prompt's last token", "end it earlier"
-            )
-        return self._encode(prompt, max(map(len, encoded))), encoded
+        ids, encoded = encode_pair(self.tokenizer, prompt, continuations)
+        self._require_room(len(ids), max(map(len, encoded)))
+        return ids, encoded
 
     def _score_one(self, first: Tensor, ids: list[int]) -> Score:
         """Score one continuation with the prompt in the cache; leaves it there."""
@@ -197,23 +183,17 @@ class Engine:
         return Score(total, len(ids), bool((wide.argmax(-1).tolist()) == ids))
 
     def _encode(self, prompt: Prompt, n_new: int) -> list[int]:
-        if isinstance(prompt, str):
-            ids = self.tokenizer.encode(prompt, add_bos=True)
-        elif prompt and prompt[-1].role == "assistant":
-            ids = self.tokenizer.encode_chat(prompt[:-1]) + self.tokenizer.encode(
-                prompt[-1].content
-            )
-        else:
-            ids = self.tokenizer.encode_chat(prompt)
-        if not ids:
-            raise RequestError("the prompt is empty", "write something to continue")
-        if len(ids) + n_new > self._context_window:
+        ids = encode_prompt(self.tokenizer, prompt)
+        self._require_room(len(ids), n_new)
+        return ids
+
+    def _require_room(self, n_prompt: int, n_new: int) -> None:
+        if n_prompt + n_new > self._context_window:
             raise RequestError(
-                f"prompt ({len(ids)} tokens) and answer (up to {n_new}) exceed "
+                f"prompt ({n_prompt} tokens) and answer (up to {n_new}) exceed "
                 f"the context window of {self._context_window}",
                 "shorten the prompt or lower max_tokens",
             )
-        return ids
 
     def _run(self, prompt_ids: list[int], params: SamplingParams) -> Generator[Delta, None, None]:
         with self._turn():

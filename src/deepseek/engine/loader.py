@@ -4,6 +4,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
+
 from deepseek.core.device import choose_compute
 from deepseek.core.log import LOGGER
 from deepseek.core.memory import peak_bytes, reset_peak
@@ -11,7 +13,7 @@ from deepseek.engine.engine import Engine
 from deepseek.model.checkpoint import load_model
 from deepseek.tokenizer.tokenizer import Tokenizer
 from deepseek.weights.pull import OnProgress, ensure
-from deepseek.weights.source import open_weights
+from deepseek.weights.source import describe_formats, open_weights
 
 Progress = Callable[[int, int], None]
 """Called with what is done and what there is to do."""
@@ -27,6 +29,8 @@ class LoadReport:
     """Most memory the process held while loading."""
     compute: str
     """Device, dtype and threads with their reasons."""
+    weights: str = ""
+    """How the file stores the weights, and the dtype they are computed in."""
 
     def __str__(self) -> str:
         return (
@@ -70,6 +74,7 @@ def load_engine(
         file_bytes=source.n_bytes,
         peak_bytes=peak_bytes(),
         compute=compute.describe(),
+        weights=f"{describe_formats(source)}; computed in {_dtype_name(compute.dtype)}",
     )
     LOGGER.info("loaded %s: %s", checkpoint.name, report)
     engine = Engine(
@@ -82,3 +87,7 @@ def load_engine(
         on_prefill=on_prefill,
     )
     return engine, report
+
+
+def _dtype_name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

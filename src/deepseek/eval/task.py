@@ -70,6 +70,8 @@ class Setup:
     """The user's own data (`--data`): a file or a folder."""
     model: LanguageModel | None = None
     """Whose context window and tokens bound the prompts; None: unbounded."""
+    against: LanguageModel | None = None
+    """A second model, for tasks that compare two."""
     seed: int = 0
     lengths: tuple[int, ...] = ()
     """Tokens of context, for tasks that make their own texts."""
@@ -87,6 +89,10 @@ class Setup:
         return self.folder
 
 
+Ask = Callable[[LanguageModel, Setup, Sequence[Any]], Iterable[tuple[Item, Grades]]]
+"""Asks a model some items in its own way, and grades each."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
     """One benchmark under one protocol."""
@@ -101,9 +107,13 @@ class Task:
     items: Callable[[Setup], Iterable[Item]]
     grade: Callable[[Any, Any], Grades]
     """Grades an item's answer; `grade_choice` for choices. May run for seconds (code)."""
+    ask: "Ask | None" = None
+    """How the model is asked, where neither scoring nor generating is meant."""
     shots: int = 0
     """Default of solved examples."""
     max_shots: int = 0
+    runs_code: bool = False
+    """Whether grading runs what the model wrote, in the sandbox."""
     by_group: bool = False
     """The headline is the mean over groups, not over items."""
     licence: str = field(default="see the data's source")

@@ -14,6 +14,7 @@ from deepseek.core.errors import CheckpointError
 from deepseek.weights.blocks import dequantise
 from deepseek.weights.gguf_header import TensorInfo, damaged, read_header
 from deepseek.weights.mapping import MappedFile
+from deepseek.weights.source import largest_first
 
 FAMILIES = ("llama", "qwen2")
 ENDS = {
@@ -85,6 +86,10 @@ class GGUFFile:
     def n_bytes(self) -> int:
         """Size of the file."""
         return self._file.size
+
+    def formats(self) -> dict[str, int]:
+        """Bytes by block format."""
+        return largest_first((t.format.name, t.n_bytes) for t in self._tensors.values())
 
     def config(self) -> dict[str, Any]:
         """The model's shape under the names of Hugging Face's `config.json`."""

@@ -19,6 +19,7 @@ from deepseek.core.errors import CheckpointError
 from deepseek.weights.blocks import check_range
 from deepseek.weights.gguf_header import check_overlaps, damaged
 from deepseek.weights.mapping import MappedFile
+from deepseek.weights.source import largest_first
 
 # Parsed JSON takes up to 24 times its text; the largest public models have headers of 10 MB.
 MAX_HEADER_BYTES = 16 << 20
@@ -90,6 +91,11 @@ class SafetensorsFolder:
     def n_bytes(self) -> int:
         """Size of the weight files."""
         return sum(file.size for file in self._files)
+
+    def formats(self) -> dict[str, int]:
+        """Bytes by dtype."""
+        entries = self._entries.values()
+        return largest_first((str(e.dtype).removeprefix("torch."), e.n_bytes) for e in entries)
 
     def config(self) -> dict[str, Any]:
         """The contents of `config.json`."""

@@ -1,5 +1,7 @@
 """One interface over GGUF files and safetensors folders, in Hugging Face's names."""
 
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -29,6 +31,10 @@ class WeightSource(Protocol):
         """Bytes of the weight files."""
         ...
 
+    def formats(self) -> dict[str, int]:
+        """Bytes of the tensors by the format they are stored in, the largest first."""
+        ...
+
     def config(self) -> dict[str, Any]:
         """The model's shape under the names of Hugging Face's `config.json`."""
         ...
@@ -52,6 +58,22 @@ class WeightSource(Protocol):
     def release(self) -> None:
         """Give back the memory of file pages read so far."""
         ...
+
+
+def describe_formats(source: WeightSource) -> str:
+    """How the weights are stored, e.g. `Q4_K 71 %, Q6_K 28 %`; scores are quoted with it."""
+    formats = source.formats()
+    total = sum(formats.values()) or 1
+    shares = {name: round(100 * size / total) for name, size in formats.items()}
+    return ", ".join(f"{name} {share} %" for name, share in shares.items() if share) or "empty"
+
+
+def largest_first(sizes: Iterable[tuple[str, int]]) -> dict[str, int]:
+    """Add up sizes by name."""
+    total: Counter[str] = Counter()
+    for name, size in sizes:
+        total[name] += size
+    return dict(total.most_common())
 
 
 def open_weights(path: Path) -> WeightSource:

@@ -1,0 +1,1 @@
+"""Models that others run, behind the same `LanguageModel` protocol as our engine."""

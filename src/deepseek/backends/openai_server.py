@@ -1,0 +1,191 @@
+"""Any server with OpenAI's HTTP API: llama.cpp, vLLM, Ollama, a hosted model, our own."""
+
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from typing import Any
+
+from deepseek.core.errors import MissingDependencyError, RequestError
+from deepseek.core.llm import (
+    Completion,
+    Delta,
+    FinishReason,
+    Prompt,
+    SamplingParams,
+    Score,
+    ScoreRequest,
+)
+
+CHARACTERS_A_TOKEN = 4
+"""A rough count of tokens: the API has none."""
+RETRIES = 4
+
+
+class ServedModel:
+    """A model behind a URL such as `http://localhost:8000/v1`."""
+
+    def __init__(
+        self,
+        url: str,
+        name: str | None = None,
+        *,
+        context_window: int | None = None,
+        concurrency: int = 8,
+        timeout: float = 600.0,
+    ) -> None:
+        """Connect, and ask what is served if no name is given.
+
+        The key comes from `$OPENAI_API_KEY`; a local server needs none.
+
+        Raises:
+            MissingDependencyError: The `openai` package is not installed.
+            RequestError: The server is out of reach or serves nothing.
+        """
+        try:
+            import openai
+        except ImportError:
+            raise MissingDependencyError(
+                "the openai package is not installed", "pip install 'deepseek[eval]'"
+            ) from None
+        self._openai = openai
+        self._client = openai.OpenAI(
+            base_url=url,
+            api_key=os.environ.get("OPENAI_API_KEY") or "none",
+            timeout=timeout,
+            max_retries=RETRIES,
+        )
+        self._concurrency = concurrency
+        self.name = name or self._served()
+        self.weights = f"served at {url}"
+        self.context_window = context_window or 1_000_000
+
+    def count_tokens(self, text: str) -> int:
+        """An estimate: the API does not count."""
+        return -(-len(text.encode("utf-8", "replace")) // CHARACTERS_A_TOKEN)
+
+    def generate(self, prompt: Prompt, params: SamplingParams | None = None) -> Completion:
+        """Answer one prompt.
+
+        Raises:
+            RequestError: The server refuses, or is out of reach.
+        """
+        params = params or SamplingParams()
+        settings = _settings(params)
+        if isinstance(prompt, str):
+            answer = self._call(self._client.completions.create, prompt=prompt, **settings)
+            text = answer.choices[0].text
+        else:
+            turns = [{"role": turn.role, "content": turn.content} for turn in prompt]
+            settings |= _continued(prompt)
+            answer = self._call(self._client.chat.completions.create, messages=turns, **settings)
+            text = answer.choices[0].message.content
+        reason: FinishReason = "length" if answer.choices[0].finish_reason == "length" else "stop"
+        used = answer.usage
+        return Completion(
+            text=text or "",
+            token_ids=(),
+            finish_reason=reason,
+            n_prompt_tokens=used.prompt_tokens if used else 0,
+        )
+
+    def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> Iterator[Delta]:
+        """The whole answer as one piece."""
+        completion = self.generate(prompt, params)
+        yield Delta(completion.text, completion)
+
+    def score(self, prompt: Prompt, continuations: Sequence[str]) -> list[Score]:
+        """Log-probability of each continuation, from the server's echo of the whole text.
+
+        Raises:
+            RequestError: The prompt is a conversation, or the server does not echo.
+        """
+        if not isinstance(prompt, str):
+            raise RequestError(
+                "a conversation cannot be scored over this API", "score without --chat"
+            )
+        return [self._score_one(prompt, text) for text in continuations]
+
+    def score_many(self, requests: Sequence[ScoreRequest]) -> Iterator[list[Score]]:
+        """The scores of many requests, in their order, several in flight."""
+        with ThreadPoolExecutor(self._concurrency) as pool:
+            yield from pool.map(lambda r: self.score(r.prompt, r.continuations), requests)
+
+    def generate_many(
+        self, prompts: Sequence[Prompt], params: SamplingParams | Sequence[SamplingParams]
+    ) -> Iterator[tuple[int, Completion]]:
+        """Index and answer of each prompt, as they are finished, several in flight."""
+        each = [params] * len(prompts) if isinstance(params, SamplingParams) else list(params)
+        with ThreadPoolExecutor(self._concurrency) as pool:
+            pairs = zip(prompts, each, strict=True)
+            flying = {pool.submit(self.generate, p, one): i for i, (p, one) in enumerate(pairs)}
+            for future in as_completed(flying):
+                yield flying[future], future.result()
+
+    def _served(self) -> str:
+        served = self._call(self._client.models.list).data
+        if not served:
+            raise RequestError("the server serves no model", "load one there first")
+        return str(served[0].id)
+
+    def _score_one(self, prompt: str, text: str) -> Score:
+        answer = self._call(
+            self._client.completions.create,
+            prompt=prompt + text,
+            max_tokens=1,
+            temperature=0,
+            logprobs=1,
+            echo=True,
+            model=self.name,
+        )
+        found = answer.choices[0].logprobs
+        offsets = getattr(found, "text_offset", None) or []
+        if not offsets or len(offsets) < 2:
+            raise RequestError(
+                "the server does not report the log-probabilities of a given text",
+                "run tasks with generated answers, or a server with echo (e.g. vLLM)",
+            )
+        # Offsets count characters of the echoed text; the last token is the new one.
+        own = [
+            i for i, at in enumerate(offsets) if len(prompt) <= at < len(prompt) + len(text)
+        ] or [len(offsets) - 2]
+        total = sum(found.token_logprobs[i] or 0.0 for i in own)
+        tops = found.top_logprobs or []
+        greedy = all(
+            bool(tops[i]) and max(tops[i], key=tops[i].get) == found.tokens[i]
+            for i in own
+            if i < len(tops)
+        )
+        return Score(float(total), len(own), bool(tops) and greedy)
+
+    def _call(self, method: Any, **arguments: Any) -> Any:
+        if method != self._client.models.list:
+            arguments.setdefault("model", getattr(self, "name", ""))
+        try:
+            return method(**arguments)
+        except self._openai.APIConnectionError:
+            raise RequestError(
+                f"{self._client.base_url} cannot be reached", "is the server running?"
+            ) from None
+        except self._openai.APIStatusError as error:
+            message = str(error)[:300]
+            raise RequestError(f"the server answered: {message}", "see its log") from None
+
+
+def _settings(params: SamplingParams) -> dict[str, Any]:
+    settings: dict[str, Any] = {
+        "max_tokens": params.max_tokens,
+        "temperature": params.temperature,
+        "top_p": params.top_p,
+    }
+    if params.stop:
+        settings["stop"] = list(params.stop)
+    if params.seed is not None:
+        settings["seed"] = params.seed
+    return settings
+
+
+def _continued(prompt: Prompt) -> dict[str, Any]:
+    """What vLLM and SGLang want to hear to continue an assistant's message; llama.cpp just does."""
+    if isinstance(prompt, str) or prompt[-1].role != "assistant":
+        return {}
+    return {"extra_body": {"continue_final_message": True, "add_generation_prompt": False}}

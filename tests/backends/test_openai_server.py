@@ -1,0 +1,91 @@
+"""A served model gives over HTTP what the engine behind it gives."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from api_server import serving
+
+from deepseek.backends import openai_server
+from deepseek.backends.openai_server import ServedModel
+from deepseek.core.errors import RequestError
+from deepseek.core.llm import BatchLanguageModel, Message, SamplingParams, ScoreRequest
+from deepseek.engine.engine import Engine
+from deepseek.engine.loader import load_engine
+
+PROMPT = "You may reproduce and distribute"
+PARAMS = SamplingParams(max_tokens=12, stop=("the",))
+Server = tuple[str, list[dict[str, Any]]]
+
+
+@pytest.fixture(scope="module")
+def engine(tiny_folder: Path) -> Engine:
+    return load_engine(str(tiny_folder), dtype="float32", threads=1)[0]
+
+
+@pytest.fixture(scope="module")
+def server(engine: Engine) -> Iterator[Server]:
+    with serving(engine) as running:
+        yield running
+
+
+@pytest.fixture
+def model(server: Server) -> ServedModel:
+    return ServedModel(server[0])
+
+
+def test_text_is_continued(model: ServedModel, engine: Engine) -> None:
+    assert model.name == "tiny"
+    assert isinstance(model, BatchLanguageModel)
+    mine = model.generate(PROMPT, PARAMS)
+    theirs = engine.generate(PROMPT, PARAMS)
+    assert (mine.text, mine.finish_reason) == (theirs.text, theirs.finish_reason)
+    assert mine.n_prompt_tokens == theirs.n_prompt_tokens
+    assert [d.text for d in model.stream(PROMPT, PARAMS)] == [theirs.text]
+
+
+def test_a_conversation_is_answered_and_continued(
+    model: ServedModel, engine: Engine, server: Server
+) -> None:
+    turns = [Message("user", "Hello"), Message("assistant", "The Work")]
+    assert model.generate(turns, PARAMS).text == engine.generate(turns, PARAMS).text
+    assert server[1][-1]["continue_final_message"] is True
+    assert model.generate(turns[:1], PARAMS).text == engine.generate(turns[:1], PARAMS).text
+    assert "continue_final_message" not in server[1][-1]
+
+
+def test_scores_come_from_the_echo(model: ServedModel, engine: Engine) -> None:
+    choices = (" copies of the Work", " zebra", " a")
+    mine, theirs = model.score(PROMPT, choices), engine.score(PROMPT, choices)
+    assert [s.n_tokens for s in mine] == [s.n_tokens for s in theirs]
+    assert [s.logprob for s in mine] == pytest.approx([s.logprob for s in theirs], abs=1e-3)
+    assert [s.is_greedy for s in mine] == [s.is_greedy for s in theirs]
+
+
+def test_many_at_once_keep_their_places(model: ServedModel, engine: Engine) -> None:
+    prompts = [f"{PROMPT} number {i}" for i in range(20)]
+    together = dict(model.generate_many(prompts, PARAMS))
+    assert [together[i].text for i in range(20)] == [
+        engine.generate(p, PARAMS).text for p in prompts
+    ]
+    scores = list(model.score_many([ScoreRequest(p, (" a",)) for p in prompts]))
+    wanted = [engine.score(p, [" a"])[0].logprob for p in prompts]
+    assert [s[0].logprob for s in scores] == pytest.approx(wanted, abs=1e-3)
+
+
+def test_what_goes_wrong_is_named(
+    model: ServedModel, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(RequestError, match="context window"):
+        model.generate("x " * 9_000, PARAMS)
+    with pytest.raises(RequestError, match="cannot be scored over this API"):
+        model.score([Message("user", "Hello")], [" a"])
+    with (
+        serving(engine, can_echo=False) as (url, _),
+        pytest.raises(RequestError, match="does not report the log-probabilities"),
+    ):
+        ServedModel(url).score(PROMPT, [" a"])
+    monkeypatch.setattr(openai_server, "RETRIES", 0)
+    with pytest.raises(RequestError, match="cannot be reached"):
+        ServedModel("http://127.0.0.1:9/v1")
