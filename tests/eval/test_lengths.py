@@ -51,7 +51,12 @@ def test_a_size_is_kept_while_it_fits() -> None:
     setup = Setup(shots=0, model=model)
     assert fitting_size(lambda n: "word " * n, setup, 50, 1, size=40) == 40
     assert model.counted == 1
-    assert fitting_size(lambda n: "word " * n, setup, 50, 1, size=51) == 50
+    assert fitting_size(lambda n: "word " * n, setup, 50, 1, size=53) == 50
+    assert model.counted == 3
+    # A text that does not fit near the size is searched anew.
+    assert fitting_size(lambda n: "two words " * n, setup, 50, 20, size=21) == 21
+    assert fitting_size(lambda n: "two words " * n, setup, 50, 20, size=26) == 25
+    assert fitting_size(lambda n: "word " * (n if n < 9 else 99), setup, 50, 8, size=9) == 8
 
 
 def test_room_for_answer_and_template() -> None:

@@ -91,8 +91,15 @@ def fitting_size(
         setup: Whose model counts.
         room: Tokens that the text may have.
         least: Pieces that there must be.
-        size: Taken if it fits, so that a series of like texts is measured once each.
+        size: Taken if it fits, and made a little smaller if not, so that a series of like texts
+            is counted about once each; 0 for a text that is like none before.
+
+    Raises:
+        RequestError: Not even `least` pieces fit.
     """
-    if size >= least and count_tokens(setup, build(size)) <= room:
-        return size
+    while size >= least:
+        tokens = count_tokens(setup, build(size))
+        if tokens <= room:
+            return size
+        size -= max(1, (tokens - room) * size // tokens)
     return largest_fit(lambda n: count_tokens(setup, build(n)), room, least)

@@ -42,6 +42,17 @@ def test_a_folder_a_file_and_the_archive(tmp_path: Path) -> None:
     assert list(find_datasets(lone)) == ["qmsum"]
 
 
+def test_ids_are_made_unique(tmp_path: Path) -> None:
+    path = tmp_path / "qasper.jsonl"
+    path.write_text(line() + line(_id="b") + line(input="When?"), encoding="utf-8")
+    samples = read_samples("qasper", Source(path))
+    assert [(sample.id, sample.question) for sample in samples] == [
+        ("a", "Who?"),
+        ("b", "Who?"),
+        ("a-3", "When?"),
+    ]
+
+
 def test_no_data_says_where_it_is(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "missing", tmp_path / "qasper.jsonl"):
         with pytest.raises(RequestError, match="holds no dataset of LongBench") as error:

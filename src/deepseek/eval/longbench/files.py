@@ -8,7 +8,7 @@ import json
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -81,18 +81,20 @@ def read_samples(name: str, source: Source) -> list[Sample]:
     Raises:
         RequestError: The file cannot be read or a line is not as LongBench's are.
     """
-    samples: list[Sample] = []
+    samples: dict[str, Sample] = {}
     try:
         for number, line in enumerate(_lines(source), start=1):
             if number > LINES:
                 raise RequestError(f"{source} has more than {LINES:,} lines", "split the file")
             if line.strip():
-                samples.append(_sample(name, f"{source}, line {number}", number, line))
+                sample = _sample(name, f"{source}, line {number}", number, line)
+                # Two lines of one id stay two samples.
+                samples[f"{sample.id}-{number}" if sample.id in samples else sample.id] = sample
     except DAMAGE as error:
         raise RequestError(f"cannot read {source}: {error}", f"get it again: {SOURCE}") from None
     if not samples:
         raise RequestError(f"{source} is empty", f"get it again: {SOURCE}")
-    return samples
+    return [replace(sample, id=key) for key, sample in samples.items()]
 
 
 def _loose(folder: Path) -> dict[str, Source]:
