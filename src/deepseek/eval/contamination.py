@@ -78,12 +78,15 @@ def build_index(
     files = [file for folder in folders for file in _json_files(folder)]
     names = list_sets(path) if sets is None else sets
     n_all = len(names) + len(files)
+    progress = on_progress or (lambda done, total: None)
 
     def texts() -> Iterator[tuple[str, str]]:
-        for n_done, source in enumerate((*names, *files), 1):
-            yield from file_texts(source) if isinstance(source, Path) else set_texts(path, source)
-            if on_progress is not None:
-                on_progress(n_done, n_all)
+        for n_done, name in enumerate(names, 1):
+            yield from set_texts(path, name)
+            progress(n_done, n_all)
+        for n_done, file in enumerate(files, len(names) + 1):
+            yield from file_texts(file)
+            progress(n_done, n_all)
 
     licences = {task: _licence(task) for task in map(_task, names)}
     sources = {file.name: file_hash(file, hashlib.sha256()) for file in (path, *files)}

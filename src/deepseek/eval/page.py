@@ -49,7 +49,7 @@ def render_page(report: Report) -> str:
     template = folder.joinpath("page.html.jinja").read_text(encoding="utf-8")
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     digest = hashlib.sha256(script.encode()).digest()
-    return environment.from_string(template).render(
+    text = environment.from_string(template).render(
         report=report,
         tasks=tasks,
         n_items=len(items),
@@ -59,6 +59,7 @@ def render_page(report: Report) -> str:
         data=_embedded({"tasks": tasks, "items": items}),
         shown=shown_value,
     )
+    return text.encode("utf-8", "replace").decode()  # lone surrogates cannot be written
 
 
 def shown_value(value: float, is_share: bool) -> str:
@@ -74,8 +75,7 @@ def _embedded(value: Any) -> Markup:
         text = json.dumps(_finite(value), ensure_ascii=False, separators=(",", ":"))
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
-    # A lone surrogate cannot be written to a file.
-    return Markup(text.encode("utf-8", "replace").decode())
+    return Markup(text)
 
 
 def _finite(value: Any) -> Any:
