@@ -20,21 +20,22 @@ LONG_PART = 400
 MAX_LINE = 64 << 20
 
 LICENCES = {
-    "ai2_arc": "CC-BY-SA-4.0",
-    "arc_challenge": "CC-BY-SA-4.0",
-    "arc_easy": "CC-BY-SA-4.0",
-    "boolq": "CC-BY-SA-3.0",
+    "ai2_arc": "CC BY-SA 4.0",
+    "arc_challenge": "CC BY-SA 4.0",
+    "arc_easy": "CC BY-SA 4.0",
+    "boolq": "CC BY-SA 3.0",
     "codex_humaneval": "MIT",
-    "codex_mbpp": "CC-BY-4.0",
-    "drop": "CC-BY-SA-4.0",
+    "codex_mbpp": "CC BY 4.0",
+    "drop": "CC BY-SA 4.0",
     "gsm8k": "MIT",
     "hellaswag": "MIT",
-    "lambada": "CC-BY-4.0",
+    "lambada": "CC BY 4.0",
     "minerva_math": "MIT",
     "mmlu": "MIT",
-    "qasper_yesno": "CC-BY-4.0",
-    "sciq": "CC-BY-NC-3.0",
-    "squad": "CC-BY-SA-4.0",
+    "piqa": "AFL 3.0",
+    "qasper_yesno": "CC BY 4.0",
+    "sciq": "CC BY-NC 3.0",
+    "squad": "CC BY-SA 4.0",
 }
 """Where the set's own licence is known; a name stands for all that begin with it."""
 UNKNOWN_LICENCE = "see the data's source"
