@@ -12,6 +12,7 @@ import threading
 import pytest
 
 from deepseek.eval.sandbox import Limits, Program
+from deepseek.eval.sandbox.codec import Channel
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the layers are Linux's")
 
@@ -417,15 +418,9 @@ def test_seccomp_refuses_calls_that_reach_outside(sandbox, active, name, clean):
 
 def test_the_harness_may_leave_while_a_program_runs(sandbox, clean):
     """The fixture finds the processes if the supervisor does not end them."""
-    program = Program(code="while True: pass", names=(), tests="")
     connection = sandbox._connect()
-    from deepseek.eval.sandbox.codec import Channel
-
-    limits = {"seconds": 500.0, "without": []}
-    request = {
-        "program": {"code": program.code, "names": [], "tests": "", "preamble": ""},
-        "limits": limits,
-    }
-    Channel(connection).send(request)
+    channel = Channel(connection)
+    channel.send({"code": "while True: pass", "limits": {"seconds": 500.0, "without": []}})
+    channel.send({"names": [], "tests": "", "preamble": ""})
     threading.Event().wait(0.2)
     connection.close()

@@ -221,6 +221,34 @@ else:
     assert outcome.passed, outcome.detail
 
 
+def test_the_tests_are_not_in_the_program_s_memory(sandbox):
+    code = """
+import gc, sys
+def parts(value):
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, (bytes, bytearray)):
+        yield str(value)
+    elif isinstance(value, dict):
+        for pair in list(value.items()):
+            yield from (p for p in pair if isinstance(p, str))
+def f(*words):
+    word = ' '.join(words)
+    frame, found = sys._getframe(1), []
+    while frame:
+        found += [t for t in parts(frame.f_locals) if word in t and t != word]
+        frame = frame.f_back
+    for thing in gc.get_objects():
+        for near in (thing, *gc.get_referents(thing)):
+            found += [t for t in parts(near) if word in t and t != word]
+    return len(set(found))
+"""
+    seen = run(sandbox, code + "# marked code", "assert f('marked', 'code') > 0")
+    assert seen.passed, seen.detail  # so that the search is known to find
+    hidden = run(sandbox, code, "# marked test\nassert f('marked', 'test') == 0")
+    assert hidden.passed, hidden.detail
+
+
 def test_helpers_of_the_tests_are_the_trusted_ones(sandbox):
     helper = "def square(x):\n    return x * x\n"
     tests = "assert f(3) == square(3)"

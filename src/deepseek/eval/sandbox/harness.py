@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import sysconfig
+import tempfile
 import threading
 from collections.abc import Collection
 from pathlib import Path
@@ -53,13 +54,18 @@ class Sandbox:
             RequestError: The sandbox itself failed; this says nothing about the program.
         """
         limits = limits or Limits()
-        request = {"program": dataclasses.asdict(program), "limits": dataclasses.asdict(limits)}
-        request["limits"]["without"] = sorted(limits.without)
+        bounds = dataclasses.asdict(limits) | {"without": sorted(limits.without)}
+        tests = {
+            "names": program.names,
+            "preamble": program.preamble,
+            "tests": program.tests,
+        }
         with self._connect() as connection:
             connection.settimeout(limits.seconds + GRACE_SECONDS)
             channel = Channel(connection)
             try:
-                channel.send(request)
+                channel.send({"code": program.code, "limits": bounds})
+                channel.send(tests)
                 answer = channel.receive()
             except (Closed, ValueError) as error:
                 raise _broken(str(error)) from None
@@ -110,7 +116,7 @@ class Sandbox:
                 stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
-                env=ENVIRONMENT,
+                env=ENVIRONMENT | {"TMPDIR": tempfile.gettempdir()},
                 cwd="/",
                 start_new_session=True,
             )

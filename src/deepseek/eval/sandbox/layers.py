@@ -72,7 +72,7 @@ def confine(active: Collection[str], place: Place, limits: Limits, *, writes: bo
         active: Names of the layers to enter.
         place: Its folder and what else it may read.
         limits: What it may use.
-        writes: Whether it may write to the folder.
+        writes: Whether it may write to the folder, in which it is.
     """
     _set_limits(active, limits)
     if "own user" in active:
@@ -86,7 +86,7 @@ def confine(active: Collection[str], place: Place, limits: Limits, *, writes: bo
         linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
         linux.prctl(linux.PR_SET_DUMPABLE, 0)
     if "landlock" in active:
-        restrict_files((*place.readable, *namespaces.DEVICES), (place.folder,) if writes else ())
+        restrict_files((*place.readable, *namespaces.DEVICES), (".",) if writes else ())
     if "seccomp" in active:
         filter_calls(os.getpid())
 

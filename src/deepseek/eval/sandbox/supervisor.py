@@ -1,13 +1,14 @@
 """The trusted process of one run: starts candidate and judge, watches, ends them, tells.
 
-              connection                 verdict pipe
-    harness <------------> supervisor <---------------- judge (tests)
-                            ^      ^                       |
-                     stdout |      | stderr                | calls and plain answers
-                            candidate  <-------------------+
+              connection              tests, verdict
+    harness <------------> supervisor <------------> judge
+                            ^      ^                   |
+                     stdout |      | stderr            | calls and plain answers
+                            candidate  <---------------+
 
-Only the judge holds the pipe on which a verdict can be said, and only the supervisor the
-connection to the harness. Nothing that the candidate does, prints or returns is a verdict.
+Only the judge holds the socket on which a verdict can be said, and only the supervisor the
+connection to the harness. Nothing that the candidate does, prints or returns is a verdict. The
+tests arrive when the candidate's process exists already: they were never in its memory.
 """
 
 import contextlib
@@ -19,12 +20,14 @@ import signal
 import socket
 import time
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from deepseek.eval.sandbox import linux, namespaces
 from deepseek.eval.sandbox.candidate import run_candidate
-from deepseek.eval.sandbox.codec import Channel
+from deepseek.eval.sandbox.codec import Channel, Closed
 from deepseek.eval.sandbox.judge import judge
 from deepseek.eval.sandbox.layers import (
     PRIVATE_FOLDER,
@@ -52,7 +55,7 @@ def supervise(
     limits = Limits(**{**request["limits"], "without": frozenset(request["limits"]["without"])})
     active = {name for name, why in resolve(reasons, limits.without).items() if not why}
     try:
-        channel.send(_Run(request["program"], limits, active, connection).outcome(readable))
+        channel.send(_Run(request["code"], limits, active, connection).outcome(readable))
     except OSError as error:
         channel.send({"broken": str(error)})
 
@@ -74,12 +77,12 @@ class _Run:
 
     def __init__(
         self,
-        program: dict[str, Any],
+        code: str,
         limits: Limits,
         active: set[str],
         connection: socket.socket,
     ) -> None:
-        self._program = program
+        self._code = code
         self._limits = limits
         self._active = active
         self._connection = connection
@@ -102,6 +105,7 @@ class _Run:
                 linux.prctl(linux.PR_SET_DUMPABLE, 0)
             started = time.monotonic()
             pipes = self._start(place)
+            self._hand_over_tests(pipes["verdict"])
             seen = self._watch(pipes, started, folder if on_disk else None)
             seconds = time.monotonic() - started
             said = _parse(seen.verdict)
@@ -115,13 +119,14 @@ class _Run:
 
     def _start(self, place: Place) -> dict[str, int]:
         """Fork both processes; the ends of the pipes that are read here."""
-        judges, candidates = socket.socketpair()
-        reads, writes = {}, {}
-        for name in ("stdout", "stderr", "verdict", "trouble"):
+        asks, answers = socket.socketpair()
+        ours, theirs = socket.socketpair()
+        reads, writes = {"verdict": ours.detach()}, {"verdict": theirs.detach()}
+        for name in ("stdout", "stderr", "trouble"):
             reads[name], writes[name] = os.pipe()
         self._pids["judge"] = _fork()
         if self._pids["judge"] == 0:
-            _keep_only(writes["trouble"], judges.fileno(), writes["verdict"])
+            _keep_only(writes["trouble"], asks.fileno(), writes["verdict"])
             self._run_child(place, _run_judge, writes=False)
         if "pid namespace" in self._active:
             linux.unshare(linux.CLONE_NEWPID)
@@ -129,15 +134,21 @@ class _Run:
         if self._pids["candidate"] == 0:
             os.dup2(writes["stdout"], 1)
             os.dup2(writes["stderr"], 2)
-            _keep_only(writes["trouble"], candidates.fileno())
-            self._run_child(place, _run_candidate, writes=True)
-        judges.close()
-        candidates.close()
+            _keep_only(writes["trouble"], answers.fileno())
+            self._run_child(place, partial(_run_candidate, self._code), writes=True)
+        asks.close()
+        answers.close()
         for end in writes.values():
             os.close(end)
         return reads
 
-    def _run_child(self, place: Place, run: Any, *, writes: bool) -> None:
+    def _hand_over_tests(self, end: int) -> None:
+        """Give the judge what the harness says next."""
+        tests = Channel(self._connection).receive()
+        with socket.socket(fileno=os.dup(end)) as judges, contextlib.suppress(Closed):
+            Channel(judges).send(tests)  # if the judge is gone, that is seen soon enough
+
+    def _run_child(self, place: Place, run: Callable[[], None], *, writes: bool) -> None:
         """What a child does between its fork and its end; it never returns."""
         try:
             os.setsid()
@@ -148,7 +159,7 @@ class _Run:
                 os.write(TROUBLE, str(error).encode())
                 raise
             os.close(TROUBLE)
-            run(self._program)
+            run()
         except BaseException:
             traceback.print_exc()  # into the captured output
         finally:
@@ -262,14 +273,15 @@ def _parse(verdict: bytearray) -> dict[str, Any] | None:
     return said
 
 
-def _run_judge(program: dict[str, Any]) -> None:
-    channel = Channel(socket.socket(fileno=CALLS))
-    verdict = judge(channel, program["names"], program["preamble"], program["tests"])
-    os.write(VERDICT, json.dumps(verdict).encode())
+def _run_judge() -> None:
+    said = socket.socket(fileno=VERDICT)
+    tests = Channel(said).receive()
+    verdict = judge(Channel(socket.socket(fileno=CALLS)), **tests)
+    said.sendall(json.dumps(verdict).encode())
 
 
-def _run_candidate(program: dict[str, Any]) -> None:
-    run_candidate(Channel(socket.socket(fileno=CALLS)), program["code"])
+def _run_candidate(code: str) -> None:
+    run_candidate(Channel(socket.socket(fileno=CALLS)), code)
 
 
 def _fork() -> int:
