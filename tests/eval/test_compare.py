@@ -83,6 +83,11 @@ def test_an_error_is_a_wrong_answer_in_the_pair():
     assert [m.metric for m in task.metrics] == ["acc"]  # no likelihood is left to compare
 
 
+def test_two_runs_of_errors_have_nothing_to_compare():
+    failed = report(run(*(record(f"{i}", error="too long") for i in range(8))))
+    assert compare_reports(failed, failed).tasks[0].metrics == ()
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [

@@ -111,6 +111,14 @@ def test_an_error_counts_for_what_its_group_measures():
     assert {name: (e.value, e.n) for name, e in groups.items()} == {"qa": (0.5, 2), "lost": (0, 1)}
 
 
+def test_a_group_of_errors_is_no_perfect_likelihood():
+    records = [
+        record(0, group="read", bpb=2.0, bpb__weight=4.0),
+        record(1, group="lost", error="too long"),
+    ]
+    assert list(summarise_groups(records, "bpb")) == ["read"]
+
+
 def test_a_run_of_errors_alone_scores_zero_where_the_metric_is_named():
     records = [record(i, error="server gone") for i in range(10)]
     assert metric_names(records) == []
@@ -152,14 +160,14 @@ def test_about_95_of_100_intervals_hold_the_truth(by_group):
     groups = np.repeat(np.arange(3), (60, 30, 12))
     truth = shares.mean() if by_group else float(shares[groups].mean())
     held = 0
-    for _ in range(400):
+    for _ in range(250):
         # Scores between the extremes, so that the bootstrap is what is tested.
         values = np.clip(shares[groups] + generator.normal(0, 0.05, len(groups)), 0, 1)
         values = (generator.random(len(groups)) < shares[groups]) * 0.8 + 0.2 * values
         mean = 0.8 * truth + 0.2 * truth
         found = estimate(measured(values, groups=groups), by_group=by_group)
         held += found.low <= mean <= found.high
-    assert 0.91 <= held / 400 <= 0.985
+    assert 0.91 <= held / 250 <= 0.985
 
 
 def test_few_kinds_of_items_and_many_are_drawn_from_the_same_law():
@@ -197,7 +205,7 @@ def test_equal_runs_do_not_differ():
 def test_p_is_uniform_enough_where_nothing_differs():
     generator = np.random.default_rng(7)
     ps = []
-    for _ in range(300):
+    for _ in range(200):
         a, b = (generator.random((2, 120)) < 0.4).astype(float)
         ps.append(paired_bootstrap(measured(a), measured(b)).p)
     assert 0.02 <= np.mean(np.array(ps) < 0.05) <= 0.09

@@ -178,10 +178,11 @@ def _measure_pairs(
 ) -> tuple[tuple[MetricComparison, ...], tuple[str, ...], tuple[str, ...]]:
     """Every common metric, and the ids of the items whose headline rose or fell."""
     by_group = run.task in TASKS and find_task(run.task).by_group
-    names_b = metric_names(y for _, y in pairs)
-    common = [name for name in metric_names(x for x, _ in pairs) if name in names_b]
-    # The headline comes first, and exists even where one of the runs only has errors.
-    names = dict.fromkeys((run.metric, *common))
+    names_a, names_b = (metric_names(pair[side] for pair in pairs) for side in (0, 1))
+    common = [name for name in names_a if name in names_b]
+    # The headline comes first, and counts even where one of the runs only has errors.
+    head = [run.metric] if run.metric in {*names_a, *names_b} else []
+    names = dict.fromkeys((*head, *common))
     metrics: list[MetricComparison] = []
     rose: tuple[str, ...] = ()
     fell: tuple[str, ...] = ()

@@ -8,7 +8,7 @@ has no weight and `n` is smaller.
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -74,7 +74,7 @@ def summarise_groups(records: Sequence[Record], name: str) -> dict[str, Estimate
     parts: dict[str, list[Record]] = defaultdict(list)
     for record in records:
         parts[record.group].append(record)
-    known = metric_names(records)
+    known = {key for record in records if not record.error for key in record.grades}
     found = {group: measure(part, name, known) for group, part in parts.items()}
     return {group: estimate(m) for group, m in found.items() if m.values.size}
 
@@ -86,21 +86,21 @@ def metric_names(records: Iterable[Record]) -> list[str]:
 
 
 def measure(
-    records: Sequence[Record], name: str, known: Sequence[str] | None = None
+    records: Sequence[Record], name: str, known: Collection[str] | None = None
 ) -> Measurements:
     """Collect one metric; an error counts as 0 wherever its group has that metric.
 
     Args:
         records: The items.
         name: The metric.
-        known: What a group measures of which no item was answered; default: all metrics.
+        known: What the whole task measures, with weights, if these are not all of its items.
     """
     graded: Mapping[str, set[str]] = defaultdict(set)
     for record in records:
         if not record.error:
             graded[record.group].update(record.grades)
-    everything = set(metric_names(records) if known is None else known) | {name}
-    weighted = any(name + WEIGHT in record.grades for record in records)
+    everything = {name}.union(*graded.values()) if known is None else {name, *known}
+    weighted = name + WEIGHT in everything
     kept = [
         record
         for record in records
