@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from functools import partial
 from random import Random
 
+from deepseek.core.errors import RequestError
 from deepseek.eval.lengths import context_lengths, count_tokens, fitting_size, prompt_room
 from deepseek.eval.ruler.chains import chain_recipe
 from deepseek.eval.ruler.documents import document_recipe
@@ -53,7 +54,10 @@ def _cell(name: str, length: int, setup: Setup, sources: Sources) -> Iterator[Qu
         seed = f"{setup.seed}/{name}/{length}/{index}"
         room = prompt_room(setup, length, recipe.max_tokens)
         alike = 0 if name.startswith("qa") else size
-        size = fitting_size(partial(_text, recipe, seed), setup, room, recipe.least, alike)
+        try:
+            size = fitting_size(partial(_text, recipe, seed), setup, room, recipe.least, alike)
+        except RequestError as error:
+            raise RequestError(f"{name} at {length:,}: {error.message}", error.hint) from None
         filled = recipe.build(Random(seed), size)
         yield Question(
             id=f"{name}/{length}/{index}",
