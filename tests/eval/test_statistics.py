@@ -156,17 +156,19 @@ def test_extremes_keep_an_interval():
 @pytest.mark.parametrize("by_group", [False, True])
 def test_about_95_of_100_intervals_hold_the_truth(by_group):
     generator = np.random.default_rng(11)
-    shares = np.array([0.2, 0.5, 0.9])
-    groups = np.repeat(np.arange(3), (60, 30, 12))
-    truth = shares.mean() if by_group else float(shares[groups].mean())
+    shares, sizes = np.array([0.2, 0.5, 0.9]), np.array([60, 30, 12])
+    truth = shares.mean() if by_group else (shares * sizes).sum() / sizes.sum()
     held = 0
     for _ in range(250):
+        # A mean over groups is about samples of each group, any other about samples of all.
+        groups = np.repeat(np.arange(3), sizes)
+        if not by_group:
+            groups = generator.choice(3, size=len(groups), p=sizes / sizes.sum())
         # Scores between the extremes, so that the bootstrap is what is tested.
-        values = np.clip(shares[groups] + generator.normal(0, 0.05, len(groups)), 0, 1)
-        values = (generator.random(len(groups)) < shares[groups]) * 0.8 + 0.2 * values
-        mean = 0.8 * truth + 0.2 * truth
+        right = generator.random(len(groups)) < shares[groups]
+        values = 0.8 * right + 0.2 * shares[groups] + generator.normal(0, 0.01, len(groups))
         found = estimate(measured(values, groups=groups), by_group=by_group)
-        held += found.low <= mean <= found.high
+        held += found.low <= truth <= found.high
     assert 0.91 <= held / 250 <= 0.985
 
 
