@@ -1,12 +1,16 @@
 """Layers are reported as they are, and a program is held by what is left of them."""
 
 import os
+import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
+from leftovers import descendants, folders
 
 from deepseek.core.errors import RequestError
-from deepseek.eval.sandbox import Limits, Program, Sandbox
+from deepseek.eval.sandbox import Limits, Program, Sandbox, harness
 from deepseek.eval.sandbox.layers import HIDDEN_PYTHON, LAYERS, NAMESPACES, resolve
 
 ALL = frozenset(LAYERS) - {"process group", "limits"}
@@ -50,16 +54,18 @@ def test_layers_that_need_another_go_with_it():
 
 @every_setting()
 def test_verdicts_are_right_in_every_setting(sandbox, without, clean):
-    def verdict(code, seconds=10.0):
+    def verdict(code, **limits):
         program = Program(code=code, names=("f",), tests="assert f(1) == 2")
-        return sandbox.run_tests(program, Limits(seconds=seconds, without=without)).verdict
+        return sandbox.run_tests(program, Limits(without=without, **limits)).verdict
 
     assert verdict("def f(x): return x + 1") == "passed"
     assert verdict("def f(x): return x") == "failed"
     assert verdict("import os\ndef f(x): os._exit(0)") == "crashed"
-    assert verdict("def f(x):\n    while True: pass", 0.5) == "timed out"
+    assert verdict("def f(x):\n    while True: pass", seconds=1) == "timed out"
     assert verdict("def f(x):\n    [bytes(1 << 20) for _ in range(10 << 10)]") == "failed"
-    assert verdict("import os\nwhile True: os.write(1, b'x' * 65536)", 0.5) == "timed out"
+    assert (
+        verdict("import os\nwhile True: os.write(1, b'x' * 65536)", wall_seconds=0.5) == "timed out"
+    )
 
 
 @every_setting("limits and a process group", "a kernel without Landlock")
@@ -84,7 +90,7 @@ def test_a_fork_bomb_is_held_in_every_setting(sandbox, without, clean):
     code = "import os\ndef f(x):\n    while True:\n        os.fork()"
     tests = "try:\n    f(1)\nexcept OSError:\n    pass\nelse:\n    assert False"
     program = Program(code=code, names=("f",), tests=tests)
-    outcome = sandbox.run_tests(program, Limits(without=without, seconds=5.0))
+    outcome = sandbox.run_tests(program, Limits(without=without))
     assert outcome.passed, outcome
 
 
@@ -99,3 +105,53 @@ def test_a_layer_that_cannot_be_entered_lets_no_program_run():
         assert sandbox.run_tests(RIGHT).passed, "it starts again when it is needed"
     finally:
         sandbox.close()
+
+
+def test_other_systems_have_limits_and_a_process_group(monkeypatch):
+    """The zygote believes to be on macOS, and calls nothing that only Linux has."""
+    start = harness.START.replace("import sys;", "import sys; sys.platform = 'darwin';")
+    assert start != harness.START
+    monkeypatch.setattr(harness, "START", start)
+    sandbox = Sandbox()
+    try:
+        active = [layer for layer in sandbox.active_layers() if layer.active]
+        if os.geteuid() != 0:
+            assert [layer.name for layer in active] == ["process group", "limits"]
+        assert not {layer.name for layer in active} & {"seccomp", "landlock", *NAMESPACES}
+        assert sandbox.run_tests(RIGHT).passed
+        loop = Program(code="while True: pass", names=(), tests="")
+        assert sandbox.run_tests(loop, Limits(seconds=1)).verdict == "timed out"
+        gone = Program(code="import os\nos._exit(0)", names=(), tests="")
+        assert sandbox.run_tests(gone).verdict == "crashed"
+    finally:
+        sandbox.close()
+
+
+KILLED = """
+import threading, time
+from deepseek.eval.sandbox import Limits, Program, Sandbox
+sandbox = Sandbox()
+code = "import time\\nprint(1)\\nwhile True: time.sleep(1)"
+program = Program(code=code, names=(), tests="")
+limits = Limits(wall_seconds=500.0, without=frozenset({"private root"}))
+sandbox.active_layers()
+threading.Thread(target=sandbox.run_tests, args=(program, limits)).start()
+time.sleep(0.3)
+print(sandbox._zygote.pid, flush=True)
+time.sleep(1000)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_nothing_is_left_when_the_harness_is_killed():
+    before = folders()
+    command = [sys.executable, "-c", KILLED]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+        zygote = int(child.stdout.readline())
+        family = descendants(zygote) | {zygote}
+        assert len(family) >= 4, "zygote, supervisor, judge and candidate"
+        child.kill()
+    deadline = time.monotonic() + 60
+    while any(Path(f"/proc/{pid}").exists() for pid in family) or folders() - before:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)

@@ -102,5 +102,5 @@ def test_wrong_answers_fail(items, answer, monkeypatch):
     from deepseek.eval import code
     from deepseek.eval.sandbox import Limits
 
-    monkeypatch.setattr(code, "LIMITS", Limits(seconds=1.0))
+    monkeypatch.setattr(code, "LIMITS", Limits(seconds=1))
     assert TASK.grade(items[0], answer) == {"pass@1": 0.0}

@@ -61,7 +61,7 @@ class Sandbox:
             "tests": program.tests,
         }
         with self._connect() as connection:
-            connection.settimeout(limits.seconds + GRACE_SECONDS)
+            connection.settimeout(limits.wall_seconds + GRACE_SECONDS)
             channel = Channel(connection)
             try:
                 channel.send({"code": program.code, "limits": bounds})

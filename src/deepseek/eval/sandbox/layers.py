@@ -92,13 +92,12 @@ def confine(active: Collection[str], place: Place, limits: Limits, *, writes: bo
 
 
 def _set_limits(active: Collection[str], limits: Limits) -> None:
-    seconds = int(limits.seconds) + 1
     # In memory the folder has a size; on disk a file is small, for a deleted one is not seen.
     file_bytes = limits.disk_bytes if "private root" in active else limits.disk_bytes // 16
     # Where seccomp refuses new processes, threads are all that is counted.
     tasks = limits.threads if "seccomp" in active and "own user" in active else 0
     bounds = {
-        resource.RLIMIT_CPU: (seconds, seconds + 1),
+        resource.RLIMIT_CPU: (limits.seconds, limits.seconds),
         resource.RLIMIT_AS: (limits.memory_bytes, limits.memory_bytes),
         resource.RLIMIT_FSIZE: (file_bytes, file_bytes),
         resource.RLIMIT_NOFILE: (64, 64),

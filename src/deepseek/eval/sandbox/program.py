@@ -24,8 +24,10 @@ class Program:
 class Limits:
     """What one program may use. The defaults are far above what a right answer needs."""
 
-    seconds: float = 10.0
-    """Wall time of program and tests together; processor time is bounded by the same."""
+    seconds: int = 10
+    """Processor time of the program, and of the tests: a busy machine fails no right program."""
+    wall_seconds: float = 60.0
+    """For programs that wait, of everything together."""
     memory_bytes: int = 2 << 30
     """Address space."""
     disk_bytes: int = 64 << 20

@@ -89,6 +89,7 @@ class _Run:
         self._proc: int | None = None
         self._pids: dict[str, int] = {}
         self._statuses: dict[int, int] = {}
+        self._out_of_time = False
 
     def outcome(self, readable: tuple[str, ...]) -> dict[str, Any]:
         """Run it, leave nothing behind, and say what was found."""
@@ -168,7 +169,7 @@ class _Run:
     def _watch(self, pipes: dict[str, int], started: float, disk_folder: str | None) -> _Seen:
         """Read until there is a verdict, time is up, or the harness is gone."""
         seen = _Seen()
-        deadline = started + self._limits.seconds
+        deadline = started + self._limits.wall_seconds
         next_check = started + DISK_CHECK_SECONDS
         with selectors.DefaultSelector() as selector:
             for name, end in pipes.items():
@@ -221,12 +222,10 @@ class _Run:
         deadline = time.monotonic() + END_SECONDS
         while time.monotonic() < deadline:
             try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
+                if self._reap(-1):
+                    continue
             except ChildProcessError:
                 return
-            if pid:
-                self._statuses[pid] = status
-                continue
             for pid in _children(self._proc):
                 _kill(pid)
             time.sleep(0.0005)
@@ -235,11 +234,19 @@ class _Run:
     def _let_end(self, pid: int) -> None:
         """Give a process that has closed its connection a moment to say how it ended."""
         for _ in range(20):
-            done, status = os.waitpid(pid, os.WNOHANG)
-            if done:
-                self._statuses[pid] = status
+            if self._reap(pid):
                 return
             time.sleep(0.005)
+
+    def _reap(self, which: int) -> bool:
+        """Take note of a process that has ended, if one has."""
+        pid, status, used = os.wait4(which, os.WNOHANG)
+        if pid == 0:
+            return False
+        self._statuses[pid] = status
+        if pid in self._pids.values() and os.WIFSIGNALED(status):
+            self._out_of_time |= used.ru_utime + used.ru_stime > self._limits.seconds - 0.1
+        return True
 
     def _summary(self, seen: _Seen, seconds: float) -> dict[str, Any]:
         verdict, detail = self._conclude(seen)
@@ -252,10 +259,12 @@ class _Run:
 
     def _conclude(self, seen: _Seen) -> tuple[str, str]:
         if seen.stopped == "timed out":
-            return "timed out", f"no verdict after {self._limits.seconds:g} s"
+            return "timed out", f"no verdict after {self._limits.wall_seconds:g} s"
         if seen.stopped == "disk":
             return "crashed", f"wrote more than {self._limits.disk_bytes:,} bytes"
         said = _parse(seen.verdict)
+        if self._out_of_time and (said is None or said["ended"]):
+            return "timed out", f"took {self._limits.seconds} s of processor time"
         if said is None:
             return "failed", "the tests ended early"
         if said["passed"]:
