@@ -165,7 +165,8 @@ def _packages() -> list[str]:
 
 def _broken(why: str) -> RequestError:
     return RequestError(
-        f"the code sandbox failed: {why}", "run again; deepseek doctor shows its layers"
+        f"the code sandbox failed: {why}",
+        "run again; if it fails again, memory or processes may be short on this machine",
     )
 
 
