@@ -36,7 +36,7 @@ from deepseek.data.index_file import (
 MAX_TEXTS = 50
 """A gram of more texts of one task is a set phrase of that task, not the content of an item."""
 MIN_WORDS = 4
-"""Different words in a gram: rows of numbers and truth tables stand in any program."""
+"""Different words in a gram: rows of numbers, letters and truth values stand in any program."""
 
 
 @dataclass(frozen=True, slots=True)

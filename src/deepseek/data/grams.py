@@ -38,7 +38,7 @@ class _TokenHashes(dict[str, int]):
     def __missing__(self, token: str) -> int:
         plain = token.translate(_APOSTROPHES).encode("utf-8", "surrogatepass")
         value = int.from_bytes(blake2b(plain, digest_size=8).digest(), "little")
-        value = value >> 1 << 1 | any(map(str.isalpha, token))
+        value = value >> 1 << 1 | _is_word(token)
         if len(token) <= MAX_CACHED_LENGTH:
             if len(self) >= MAX_CACHED:
                 self.clear()
@@ -50,7 +50,7 @@ _HASHES = _TokenHashes()
 
 
 def token_hashes(text: str) -> Hashes:
-    """The hash of each token of a text; it is odd where the token has a letter."""
+    """The hash of each token of a text; it is odd where the token is a word, no number."""
     tokens = _TOKEN.findall(_folded(text))
     return np.fromiter(map(_HASHES.__getitem__, tokens), dtype=np.uint64, count=len(tokens))
 
@@ -93,11 +93,16 @@ def gram_hashes(tokens: Hashes, lengths: Iterable[int]) -> Iterator[tuple[int, H
 
 
 def count_words(tokens: Hashes, length: int) -> Int[np.ndarray, " m"]:
-    """How many different tokens with a letter are in each run of so many tokens."""
+    """How many different words are in each run of so many tokens."""
     words = np.where(tokens & np.uint64(1), tokens, np.uint64(0))
     runs = np.sort(np.lib.stride_tricks.sliding_window_view(words, length), axis=1)
     counts: Int[np.ndarray, " m"] = (runs[:, 1:] != runs[:, :-1]).sum(axis=1) + (runs[:, 0] > 0)
     return counts
+
+
+def _is_word(token: str) -> bool:
+    """Whether a token says more than a number or the name of a variable: `a`, `b`, `c`."""
+    return any(map(str.isalpha, token)) and (len(token) > 1 or not token.isascii())
 
 
 def _folded(text: str) -> str:

@@ -137,11 +137,12 @@ def test_set_phrases_of_a_task_are_no_content():
     assert repeated.matches(phrase)
 
 
-def test_rows_of_numbers_are_no_content():
+def test_rows_of_numbers_and_letters_are_no_content():
     numbers = ", ".join(map(str, range(40)))
     table = "True, False, " * 20
-    index = ContaminationIndex.build([("code", f"assert sort([{numbers}]) == {table}")])
-    assert index.matches(f"x = [{numbers}]\ny = [{table}]") == []
+    letters = " ".join("abcdefghijklmnopqrstuvwxyz")
+    index = ContaminationIndex.build([("code", f"assert sort([{numbers}]) == {table} {letters}")])
+    assert index.matches(f"x = [{numbers}]\ny = [{table}]\n{letters}") == []
     assert index.n_grams == 0
 
 
