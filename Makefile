@@ -5,10 +5,11 @@ BIN := $(VENV)/bin
 MODEL ?= qwen2.5-coder-1.5b
 PAPER_TASKS ?= method_innovation,experiment_flaws
 TORCH ?= torch==2.13.0
+LMEVAL ?= .venv-lm-eval
 export PYTHONDONTWRITEBYTECODE = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-large check format bench-inference bench-papers bench-extraction clean
+.PHONY: help install demo test test-large check format bench-inference bench-papers bench-extraction bench-evaluation bench-lm-eval clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-18s %s\n", $$1, $$2}'
@@ -61,5 +62,17 @@ bench-papers: $(VENV)/.dev  ## paper analysis on ground truth: NCG_TRAIN=… NCG
 bench-extraction: $(VENV)/.dev  ## text extraction beside pdftotext: PDFS="a.pdf b.pdf"
 	$(BIN)/python benchmarks/extraction.py $(PDFS)
 
+bench-lm-eval: $(VENV)/.dev $(LMEVAL)/.ready  ## the same items through lm-eval with transformers
+	$(BIN)/python benchmarks/lm_eval_parity.py --peer $(LMEVAL)/bin/python
+
+# lm-eval needs other versions of what we need: it gets an environment of its own.
+$(LMEVAL)/.ready:
+	$(PYTHON) -m venv $(LMEVAL)
+	$(LMEVAL)/bin/python -m pip install -q --disable-pip-version-check "$(TORCH)" transformers==5.24.0 lm-eval==0.4.13
+	@touch $@
+
+bench-evaluation: $(VENV)/.dev  ## public scores of both checkpoints (hours; goes on where it stopped)
+	$(BIN)/python benchmarks/evaluation.py $(EVALUATION_ARGS)
+
 clean:  ## remove what was built (not the weights)
-	rm -rf $(VENV) build dist out .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(LMEVAL) build dist out .mypy_cache .ruff_cache .pytest_cache

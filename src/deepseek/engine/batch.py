@@ -21,7 +21,7 @@ ROW_TOKENS = 2_048
 """New tokens of one pass: enough for full speed, bounded in memory."""
 HEAD_ROWS = 256
 """Logits in memory at once."""
-MAX_RUNNING = 16
+MAX_RUNNING = 32
 """Sequences that are generated side by side."""
 
 Pair = tuple[list[int], list[list[int]]]

@@ -40,6 +40,7 @@ TASK = Task(
     "inside a code block) whatever --chat says, greedy, 768 tokens; code found as evalplus "
     f"does; the original tests, not evalplus's; {LIMITS_IN_WORDS}",
     metric="pass@1",
+    runs_code=True,
     items=items,
     grade=grade_answer,
     licence="MIT",

@@ -33,6 +33,7 @@ TASK = Task(
     protocol="lm-eval 0.4.13 `humaneval`: the prompt as it is, whatever --chat says, greedy, "
     f"1,024 tokens, five stop strings; the original tests; {LIMITS_IN_WORDS} (lm-eval: 3 s)",
     metric="pass@1",
+    runs_code=True,
     items=items,
     grade=grade,
     licence="MIT",

@@ -55,6 +55,7 @@ TASK = Task(
     "code found as evalplus does; all 500 problems of the test split with their original tests, "
     f"where evalplus has 378 with tests of its own; {LIMITS_IN_WORDS}",
     metric="pass@1",
+    runs_code=True,
     items=items,
     grade=grade_answer,
     licence="CC BY 4.0",

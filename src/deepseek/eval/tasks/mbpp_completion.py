@@ -77,6 +77,7 @@ TASK = Task(
     "256 tokens up to [DONE]; the test split with its original tests, and unlike lm-eval with "
     f"the statements that one problem's tests need before; {LIMITS_IN_WORDS} (lm-eval: 3 s)",
     metric="pass@1",
+    runs_code=True,
     items=items,
     grade=grade_code,
     shots=3,
