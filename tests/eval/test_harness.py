@@ -9,7 +9,15 @@ from pathlib import Path
 import pytest
 
 from deepseek.core.errors import RequestError
-from deepseek.core.llm import Completion, Message, Prompt, SamplingParams, Score
+from deepseek.core.llm import (
+    BatchLanguageModel,
+    Completion,
+    Message,
+    Prompt,
+    SamplingParams,
+    Score,
+    ScoreRequest,
+)
 from deepseek.engine.engine import Engine
 from deepseek.engine.loader import load_engine
 from deepseek.eval import harness
@@ -168,6 +176,32 @@ def test_what_cannot_be_asked_counts_as_wrong(tmp_path: Path, task: Task) -> Non
     again = Speller()  # what failed is asked again, nothing else
     run_task(again, replace(task, items=with_one_too_long), SETUP, journal=tmp_path / "j")
     assert again.asked == ["TOO LONG"]
+
+
+@pytest.mark.parametrize("task", [CHOICES, QUESTIONS], ids=["choices", "questions"])
+def test_one_failure_among_many_at_once_costs_only_itself(tmp_path: Path, task: Task) -> None:
+    """A server refuses one item while others are in flight."""
+
+    class Together(Speller):
+        def score_many(self, requests: Sequence[ScoreRequest]) -> Iterator[list[Score]]:
+            for request in requests:
+                yield self.score(request.prompt, request.continuations)
+
+        def generate_many(
+            self, prompts: Sequence[Prompt], params: Sequence[SamplingParams]
+        ) -> Iterator[tuple[int, Completion]]:
+            for index, prompt in enumerate(prompts):
+                yield index, self.generate(prompt, params[index])
+
+    def with_one_too_long(setup: Setup) -> Iterator[Item]:
+        for index, item in enumerate(task.items(setup)):
+            yield replace(item, prompt="TOO LONG") if index == 1 else item
+
+    model = Together()
+    assert isinstance(model, BatchLanguageModel)
+    run = run_task(model, replace(task, items=with_one_too_long), SETUP, journal=tmp_path / "j")
+    assert [bool(r.error) for r in run.records] == [i == 1 for i in range(len(run.records))]
+    assert all(r.grades for r in run.records if not r.error)
 
 
 def test_when_nothing_can_be_asked_it_stops(tmp_path: Path) -> None:

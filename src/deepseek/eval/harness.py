@@ -194,15 +194,16 @@ def _scored(
 def _scores(
     model: LanguageModel, requests: Sequence[ScoreRequest]
 ) -> Iterator[list[Score] | RequestError]:
+    """Scores in order. Where all at once fails, those that are left are asked one by one."""
+    n_done = 0
     if isinstance(model, BatchLanguageModel):
         try:
-            together = model.score_many(requests)
-        except RequestError:  # one of them cannot be asked: find out which
+            for scores in model.score_many(requests):
+                yield scores
+                n_done += 1
+        except RequestError:
             pass
-        else:
-            yield from together
-            return
-    for request in requests:
+    for request in requests[n_done:]:
         try:
             yield model.score(request.prompt, request.continuations)
         except RequestError as error:
@@ -230,22 +231,22 @@ def _generated(model: LanguageModel, task: Task, items: Sequence[Question]) -> I
 def _texts(
     model: LanguageModel, items: Sequence[Question]
 ) -> Iterator[tuple[Question, str | RequestError]]:
+    """Answers as they are finished; those that all at once did not give, one by one."""
     params = [SamplingParams(max_tokens=item.max_tokens, stop=item.stop) for item in items]
     prompts = [item.prompt for item in items]
+    left = set(range(len(items)))
     if isinstance(model, BatchLanguageModel):
         try:
-            together = model.generate_many(prompts, params)
+            for index, completion in model.generate_many(prompts, params):
+                left.remove(index)
+                yield items[index], completion.text
         except RequestError:
             pass
-        else:
-            for index, completion in together:
-                yield items[index], completion.text
-            return
-    for item, prompt, one in zip(items, prompts, params, strict=True):
+    for index in sorted(left):
         try:
-            yield item, model.generate(prompt, one).text
+            yield items[index], model.generate(prompts[index], params[index]).text
         except RequestError as error:
-            yield item, error
+            yield items[index], error
 
 
 def _request(item: Choice | Passage) -> ScoreRequest:
