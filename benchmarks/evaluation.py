@@ -83,14 +83,15 @@ def main() -> None:
     rows: list[Row] = []
     for model_name, group in groupby(MEASURES, key=lambda m: m.model):
         chosen = [m for m in group if wanted is None or m.name in wanted or m.task in wanted]
-        rows += _measure_all(model_name, chosen, args)
+        if args.model in (None, model_name):
+            rows += _measure_all(model_name, chosen, args)
         gc.collect()
     rows += list(_parity_rows(args.parity)) if args.parity else []
     if args.longbench_official:
         import longbench_scorer
 
         rows += longbench_scorer.rows(args.longbench_official, args.longbench_predictions)
-    if wanted is None:
+    if wanted is None and args.model is None:
         write_results("evaluation", rows, sys.argv)
     for row in rows:
         print(f"{row.name:<70} {row.value:>8.2f} {row.unit}", flush=True)
@@ -100,7 +101,7 @@ def _measure_all(name: str, measures: list[Measure], args: argparse.Namespace) -
     """One load of the model, and its scores."""
     if not measures:
         return
-    model = R1Model(name)
+    model = R1Model(name, threads=args.threads)
     for measure in measures:
         run = _run(model, measure, args.out)
         stem = f"{measure.model} {measure.name}".replace(" ", "-")
@@ -164,6 +165,8 @@ def _parity_rows(path: Path) -> Iterator[Row]:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", help="names or tasks, comma-separated; writes no results file")
+    parser.add_argument("--model", help="only this checkpoint")
+    parser.add_argument("--threads", type=int)
     parser.add_argument("--out", type=Path, default=Path("out/evaluation"))
     parser.add_argument("--parity", type=Path)
     parser.add_argument("--longbench-official", type=Path)

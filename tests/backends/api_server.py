@@ -16,6 +16,8 @@ class Handler(BaseHTTPRequestHandler):
     engine: Engine
     seen: list[dict[str, Any]]
     can_echo = True
+    shift = 0
+    """Places by which the echoed values are wrong."""
 
     def log_message(self, format: str, *args: Any) -> None:
         """Quiet."""
@@ -40,8 +42,12 @@ class Handler(BaseHTTPRequestHandler):
     def _complete(self, body: dict[str, Any]) -> dict[str, Any]:
         completion = self._generate(body["prompt"], body)
         choice: dict[str, Any] = {"text": completion.text}
-        if body.get("echo") and self.can_echo:
+        if self.can_echo and body.get("echo"):
             choice["logprobs"] = self._echo(body["prompt"])
+        elif self.can_echo and body.get("logprobs"):
+            ids = self.engine.encode(body["prompt"])
+            row = self.engine.logits(ids)[-1].log_softmax(-1)
+            choice["logprobs"] = {"token_logprobs": [float(row[completion.token_ids[0]])]}
         return self._answer(completion, choice)
 
     def _echo(self, text: str) -> dict[str, Any]:
@@ -50,7 +56,7 @@ class Handler(BaseHTTPRequestHandler):
         rows = self.engine.logits(ids).log_softmax(-1)
         texts = [tokenizer.token_text(i) for i in ids]
         offsets = [sum(map(len, texts[:n])) for n in range(len(texts))]
-        values = [None, *(float(rows[n - 1, i]) for n, i in enumerate(ids) if n)]
+        values = [None, *(float(rows[n - 1 + self.shift, i]) for n, i in enumerate(ids) if n)]
         tops = [None]
         for row in rows[:-1]:
             best = int(row.argmax())

@@ -86,6 +86,11 @@ def test_what_goes_wrong_is_named(
         pytest.raises(RequestError, match="does not report the log-probabilities"),
     ):
         ServedModel(url).score(PROMPT, [" a"])
+    with (
+        serving(engine, shift=1) as (url, _),
+        pytest.raises(RequestError, match="misplaces the log-probabilities"),
+    ):
+        ServedModel(url).score(PROMPT, [" a"])
     monkeypatch.setattr(openai_server, "RETRIES", 0)
     with pytest.raises(RequestError, match="cannot be reached"):
         ServedModel("http://127.0.0.1:9/v1")

@@ -1,6 +1,7 @@
 """Any server with OpenAI's HTTP API: llama.cpp, vLLM, Ollama, a hosted model, our own."""
 
 import os
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
@@ -19,6 +20,9 @@ from deepseek.core.llm import (
 CHARACTERS_A_TOKEN = 4
 """A rough count of tokens: the API has none."""
 RETRIES = 4
+PROBE = "The quick brown fox jumps over the lazy"
+TOLERANCE = 0.5
+"""Nats between the same log-probability as generated and as echoed; caches round differently."""
 
 
 class ServedModel:
@@ -55,6 +59,8 @@ class ServedModel:
             max_retries=RETRIES,
         )
         self._concurrency = concurrency
+        self._probing = threading.Lock()
+        self._echoes = False
         self.name = name or self._served()
         self.weights = f"served at {url}"
         self.context_window = context_window or 1_000_000
@@ -103,6 +109,7 @@ class ServedModel:
             raise RequestError(
                 "a conversation cannot be scored over this API", "score without --chat"
             )
+        self._check_echo()
         return [self._score_one(prompt, text) for text in continuations]
 
     def score_many(self, requests: Sequence[ScoreRequest]) -> Iterator[list[Score]]:
@@ -127,6 +134,32 @@ class ServedModel:
             raise RequestError("the server serves no model", "load one there first")
         return str(served[0].id)
 
+    def _check_echo(self) -> None:
+        """Once: a token that the server generates must have the same value when it is echoed.
+
+        llama-cpp-python, for one, puts each token's value one place too early.
+        """
+        with self._probing:
+            if self._echoes:
+                return
+            answer = self._call(
+                self._client.completions.create,
+                prompt=PROBE,
+                max_tokens=1,
+                temperature=0,
+                logprobs=1,
+            )
+            found = answer.choices[0].logprobs
+            if not getattr(found, "token_logprobs", None):
+                raise _no_echo()
+            echoed = self._score_one(PROBE, answer.choices[0].text)
+            if abs(echoed.logprob - float(found.token_logprobs[0])) > TOLERANCE:
+                raise RequestError(
+                    "the server misplaces the log-probabilities of a given text",
+                    "run tasks with generated answers, or a server with a right echo (e.g. vLLM)",
+                )
+            self._echoes = True
+
     def _score_one(self, prompt: str, text: str) -> Score:
         answer = self._call(
             self._client.completions.create,
@@ -140,10 +173,7 @@ class ServedModel:
         found = answer.choices[0].logprobs
         offsets = getattr(found, "text_offset", None) or []
         if not offsets or len(offsets) < 2:
-            raise RequestError(
-                "the server does not report the log-probabilities of a given text",
-                "run tasks with generated answers, or a server with echo (e.g. vLLM)",
-            )
+            raise _no_echo()
         # Offsets count characters of the echoed text; the last token is the new one.
         own = [
             i for i, at in enumerate(offsets) if len(prompt) <= at < len(prompt) + len(text)
@@ -169,6 +199,13 @@ class ServedModel:
         except self._openai.APIStatusError as error:
             message = str(error)[:300]
             raise RequestError(f"the server answered: {message}", "see its log") from None
+
+
+def _no_echo() -> RequestError:
+    return RequestError(
+        "the server does not report the log-probabilities of a given text",
+        "run tasks with generated answers, or a server with echo (e.g. vLLM)",
+    )
 
 
 def _settings(params: SamplingParams) -> dict[str, Any]:
