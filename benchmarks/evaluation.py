@@ -60,8 +60,8 @@ MEASURES = (
     Measure(model=SMOL, task="arc", metric="acc_norm", chat=True, by_maker=37.3),
     Measure(model=SMOL, task="piqa", metric="acc_norm", by_maker=66.3),
     Measure(model=SMOL, task="piqa", metric="acc_norm", chat=True, by_maker=66.3),
-    Measure(model=SMOL, task="hellaswag", metric="acc_norm", limit=2_000, by_maker=40.9),
-    Measure(model=SMOL, task="hellaswag", metric="acc_norm", limit=2_000, chat=True, by_maker=40.9),
+    Measure(model=SMOL, task="hellaswag", metric="acc_norm", limit=1_000, by_maker=40.9),
+    Measure(model=SMOL, task="hellaswag", metric="acc_norm", limit=1_000, chat=True, by_maker=40.9),
     Measure(model=SMOL, task="gsm8k", metric="flexible_match", limit=400, by_maker=1.4),
     Measure(model=SMOL, task="mmlu_cloze", metric="acc_norm", by_maker=29.3),
     Measure(

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -41,8 +41,9 @@ from report import RESULTS, Row, write_results
 TASKS = (
     "mmlu,hellaswag,arc_easy,arc_challenge,piqa,boolq,gsm8k,humaneval_completion,mbpp_completion"
 )
-PARITY_BATCH = 16
-BATCHES = (1, 4, 16)
+SCORED_TOGETHER, GENERATED_TOGETHER = 4, 16
+"""lm-eval's batch sizes: it holds the logits of all tokens of a batch, in float32 gigabytes."""
+BATCHES = (1, 4, 8)
 PER_SUBJECT = 20
 
 
@@ -97,12 +98,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         folder = Path(scratch)
         export(ensure(args.model).path, folder / "model")
         rows: list[Row] = []
-        names = [name for name in args.tasks.split(",") if name]
-        if names:
-            rows += compare(args, names, folder)
+        # Written after each task: the whole takes long.
+        for part in compare(args, [name for name in args.tasks.split(",") if name], folder):
+            rows += part
+            write_results("lm_eval_parity", rows, sys.argv, args.out)
         if args.rounds:
             rows += race(args, folder)
-    write_results("lm_eval_parity", rows, sys.argv, args.out)
+            write_results("lm_eval_parity", rows, sys.argv, args.out)
 
 
 def export(path: Path, folder: Path) -> None:
@@ -123,23 +125,24 @@ def export(path: Path, folder: Path) -> None:
     (folder / "generation_config.json").write_text(json.dumps(ends), encoding="utf-8")
 
 
-def compare(args: argparse.Namespace, names: Sequence[str], folder: Path) -> list[Row]:
+def compare(args: argparse.Namespace, names: Sequence[str], folder: Path) -> Iterator[list[Row]]:
     """Every task on both sides."""
+    if not names:
+        return
     engine, _ = load_engine(args.model, dtype="float32")
     peer = Peer(args.peer, folder / "model", folder / "documents", "float32")
-    rows, differences = [], {}
+    differences = {}
+    args.out.mkdir(parents=True, exist_ok=True)
     for name in names:
-        rows.append(compare_prompts(peer, name))
+        words = compare_prompts(peer, name)
         comparison = compare_task(engine, peer, name, args.limit, folder)
-        rows += comparison.rows()
         differences[name] = comparison.differences
         for line in comparison.lines():
             say(line)
+        text = json.dumps(differences, indent=1, ensure_ascii=False)
+        (args.out / "lm_eval_differences.json").write_text(text + "\n", encoding="utf-8")
+        yield [words, *comparison.rows()]
     peer.close()
-    args.out.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(differences, indent=1, ensure_ascii=False)
-    (args.out / "lm_eval_differences.json").write_text(text + "\n", encoding="utf-8")
-    return rows
 
 
 def compare_prompts(peer: Peer, name: str) -> Row:
@@ -178,7 +181,8 @@ def compare_task(engine: Engine, peer: Peer, name: str, limit: int, folder: Path
     start = time.perf_counter()
     run = run_task(engine, task, setup, journal=folder / f"{name}.jsonl", limit=limit)
     ours = time.perf_counter() - start
-    seconds, logged = peer.ask({k: list(v) for k, v in where.items()}, task.shots, PARITY_BATCH)
+    batch = SCORED_TOGETHER if isinstance(asked[0], Choice) else GENERATED_TOGETHER
+    seconds, logged = peer.ask({k: list(v) for k, v in where.items()}, task.shots, batch)
     say(f"{name}: {len(asked)} items, ours {ours:.1f} s, lm-eval {seconds:.1f} s (float32)")
     theirs: dict[str, list[dict[str, Any]]] = {}
     for their_name, samples in logged.items():
