@@ -56,12 +56,14 @@ def serve(hub: Hub) -> ThreadingHTTPServer:
                 )
             )
             prefix = f"/owner/tiny/resolve/{COMMIT}/"
-            if self.path.startswith("/api/models/owner/tiny/revision/"):
+            known = ("/api/models/owner/tiny/revision/", "/api/datasets/owner/tiny/revision/")
+            path = self.path.removeprefix("/datasets")
+            if self.path.startswith(known):
                 listing = hub.describe() if hub.listing is None else hub.listing
                 body = listing if isinstance(listing, bytes) else json.dumps(listing).encode()
                 self._send(200, body)
-            elif self.path.startswith(prefix) and self.path[len(prefix) :] in hub.files:
-                self._send_file(hub.files[self.path[len(prefix) :]])
+            elif path.startswith(prefix) and path[len(prefix) :] in hub.files:
+                self._send_file(hub.files[path[len(prefix) :]])
             else:
                 self._send(404, b"")
 

@@ -48,6 +48,18 @@ def fetched(hub: Hub) -> list[tuple[str, str]]:
     return [(p.rsplit("/", 1)[1], r) for p, r, _ in hub.requests if "/resolve/" in p]
 
 
+def test_a_repository_of_data_gives_its_archives(hub: Hub, models: Path) -> None:
+    hub.files = {"data.zip": b"archive", "script.py": b"never fetched"}
+    found = ensure("hf:datasets/owner/tiny")
+    assert (found.kind, found.licence) == ("dataset", "mit")
+    assert found.path == models / "datasets--owner--tiny" / "data.zip"
+    assert found.path.read_bytes() == b"archive"
+    assert fetched(hub) == [("data.zip", "")]
+    hub.files = {"README.md": b""}
+    with pytest.raises(ConfigError, match=r"no \.jsonl or \.zip files"):
+        ensure("hf:datasets/owner/tiny@other")
+
+
 def test_a_repository_becomes_a_checkpoint(hub: Hub, models: Path) -> None:
     found = ensure(NAME)
     assert (found.kind, found.licence) == ("safetensors", "mit")

@@ -34,8 +34,8 @@ def test_the_names_of_the_specification_are_there() -> None:
 def test_an_entry_says_all_that_a_verified_pull_needs(name: str) -> None:
     entry = find_entry(name)
     assert entry.description
-    assert entry.kind in ("gguf", "safetensors", "document")
-    assert entry.licence in PERMISSIVE or entry.kind == "document"
+    assert entry.kind in ("gguf", "safetensors", "document", "dataset")
+    assert entry.licence in PERMISSIVE or entry.kind in ("document", "dataset")
     assert entry.size == sum(f.size for f in entry.files) > 0
     assert len({f.sha256 for f in entry.files}) == len(entry.files)
     if entry.kind == "gguf":

@@ -27,7 +27,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--shots", type=int, metavar="K", help="solved examples before a question")
     parser.add_argument("--chat", action="store_true", help="ask through the chat template")
     parser.add_argument("--only", metavar="PART[,PART]", help="parts of a task, e.g. subjects")
-    parser.add_argument("--data", type=Path, metavar="PATH", help="your data: a file or a folder")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        metavar="PATH",
+        help="your data: a file, a folder, hf:datasets/owner/name",
+    )
     parser.add_argument("--lengths", metavar="N[,N]", help="context lengths for ruler, passkey, …")
     parser.add_argument("--seed", type=int, default=0, help="of samples and made-up texts")
     parser.add_argument("--json", type=Path, metavar="OUT", help="write the report; compare: too")

@@ -47,7 +47,7 @@ def evaluate(args: argparse.Namespace) -> int:
     setup = Setup(
         shots=0,
         chat=args.chat,
-        folder=args.data,
+        folder=_data(args.data),
         seed=args.seed,
         lengths=_lengths(args.lengths),
         evaluation_data=ensure("evaluation-data").path,
@@ -126,7 +126,8 @@ def write_index(args: argparse.Namespace) -> int:
     from deepseek.weights.pull import ensure
 
     out = args.out or home() / "evaluation-index.npz"
-    folders = [args.data] if args.data else []
+    data = _data(args.data)
+    folders = [data] if data else []
     with progress_bar("indexing") as on_progress:
         index = build_index(ensure("evaluation-data").path, folders, on_progress)
     index.save(out)
@@ -200,6 +201,18 @@ def _bar(title: str) -> "Iterator[OnProgress]":
     except KeyboardInterrupt:
         say("interrupted: the same command goes on from here (--fresh starts anew)")
         raise
+
+
+def _data(path: Path | None) -> Path | None:
+    """The user's data; what is named as a hub's repository is pulled."""
+    from deepseek.cli.pull import pull_bar
+    from deepseek.weights.pull import ensure
+
+    name = str(path)
+    if path is None or not name.startswith("hf:"):
+        return path
+    with pull_bar(name) as on_pull:
+        return ensure(name, on_pull).path
 
 
 def _try_items(tasks: "list[Task]", setup: "Setup", args: argparse.Namespace) -> None:

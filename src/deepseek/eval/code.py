@@ -33,7 +33,9 @@ MAX_TRIES = 2_000
 """Parses in the search for code, so that an endless answer costs no endless time."""
 
 LIMITS = Limits()
-LIMITS_IN_WORDS = f"own sandbox, {LIMITS.seconds} s of processor time and {LIMITS.memory_bytes >> 30} GB a program"
+LIMITS_IN_WORDS = (
+    f"own sandbox, {LIMITS.seconds} s of processor time and {LIMITS.memory_bytes >> 30} GB a program"
+)
 
 _warnings_lock = threading.Lock()
 

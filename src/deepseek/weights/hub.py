@@ -24,6 +24,8 @@ WANTED = re.compile(
     r"(config|generation_config|tokenizer|tokenizer_config|model\.safetensors\.index)\.json"
     r"|chat_template\.jinja|model(-\d{5}-of-\d{5})?\.safetensors"
 )
+WANTED_DATA = re.compile(r".+\.(jsonl|zip)")
+DATASETS = "datasets/"
 NONSENSE = (ConfigError, ValueError, LookupError, TypeError, AttributeError)
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 
@@ -34,17 +36,21 @@ def endpoint() -> str:
 
 
 def describe_repo(repo: str) -> Entry:
-    """Make an entry of a repository with safetensors: its files, sizes and hashes.
+    """Make an entry of a repository with safetensors or data: its files, sizes and hashes.
 
     Args:
-        repo: `owner/name` or `owner/name@revision`.
+        repo: `owner/name` or `owner/name@revision`; with `datasets/` before it, its JSON lines
+            and archives are meant.
 
     Raises:
-        ConfigError: The name is malformed, or the repository has no safetensors.
+        ConfigError: The name is malformed, or the repository has no such files.
         DownloadError: The hub cannot be reached or does not know it.
     """
     owner_name, _, revision = _parts(repo)
-    url = f"{endpoint()}/api/models/{owner_name}/revision/{revision}?blobs=true"
+    is_data = owner_name.startswith(DATASETS)
+    wanted = WANTED_DATA if is_data else WANTED
+    place = owner_name if is_data else f"models/{owner_name}"
+    url = f"{endpoint()}/api/{place}/revision/{revision}?blobs=true"
     try:
         with _open(url) as response:
             listing = json.loads(response.read(MAX_LISTING_BYTES))
@@ -52,7 +58,7 @@ def describe_repo(repo: str) -> Entry:
         files = tuple(
             _remote_file(row, f"{owner_name}@{commit}")
             for row in listing["siblings"]
-            if WANTED.fullmatch(row["rfilename"]) and row.get("size")
+            if wanted.fullmatch(row["rfilename"]) and row.get("size")
         )
         tags = [str(tag) for tag in listing.get("tags", [])]
     except (OSError, http.client.HTTPException) as error:
@@ -62,12 +68,14 @@ def describe_repo(repo: str) -> Entry:
             f"the hub's description of {repo} makes no sense ({type(error).__name__}: {error})",
             "check HF_ENDPOINT, or name a folder with safetensors instead",
         ) from None
-    if not any(f.name.endswith(".safetensors") for f in files):
+    if is_data and not files:
+        raise ConfigError(f"{repo} has no .jsonl or .zip files", "name a repository that has them")
+    if not is_data and not any(f.name.endswith(".safetensors") for f in files):
         raise ConfigError(f"{repo} has no safetensors weights", "name a repository that has them")
     licences = [t.removeprefix("license:") for t in tags if t.startswith("license:")]
     return Entry(
         name=_folder_name(repo),
-        kind="safetensors",
+        kind="dataset" if is_data else "safetensors",
         description=f"{owner_name} at {commit[:12]}",
         licence=licences[0] if licences else "not stated",
         files=files,
@@ -151,8 +159,10 @@ def _remote_file(row: dict[str, Any], repo: str) -> RemoteFile:
 
 def _parts(repo: str) -> tuple[str, str, str]:
     owner_name, at, revision = repo.partition("@")
-    if not re.fullmatch(f"{NAME}/{NAME}", owner_name) or (at and not revision):
-        raise ConfigError(f"{repo!r} is no repository", "write it as hf:owner/name")
+    if not re.fullmatch(f"({DATASETS})?{NAME}/{NAME}", owner_name) or (at and not revision):
+        raise ConfigError(
+            f"{repo!r} is no repository", "write it as hf:owner/name or hf:datasets/owner/name"
+        )
     return owner_name, at, urllib.parse.quote(revision or "main", safe="")
 
 

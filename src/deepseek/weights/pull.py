@@ -100,7 +100,8 @@ def is_here(entry: Entry) -> bool:
 def checkpoint_of(entry: Entry) -> Checkpoint:
     """Where a pulled entry is."""
     folder = model_folder(entry.name)
-    path = folder if entry.kind == "safetensors" else folder / entry.files[0].name
+    is_folder = entry.kind == "safetensors" or len(entry.files) > 1
+    path = folder if is_folder else folder / entry.files[0].name
     return Checkpoint(name=entry.name, kind=entry.kind, path=path, licence=entry.licence)
 
 

@@ -17,8 +17,8 @@ from deepseek.eval.longbench import metrics
 from deepseek.eval.longbench.datasets import DATASETS
 
 SOURCE = (
-    "data.zip of the data set THUDM/LongBench on the Hugging Face hub"
-    " (huggingface.co/datasets/THUDM/LongBench), as it is or unpacked, or one of its .jsonl files"
+    "hf:datasets/THUDM/LongBench from the Hugging Face hub, or your copy of its data.zip,"
+    " as it is or unpacked, or one of its .jsonl files"
 )
 LINE = 64 << 20
 """Bytes of a line; the longest of the original has two million."""
