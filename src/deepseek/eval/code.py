@@ -34,7 +34,8 @@ MAX_TRIES = 2_000
 
 LIMITS = Limits()
 LIMITS_IN_WORDS = (
-    f"own sandbox, {LIMITS.seconds} s of processor time and {LIMITS.memory_bytes >> 30} GB a program"
+    f"own sandbox, {LIMITS.seconds} s of processor time"
+    f" and {LIMITS.memory_bytes >> 30} GB a program"
 )
 
 _warnings_lock = threading.Lock()
