@@ -1,10 +1,10 @@
 """Public scores on both checkpoints, beside the figures that their makers publish.
 
     python benchmarks/evaluation.py [--only NAME[,NAME]] [--out FOLDER]
-        [--parity FILE] [--longbench-official FOLDER --longbench-predictions FOLDER]
+        [--longbench-official FOLDER --longbench-predictions FOLDER]
 
 Finished items are kept in `--out`: an interrupted run goes on where it was, and a row that is
-complete there costs nothing. `--parity` names what `benchmarks/lm_eval_parity.py` wrote.
+complete there costs nothing. What `benchmarks/lm_eval_parity.py` wrote is taken in.
 """
 
 import argparse
@@ -13,18 +13,21 @@ import json
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from deepseek import __version__
 from deepseek.core.errors import ConfigError
 from deepseek.eval.harness import run_task
-from deepseek.eval.record import Report, TaskRun, save_report
+from deepseek.eval.record import Report, TaskRun, load_report, save_report
 from deepseek.eval.task import Setup
 from deepseek.eval.tasks.table import find_task
 from deepseek.r1 import R1Model
-from report import Row, write_results
+from report import RESULTS, Row, write_results
 
+PARITY = RESULTS / "lm_eval_parity.json"
 SMOL, QWEN = "smollm2-135m", "qwen2.5-coder-1.5b"
 
 
@@ -52,6 +55,10 @@ class Measure:
         some = f"{self.limit} items" if self.limit else ""
         return " ".join(filter(None, (self.task, *marks, some)))
 
+    def file(self, out: Path) -> Path:
+        """Where its report is."""
+        return out / f"{self.model} {self.name}.json".replace(" ", "-")
+
 
 # SmolLM2-135M-Instruct: the model card (lighteval, fp16). Qwen2.5-Coder-1.5B-Instruct:
 # arXiv:2409.12186, table 16 (evalplus, bf16).
@@ -77,44 +84,49 @@ MEASURES = (
 
 
 def main() -> None:
-    """Measure what is asked for and write the results."""
+    """Measure what is asked for, then write the results of all that was ever finished here."""
     args = _arguments()
     wanted = set(args.only.split(",")) if args.only else None
-    rows: list[Row] = []
     for model_name, group in groupby(MEASURES, key=lambda m: m.model):
         chosen = [m for m in group if wanted is None or m.name in wanted or m.task in wanted]
-        if args.model in (None, model_name):
-            rows += _measure_all(model_name, chosen, args)
-        gc.collect()
-    rows += list(_parity_rows(args.parity)) if args.parity else []
+        if chosen and not args.collect and args.model in (None, model_name):
+            _measure_all(model_name, chosen, args)
+            gc.collect()
+    rows = list(_finished_rows(args.out))
+    rows += list(_parity_rows()) if PARITY.exists() else []
     if args.longbench_official:
         import longbench_scorer
 
-        rows += longbench_scorer.rows(args.longbench_official, args.longbench_predictions)
-    if wanted is None and args.model is None:
-        write_results("evaluation", rows, sys.argv)
+        rows += longbench_scorer.rows(
+            args.longbench_official, args.longbench_predictions, args.longbench_packages
+        )
+    write_results("evaluation", rows, sys.argv)
     for row in rows:
-        print(f"{row.name:<70} {row.value:>8.2f} {row.unit}", flush=True)
+        print(f"{row.name:<80} {row.value:>8.2f} {row.unit}", flush=True)
 
 
-def _measure_all(name: str, measures: list[Measure], args: argparse.Namespace) -> Iterator[Row]:
+def _measure_all(name: str, measures: list[Measure], args: argparse.Namespace) -> None:
     """One load of the model, and its scores."""
-    if not measures:
-        return
     model = R1Model(name, threads=args.threads)
     for measure in measures:
-        run = _run(model, measure, args.out)
-        stem = f"{measure.model} {measure.name}".replace(" ", "-")
         report = Report(
             model=model.name,
             weights=model.weights,
             compute=model.load_report.compute,
-            date="",
-            package="",
-            runs=(run,),
+            date=datetime.now(UTC).isoformat(timespec="seconds"),
+            package=__version__,
+            runs=(_run(model, measure, args.out),),
         )
-        save_report(report, args.out / f"{stem}.json")
-        yield _row(model, measure, run)
+        save_report(report, measure.file(args.out))
+
+
+def _finished_rows(out: Path) -> Iterator[Row]:
+    """A row for each measure that has a report; the others are named."""
+    for measure in MEASURES:
+        if measure.file(out).exists():
+            yield _row(load_report(measure.file(out)), measure)
+        else:
+            print(f"not measured yet: {measure.model} {measure.name}", file=sys.stderr)
 
 
 def _run(model: R1Model, measure: Measure, out: Path) -> TaskRun:
@@ -136,14 +148,14 @@ def _run(model: R1Model, measure: Measure, out: Path) -> TaskRun:
     )
 
 
-def _row(model: R1Model, measure: Measure, run: TaskRun) -> Row:
+def _row(report: Report, measure: Measure) -> Row:
+    (run,) = report.runs
     if measure.metric not in run.summary:
         known = ", ".join(run.summary)
         raise ConfigError(f"{measure.task} has no metric {measure.metric}", f"known: {known}")
     score = run.summary[measure.metric]
-    stored = model.weights.split(";")[0]
     return Row(
-        f"{measure.model} ({stored}) {measure.name}: {measure.metric}",
+        f"{measure.model} ({report.weights}) {measure.name}: {measure.metric}",
         100 * score.value,
         "%",
         peer="maker's figure, unquantised" if measure.by_maker else None,
@@ -155,22 +167,23 @@ def _row(model: R1Model, measure: Measure, run: TaskRun) -> Row:
     )
 
 
-def _parity_rows(path: Path) -> Iterator[Row]:
+def _parity_rows() -> Iterator[Row]:
     """Rows that the comparison with lm-eval has written."""
-    found: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["rows"]
+    found: list[dict[str, Any]] = json.loads(PARITY.read_text(encoding="utf-8"))["rows"]
     for row in found:
         yield Row(**row)
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", help="names or tasks, comma-separated; writes no results file")
+    parser.add_argument("--only", help="names or tasks, comma-separated")
+    parser.add_argument("--collect", action="store_true", help="measure nothing, write results")
     parser.add_argument("--model", help="only this checkpoint")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--out", type=Path, default=Path("out/evaluation"))
-    parser.add_argument("--parity", type=Path)
     parser.add_argument("--longbench-official", type=Path)
     parser.add_argument("--longbench-predictions", type=Path)
+    parser.add_argument("--longbench-packages", type=Path, help="a folder with fuzzywuzzy")
     return parser.parse_args()
 
 
