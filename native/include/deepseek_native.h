@@ -1,0 +1,71 @@
+/* Matrix products with 4- and 8-bit weights on a CPU. Plain C: no torch, no Python.
+ *
+ * Weights are w[n][k] = scale[n][k / group] * code[n][k] + zero[n][k / group], which covers GGUF's
+ * Q4_0, Q4_1, Q4_K (4 bits, groups of 32), Q8_0 (8 bits, 32) and Q6_K (8 bits, 16).
+ * Activations are rounded to 8 bits in groups of 32 while they are read.
+ * All functions are safe to call with wrong arguments: they return an error and touch nothing.
+ */
+#ifndef DEEPSEEK_NATIVE_H
+#define DEEPSEEK_NATIVE_H
+
+#include <stdint.h>
+
+#if defined(__GNUC__)
+#define DS_API __attribute__((visibility("default")))
+#else
+#define DS_API
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum ds_format { DS_U4 = 0, DS_U8 = 1 };
+enum ds_dtype { DS_F32 = 0, DS_BF16 = 1 };
+enum ds_level { DS_PORTABLE = 0, DS_AVX2 = 1, DS_AVX512_VNNI = 2 };
+enum ds_status {
+  DS_OK = 0,
+  DS_BAD_SHAPE = 1,   /* a dimension is not positive, too large or no multiple of 32 */
+  DS_BAD_VALUE = 2,   /* a scale or zero is not finite, or a code does not fit */
+  DS_BAD_POINTER = 3, /* null, or packed weights that are not aligned to 64 bytes */
+  DS_BAD_ENUM = 4,    /* an unknown format, dtype or level */
+  DS_NO_MEMORY = 5
+};
+
+/* What this processor can do at best, what is used now, and a choice of less (for tests). */
+DS_API int ds_best_level(void);
+DS_API int ds_level_in_use(void);
+DS_API int ds_use_level(int level);
+
+/* Threads that share a product, the calling one included: 1 to 256. */
+DS_API int ds_use_threads(int n_threads);
+
+/* Bytes of packed weights; 0 if the shape or the format is wrong. */
+DS_API int64_t ds_packed_bytes(int format, int64_t n_out, int64_t n_in);
+
+/* Zeroed memory aligned for packed weights, on huge pages where the system has them. */
+DS_API void *ds_allocate(int64_t n_bytes);
+DS_API void ds_release(void *memory, int64_t n_bytes);
+
+/* Pack rows `first` to `first + n_rows` of a matrix; rows come in any portions of 16.
+ *   codes  [n_rows][n_in]
+ *   scales [n_rows][n_in / group], zeros likewise; null zeros: -2^(bits-1) * scale
+ *   group  16 or 32
+ */
+DS_API int ds_pack(int format, int64_t n_out, int64_t n_in, int group, int64_t first, int64_t n_rows,
+            const uint8_t *codes, const float *scales, const float *zeros, void *packed);
+
+/* The weights of some rows as they are used in products, for tests. */
+DS_API int ds_unpack(int format, int64_t n_out, int64_t n_in, int64_t first, int64_t n_rows,
+              const void *packed, float *weights);
+
+/* y[r][n] = sum over k of x[r][k] * w[n][k] (+ bias[n]); x and y have the same dtype.
+ * The result of a row is the same to the last bit whatever the other rows, `n_rows` and the
+ * number of threads are. */
+DS_API int ds_matmul(int format, int64_t n_out, int64_t n_in, const void *packed, int dtype,
+              int64_t n_rows, const void *x, const float *bias, void *y);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

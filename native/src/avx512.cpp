@@ -1,0 +1,178 @@
+// AVX-512 with byte dot products (VNNI): 16 rows of weights an instruction.
+#if defined(__x86_64__)
+#include <immintrin.h>
+
+#include "layout.h"
+
+namespace ds {
+namespace {
+
+// How far ahead of use weights are asked for: the latency of memory at the speed they are used.
+constexpr int64_t kAhead = 4096;
+constexpr int kRows = 8;  // rows of activations that share one unpacking
+
+inline __m512 load_half(const uint8_t *place) {
+  return _mm512_cvtph_ps(_mm256_load_si256(reinterpret_cast<const __m256i *>(place)));
+}
+
+inline __m512i four(const int8_t *x) { return _mm512_set1_epi32(*reinterpret_cast<const int32_t *>(x)); }
+
+inline void prefetch(const uint8_t *block, int64_t n_lines) {
+  for (int64_t i = 0; i < n_lines; ++i)
+    _mm_prefetch(reinterpret_cast<const char *>(block + kAhead + 64 * i), _MM_HINT_T0);
+}
+
+void store(const Share &s, int64_t row, int64_t tile, __m512 total) {
+  const int64_t n = tile * kTile;
+  const int64_t left = s.n_out - n;
+  const __mmask16 mask = left >= kTile ? 0xffff : __mmask16((1 << left) - 1);
+  total = _mm512_mul_ps(total, _mm512_loadu_ps(s.factors + n));
+  if (s.bias) total = _mm512_add_ps(total, _mm512_maskz_loadu_ps(mask, s.bias + n));
+  if (s.y_half) {
+    // Round to nearest even as everywhere; the instruction for it would flush subnormals.
+    const __m512i bits = _mm512_castps_si512(total);
+    const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    __m512i rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+    const __mmask16 is_nan = _mm512_cmp_ps_mask(total, total, _CMP_UNORD_Q);
+    rounded = _mm512_mask_or_epi32(rounded, is_nan, bits, _mm512_set1_epi32(64 << 16));
+    _mm256_mask_storeu_epi16(s.y_half + row * s.n_out + n, mask,
+                             _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded, 16)));
+  } else {
+    _mm512_mask_storeu_ps(s.y + row * s.n_out + n, mask, total);
+  }
+}
+
+template <int M>
+void tile_u4(const Share &s, int64_t tile, int64_t row) {
+  const int64_t n_blocks = s.n_in / kBlock;
+  const uint8_t *block = s.packed + tile * n_blocks * U4::kBytes;
+  const __m512i low = _mm512_set1_epi8(15);
+  __m512 total[M];
+  for (int m = 0; m < M; ++m) total[m] = _mm512_setzero_ps();
+  const int8_t *x = s.x.codes + row * s.n_in;
+  const float *scales = s.x.scale + row * n_blocks;
+  const float *sums = s.x.sum + row * n_blocks;
+  for (int64_t b = 0; b < n_blocks; ++b, block += U4::kBytes) {
+    prefetch(block, 5);
+    __m512i w[8];
+    for (int j = 0; j < 4; ++j) {
+      const __m512i pair = _mm512_load_si512(block + 64 * j);
+      w[j] = _mm512_and_si512(pair, low);
+      w[j + 4] = _mm512_and_si512(_mm512_srli_epi16(pair, 4), low);
+    }
+    const __m512 scale = load_half(block + U4::kScales);
+    const __m512 zero = load_half(block + U4::kScales + 32);
+    for (int m = 0; m < M; ++m) {
+      const int8_t *xm = x + m * s.n_in + b * kBlock;
+      __m512i even = _mm512_setzero_si512(), odd = even;
+      for (int j = 0; j < 8; j += 2) {
+        even = _mm512_dpbusd_epi32(even, w[j], four(xm + 4 * j));
+        odd = _mm512_dpbusd_epi32(odd, w[j + 1], four(xm + 4 * j + 4));
+      }
+      const __m512 dot = _mm512_cvtepi32_ps(_mm512_add_epi32(even, odd));
+      total[m] = _mm512_fmadd_ps(
+          dot, _mm512_mul_ps(scale, _mm512_set1_ps(scales[m * n_blocks + b])), total[m]);
+      total[m] = _mm512_fmadd_ps(zero, _mm512_set1_ps(sums[m * n_blocks + b]), total[m]);
+    }
+  }
+  for (int m = 0; m < M; ++m) store(s, row + m, tile, total[m]);
+}
+
+template <int M>
+void tile_u8(const Share &s, int64_t tile, int64_t row) {
+  const int64_t n_blocks = s.n_in / kBlock;
+  const uint8_t *block = s.packed + tile * n_blocks * U8::kBytes;
+  __m512 total[M];
+  for (int m = 0; m < M; ++m) total[m] = _mm512_setzero_ps();
+  const int8_t *x = s.x.codes + row * s.n_in;
+  const float *scales = s.x.scale + row * n_blocks;
+  const int32_t *offsets = s.x.offset + row * n_blocks * 2;
+  for (int64_t b = 0; b < n_blocks; ++b, block += U8::kBytes) {
+    prefetch(block, 9);
+    for (int half = 0; half < 2; ++half) {
+      __m512i w[4];
+      for (int j = 0; j < 4; ++j) w[j] = _mm512_load_si512(block + 64 * (4 * half + j));
+      const __m512 scale = load_half(block + U8::kScales + 32 * half);
+      for (int m = 0; m < M; ++m) {
+        const int8_t *xm = x + m * s.n_in + b * kBlock + 16 * half;
+        __m512i even = _mm512_set1_epi32(offsets[(m * n_blocks + b) * 2 + half]);
+        __m512i odd = _mm512_setzero_si512();
+        even = _mm512_dpbusd_epi32(even, w[0], four(xm));
+        odd = _mm512_dpbusd_epi32(odd, w[1], four(xm + 4));
+        even = _mm512_dpbusd_epi32(even, w[2], four(xm + 8));
+        odd = _mm512_dpbusd_epi32(odd, w[3], four(xm + 12));
+        const __m512 dot = _mm512_cvtepi32_ps(_mm512_add_epi32(even, odd));
+        total[m] = _mm512_fmadd_ps(
+            dot, _mm512_mul_ps(scale, _mm512_set1_ps(scales[m * n_blocks + b])), total[m]);
+      }
+    }
+  }
+  for (int m = 0; m < M; ++m) store(s, row + m, tile, total[m]);
+}
+
+// All rows against one tile before the next: its weights stay in the nearest cache.
+#define DS_ROWS(NAME)                                                                \
+  void matmul_##NAME(const Share &s, int64_t first, int64_t last) {                  \
+    for (int64_t tile = first; tile < last; ++tile) {                                \
+      int64_t row = 0;                                                               \
+      for (; row + kRows <= s.n_rows; row += kRows) tile_##NAME<kRows>(s, tile, row); \
+      switch (s.n_rows - row) {                                                      \
+        case 7: tile_##NAME<7>(s, tile, row); break;                                 \
+        case 6: tile_##NAME<6>(s, tile, row); break;                                 \
+        case 5: tile_##NAME<5>(s, tile, row); break;                                 \
+        case 4: tile_##NAME<4>(s, tile, row); break;                                 \
+        case 3: tile_##NAME<3>(s, tile, row); break;                                 \
+        case 2: tile_##NAME<2>(s, tile, row); break;                                 \
+        case 1: tile_##NAME<1>(s, tile, row); break;                                 \
+        default: break;                                                              \
+      }                                                                              \
+    }                                                                                \
+  }
+DS_ROWS(u4)
+DS_ROWS(u8)
+#undef DS_ROWS
+
+void quantise(const void *x, bool is_bf16, int64_t n_in, int64_t first, int64_t last,
+              const Activations &to) {
+  const int64_t n_blocks = n_in / kBlock;
+  for (int64_t row = first; row < last; ++row)
+    for (int64_t b = 0; b < n_blocks; ++b) {
+      __m512 part[2];
+      for (int half = 0; half < 2; ++half) {
+        const int64_t at = row * n_in + b * kBlock + 16 * half;
+        if (is_bf16) {
+          const __m256i raw = _mm256_loadu_si256(
+              reinterpret_cast<const __m256i *>(static_cast<const uint16_t *>(x) + at));
+          part[half] = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(raw), 16));
+        } else {
+          part[half] = _mm512_loadu_ps(static_cast<const float *>(x) + at);
+        }
+      }
+      const float largest = _mm512_reduce_max_ps(
+          _mm512_max_ps(_mm512_abs_ps(part[0]), _mm512_abs_ps(part[1])));
+      const float step = largest / 127.0f, inverse = largest > 0.0f ? 127.0f / largest : 0.0f;
+      to.scale[row * n_blocks + b] = step;
+      int32_t total = 0;
+      for (int half = 0; half < 2; ++half) {
+        const __m512i rounded =
+            _mm512_cvtps_epi32(_mm512_mul_ps(part[half], _mm512_set1_ps(inverse)));
+        _mm_storeu_si128(
+            reinterpret_cast<__m128i *>(to.codes + row * n_in + b * kBlock + 16 * half),
+            _mm512_cvtepi32_epi8(rounded));
+        const int32_t part_total = _mm512_reduce_add_epi32(rounded);
+        to.offset[(row * n_blocks + b) * 2 + half] = -128 * part_total;
+        total += part_total;
+      }
+      to.sum[row * n_blocks + b] = step * float(total);
+    }
+}
+
+}  // namespace
+
+const Kernels &avx512_kernels() {
+  static const Kernels kernels{matmul_u4, matmul_u8, quantise};
+  return kernels;
+}
+
+}  // namespace ds
+#endif

@@ -1,0 +1,119 @@
+// How weights and activations lie in memory. The same for every instruction set.
+//
+// A tile is 16 rows of weights. Its columns come in blocks of 32, one behind the other:
+//
+//   u4 block, 320 bytes: 4 x 64 bytes of codes, 16 scales, 16 zeros (half precision)
+//   u8 block, 576 bytes: 8 x 64 bytes of codes, 2 x 16 scales (half precision)
+//
+// 64 bytes of codes hold 16 rows of 4 columns, so that one byte-dot-product instruction serves
+// 16 rows. In a u4 block the low halves are columns 4j..4j+3 and the high halves 16 more.
+// A u4 tile's scales are relative to the row's own factor, kept behind the tiles in single
+// precision: half precision alone would lose what Q4_K's products need.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+
+namespace ds {
+
+constexpr int64_t kTile = 16;
+constexpr int64_t kBlock = 32;
+constexpr int64_t kMaxDimension = int64_t{1} << 24;
+
+struct U4 {
+  static constexpr int64_t kBytes = 4 * 64 + 2 * 32;
+  static constexpr int64_t kScales = 4 * 64;
+};
+
+struct U8 {
+  static constexpr int64_t kBytes = 8 * 64 + 2 * 32;
+  static constexpr int64_t kScales = 8 * 64;
+};
+
+// Activations of a product: n_rows x n_in bytes, and per block of 32 four numbers a row.
+struct Activations {
+  int8_t *codes;    // [n_rows][n_in]
+  float *scale;     // [n_rows][n_blocks]
+  float *sum;       // [n_rows][n_blocks]: scale * sum of the codes, for the zeros of u4
+  int32_t *offset;  // [n_rows][n_blocks][2]: -128 * sum of the codes of either half: u8 codes
+                    // are 128 too large, so its dot products begin there instead of at 0
+};
+
+// One share of a product: tiles [first, last) for all rows.
+struct Share {
+  const uint8_t *packed;
+  const float *factors;  // [n_tiles * 16]
+  int64_t n_out, n_in, n_rows;
+  Activations x;
+  const float *bias;
+  float *y;         // [n_rows][n_out] in single precision, or
+  uint16_t *y_half; // [n_rows][n_out] in bfloat16
+};
+
+using Kernel = void (*)(const Share &, int64_t first, int64_t last);
+using Quantiser = void (*)(const void *x, bool is_bf16, int64_t n_in, int64_t first, int64_t last,
+                           const Activations &to);
+
+struct Kernels {
+  Kernel u4, u8;
+  Quantiser quantise;
+};
+
+const Kernels &portable_kernels();
+#if defined(__x86_64__)
+const Kernels &avx2_kernels();
+const Kernels &avx512_kernels();
+#endif
+
+static inline float half_to_float(uint16_t h) {
+  const uint32_t sign = uint32_t(h & 0x8000) << 16;
+  uint32_t exponent = (h >> 10) & 31, fraction = h & 1023, bits;
+  if (exponent == 0) {
+    if (fraction == 0) {
+      bits = sign;
+    } else {
+      int shift = 0;
+      while (!(fraction & 1024)) fraction <<= 1, ++shift;
+      bits = sign | uint32_t(113 - shift) << 23 | (fraction & 1023) << 13;
+    }
+  } else {
+    bits = sign | (exponent == 31 ? 255u << 23 : (exponent + 112) << 23) | fraction << 13;
+  }
+  float value;
+  __builtin_memcpy(&value, &bits, 4);
+  return value;
+}
+
+static inline uint16_t float_to_half(float value) {
+  uint32_t bits;
+  __builtin_memcpy(&bits, &value, 4);
+  const uint16_t sign = uint16_t((bits >> 16) & 0x8000);
+  const uint32_t magnitude = bits & 0x7fffffff;
+  if (magnitude >= 0x47800000) return sign | 0x7c00;
+  if (magnitude < 0x38800000) {  // subnormal: add what shifts the fraction into its place
+    float shifted = 0.5f;
+    float positive;
+    __builtin_memcpy(&positive, &magnitude, 4);
+    shifted += positive;
+    uint32_t place;
+    __builtin_memcpy(&place, &shifted, 4);
+    return sign | uint16_t(place - 0x3f000000);
+  }
+  const uint32_t odd = (magnitude >> 13) & 1;
+  return sign | uint16_t((magnitude - 0x38000000 + 0xfff + odd) >> 13);
+}
+
+static inline float bf16_to_float(uint16_t h) {
+  const uint32_t bits = uint32_t(h) << 16;
+  float value;
+  __builtin_memcpy(&value, &bits, 4);
+  return value;
+}
+
+static inline uint16_t float_to_bf16(float value) {
+  uint32_t bits;
+  __builtin_memcpy(&bits, &value, 4);
+  if ((bits & 0x7fffffff) > 0x7f800000) return uint16_t(bits >> 16 | 64);
+  return uint16_t((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+}
+
+}  // namespace ds

@@ -1,0 +1,102 @@
+#include "pool.h"
+
+#include <chrono>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace ds {
+
+namespace {
+// Long enough to bridge the gap between two products of one token, short enough that an idle
+// program leaves the cores to others.
+constexpr auto kSpin = std::chrono::microseconds(100);
+
+inline void relax() {
+#if defined(__x86_64__)
+  _mm_pause();
+#else
+  std::this_thread::yield();
+#endif
+}
+}  // namespace
+
+Pool &Pool::get() {
+  static Pool pool;
+  return pool;
+}
+
+Pool::~Pool() { stop(); }
+
+void Pool::stop() {
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    ends_ = true;
+    round_.fetch_add(1);
+  }
+  wake_.notify_all();
+  for (auto &thread : threads_) thread.join();
+  threads_.clear();
+  ends_ = false;
+}
+
+void Pool::resize(int n_threads) {
+  std::lock_guard<std::mutex> caller(callers_);
+  if (n_threads == n_threads_) return;
+  stop();
+  n_threads_ = n_threads;
+  const uint64_t seen = round_.load();
+  for (int i = 1; i < n_threads; ++i) threads_.emplace_back([this, seen] { serve(seen); });
+}
+
+void Pool::work_off() {
+  for (;;) {
+    const int64_t first = next_.fetch_add(portion_);
+    if (first >= n_pieces_) return;
+    const int64_t last = first + portion_ < n_pieces_ ? first + portion_ : n_pieces_;
+    (*work_)(first, last);
+  }
+}
+
+void Pool::serve(uint64_t seen) {
+  for (;;) {
+    const auto until = std::chrono::steady_clock::now() + kSpin;
+    int spins = 0;
+    while (round_.load(std::memory_order_acquire) == seen) {
+      relax();
+      if (++spins % 64 == 0 && std::chrono::steady_clock::now() > until) {
+        std::unique_lock<std::mutex> lock(mutex_);
+        wake_.wait(lock, [&] { return round_.load() != seen; });
+      }
+    }
+    seen = round_.load();
+    if (ends_) return;
+    work_off();
+    busy_.fetch_sub(1, std::memory_order_release);
+  }
+}
+
+void Pool::run(int64_t n_pieces, int64_t portion,
+               const std::function<void(int64_t, int64_t)> &work) {
+  std::lock_guard<std::mutex> caller(callers_);
+  if (threads_.empty() || n_pieces <= portion) {
+    work(0, n_pieces);
+    return;
+  }
+  n_pieces_ = n_pieces;
+  portion_ = portion;
+  work_ = &work;
+  next_ = 0;
+  busy_ = int(threads_.size());
+  {
+    // Under the lock, so that a thread between its check and its sleep does not miss it.
+    std::lock_guard<std::mutex> lock(mutex_);
+    round_.fetch_add(1, std::memory_order_release);
+  }
+  wake_.notify_all();
+  work_off();
+  while (busy_.load(std::memory_order_acquire) != 0) relax();
+}
+
+}  // namespace ds

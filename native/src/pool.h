@@ -1,0 +1,43 @@
+// Threads that wait for work: a product takes microseconds, so they spin before they sleep.
+#pragma once
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <functional>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+namespace ds {
+
+class Pool {
+ public:
+  static Pool &get();
+
+  // Run `work(first, last)` over [0, n_pieces), in portions that idle threads take one by one.
+  // One caller at a time; the calling thread works too.
+  void run(int64_t n_pieces, int64_t portion, const std::function<void(int64_t, int64_t)> &work);
+
+  void resize(int n_threads);
+  int size() const { return n_threads_; }
+  ~Pool();
+
+ private:
+  void serve(uint64_t seen);
+  void work_off();
+  void stop();
+
+  std::mutex callers_;
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  std::vector<std::thread> threads_;
+  int n_threads_ = 1;
+  std::atomic<uint64_t> round_{0};
+  std::atomic<int> busy_{0};
+  std::atomic<int64_t> next_{0};
+  std::atomic<bool> ends_{false};
+  int64_t n_pieces_ = 0, portion_ = 1;
+  const std::function<void(int64_t, int64_t)> *work_ = nullptr;
+};
+
+}  // namespace ds
