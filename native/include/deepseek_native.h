@@ -59,11 +59,12 @@ DS_API int ds_pack(int format, int64_t n_out, int64_t n_in, int group, int64_t f
 DS_API int ds_unpack(int format, int64_t n_out, int64_t n_in, int64_t first, int64_t n_rows,
               const void *packed, float *weights);
 
-/* y[r][n] = sum over k of x[r][k] * w[n][k] (+ bias[n]); x and y have the same dtype.
+/* y[r][n] = sum over k of x[r][k] * w[n][k] (+ bias[n]); x and y have the same dtype. Rows of x
+ * are n_in apart, rows of y `y_stride`, so that several matrices may write side by side.
  * The result of a row is the same to the last bit whatever the other rows, `n_rows` and the
  * number of threads are. */
 DS_API int ds_matmul(int format, int64_t n_out, int64_t n_in, const void *packed, int dtype,
-              int64_t n_rows, const void *x, const float *bias, void *y);
+              int64_t n_rows, const void *x, const float *bias, void *y, int64_t y_stride);
 
 #ifdef __cplusplus
 }

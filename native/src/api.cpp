@@ -272,10 +272,11 @@ int ds_unpack(int format, int64_t n_out, int64_t n_in, int64_t first, int64_t n_
 }
 
 int ds_matmul(int format, int64_t n_out, int64_t n_in, const void *packed, int dtype,
-              int64_t n_rows, const void *x, const float *bias, void *y) {
+              int64_t n_rows, const void *x, const float *bias, void *y, int64_t y_stride) {
   if ((format != DS_U4 && format != DS_U8) || (dtype != DS_F32 && dtype != DS_BF16))
     return DS_BAD_ENUM;
   if (!good_shape(n_out, n_in) || n_rows < 0 || n_rows > kMaxDimension) return DS_BAD_SHAPE;
+  if (y_stride < n_out) return DS_BAD_SHAPE;
   if (n_rows == 0) return DS_OK;
   if (!packed || !is_aligned(packed) || !x || !y) return DS_BAD_POINTER;
   static thread_local Scratch scratch;
@@ -287,6 +288,7 @@ int ds_matmul(int format, int64_t n_out, int64_t n_in, const void *packed, int d
   share.n_in = n_in;
   share.n_rows = n_rows;
   share.bias = bias;
+  share.y_stride = y_stride;
   share.y = dtype == DS_F32 ? static_cast<float *>(y) : nullptr;
   share.y_half = dtype == DS_BF16 ? static_cast<uint16_t *>(y) : nullptr;
   const Kernels &use = kernels();

@@ -29,9 +29,9 @@ void store(const Share &s, int64_t row, int64_t n, __m256 total) {
   for (int64_t i = 0; i < 8 && n + i < s.n_out; ++i) {
     const float value = values[i] * s.factors[n + i] + (s.bias ? s.bias[n + i] : 0.0f);
     if (s.y_half)
-      s.y_half[row * s.n_out + n + i] = float_to_bf16(value);
+      s.y_half[row * s.y_stride + n + i] = float_to_bf16(value);
     else
-      s.y[row * s.n_out + n + i] = value;
+      s.y[row * s.y_stride + n + i] = value;
   }
 }
 

@@ -35,10 +35,10 @@ void store(const Share &s, int64_t row, int64_t tile, __m512 total) {
     __m512i rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
     const __mmask16 is_nan = _mm512_cmp_ps_mask(total, total, _CMP_UNORD_Q);
     rounded = _mm512_mask_or_epi32(rounded, is_nan, bits, _mm512_set1_epi32(64 << 16));
-    _mm256_mask_storeu_epi16(s.y_half + row * s.n_out + n, mask,
+    _mm256_mask_storeu_epi16(s.y_half + row * s.y_stride + n, mask,
                              _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded, 16)));
   } else {
-    _mm512_mask_storeu_ps(s.y + row * s.n_out + n, mask, total);
+    _mm512_mask_storeu_ps(s.y + row * s.y_stride + n, mask, total);
   }
 }
 

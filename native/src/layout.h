@@ -45,8 +45,9 @@ struct Share {
   int64_t n_out, n_in, n_rows;
   Activations x;
   const float *bias;
-  float *y;         // [n_rows][n_out] in single precision, or
-  uint16_t *y_half; // [n_rows][n_out] in bfloat16
+  float *y;          // rows of n_out in single precision, `y_stride` apart, or
+  uint16_t *y_half;  // the same in bfloat16
+  int64_t y_stride;
 };
 
 using Kernel = void (*)(const Share &, int64_t first, int64_t last);

@@ -72,8 +72,11 @@ void Pool::serve(uint64_t seen) {
     }
     seen = round_.load();
     if (ends_) return;
-    work_off();
-    busy_.fetch_sub(1, std::memory_order_release);
+    // A thread that comes late, because others use the processor, finds the work closed: the
+    // caller never waits for one that took nothing.
+    inside_.fetch_add(1);
+    if (is_open_) work_off();
+    inside_.fetch_sub(1);
   }
 }
 
@@ -88,7 +91,7 @@ void Pool::run(int64_t n_pieces, int64_t portion,
   portion_ = portion;
   work_ = &work;
   next_ = 0;
-  busy_ = int(threads_.size());
+  is_open_ = true;
   {
     // Under the lock, so that a thread between its check and its sleep does not miss it.
     std::lock_guard<std::mutex> lock(mutex_);
@@ -96,7 +99,13 @@ void Pool::run(int64_t n_pieces, int64_t portion,
   }
   wake_.notify_all();
   work_off();
-  while (busy_.load(std::memory_order_acquire) != 0) relax();
+  is_open_ = false;
+  for (int spins = 0; inside_ != 0; ++spins) {
+    if (spins < 4096)
+      relax();
+    else
+      std::this_thread::yield();
+  }
 }
 
 }  // namespace ds

@@ -33,7 +33,8 @@ class Pool {
   std::vector<std::thread> threads_;
   int n_threads_ = 1;
   std::atomic<uint64_t> round_{0};
-  std::atomic<int> busy_{0};
+  std::atomic<bool> is_open_{false};  // whether there is work to take
+  std::atomic<int> inside_{0};        // threads that may be touching it
   std::atomic<int64_t> next_{0};
   std::atomic<bool> ends_{false};
   int64_t n_pieces_ = 0, portion_ = 1;

@@ -9,9 +9,9 @@ namespace {
 void store(const Share &s, int64_t row, int64_t n, float value) {
   value += s.bias ? s.bias[n] : 0.0f;
   if (s.y_half)
-    s.y_half[row * s.n_out + n] = float_to_bf16(value);
+    s.y_half[row * s.y_stride + n] = float_to_bf16(value);
   else
-    s.y[row * s.n_out + n] = value;
+    s.y[row * s.y_stride + n] = value;
 }
 
 inline uint16_t half_at(const uint8_t *place) { return uint16_t(place[0] | place[1] << 8); }

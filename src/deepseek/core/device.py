@@ -22,6 +22,8 @@ class Compute:
     device: torch.device
     dtype: torch.dtype
     dtype_reason: str
+    exact: bool
+    """Compute with the weights as numbers of that dtype, not with 8-bit products."""
     n_threads: int
     threads_reason: str
 
@@ -50,6 +52,7 @@ def choose_compute(
         device=chosen_device,
         dtype=chosen_dtype,
         dtype_reason=reason,
+        exact=dtype != "auto" or chosen_device.type != "cpu",
         n_threads=n_threads,
         threads_reason=threads_reason,
     )

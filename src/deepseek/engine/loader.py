@@ -11,6 +11,7 @@ from deepseek.core.log import LOGGER
 from deepseek.core.memory import peak_bytes, reset_peak
 from deepseek.engine.engine import Engine
 from deepseek.model.checkpoint import load_model
+from deepseek.ops import native
 from deepseek.tokenizer.tokenizer import Tokenizer
 from deepseek.weights.pull import OnProgress, ensure
 from deepseek.weights.source import describe_formats, open_weights
@@ -68,7 +69,14 @@ def load_engine(
         if source.folder is not None
         else Tokenizer.from_gguf_metadata(source.metadata)
     )
-    model = load_model(source, dtype=compute.dtype, device=compute.device, on_progress=on_load)
+    native.use_threads(compute.n_threads)
+    model = load_model(
+        source,
+        dtype=compute.dtype,
+        device=compute.device,
+        quantised=not compute.exact,
+        on_progress=on_load,
+    )
     report = LoadReport(
         seconds=time.perf_counter() - start,
         file_bytes=source.n_bytes,

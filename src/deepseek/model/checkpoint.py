@@ -18,8 +18,11 @@ from deepseek.model.config import ModelConfig
 from deepseek.model.linear import Embedding, Linear
 from deepseek.model.norm import RMSNorm
 from deepseek.model.transformer import Transformer
+from deepseek.ops.linear import QuantisedWeight
+from deepseek.ops.native import BLOCK, NativeMatrix, is_available
 from deepseek.weights.source import WeightSource
 
+PORTION = 1 << 22  # weights put in order at a time: bounds the scratch memory
 EMBEDDING, HEAD, NORM = "model.embed_tokens.weight", "lm_head.weight", "model.norm.weight"
 
 Progress = Callable[[int, int], None]
@@ -32,6 +35,7 @@ def load_model(
     dtype: torch.dtype,
     device: torch.device | str = "cpu",
     pack: bool = True,
+    quantised: bool = False,
     on_progress: Progress | None = None,
 ) -> Transformer:
     """Build the model that a checkpoint holds.
@@ -42,6 +46,7 @@ def load_model(
         device: Where they go.
         pack: Reorder matrices for fast inference and leave the embedding table in the file.
             A packed model cannot be trained.
+        quantised: Keep matrices that are stored in 4 or 8 bits so, for the native kernels.
         on_progress: Told after each layer.
 
     Raises:
@@ -51,7 +56,7 @@ def load_model(
     config = ModelConfig.from_hf(source.config())
     with torch.device("meta"):
         model = Transformer(config)
-    place = _Placement(source, dtype, torch.device(device), pack)
+    place = _Placement(source, dtype, torch.device(device), pack, quantised)
     total = config.n_layers + 1
     for layer, block in enumerate(model.blocks):
         assert isinstance(block, Block)
@@ -71,9 +76,15 @@ class _Placement:
     """Puts tensors of one source into modules, one at a time, so that peak memory stays low."""
 
     def __init__(
-        self, source: WeightSource, dtype: torch.dtype, device: torch.device, pack: bool
+        self,
+        source: WeightSource,
+        dtype: torch.dtype,
+        device: torch.device,
+        pack: bool,
+        quantised: bool,
     ) -> None:
         self.source, self.dtype, self.device, self.pack = source, dtype, device, pack
+        self.quantised = quantised and pack and is_available()
         self.names = set(source.names())
 
     def layer(self, block: Block, prefix: str) -> None:
@@ -99,6 +110,9 @@ class _Placement:
 
     def linear(self, linear: Linear, names: list[str], where: str) -> None:
         """Fill a linear layer from one or several matrices stacked."""
+        if self.quantised and all(self._has_codes(f"{name}.weight") for name in names):
+            self._quantised_linear(linear, names, where)
+            return
         parts = [self.tensor(f"{name}.weight") for name in names]
         weight = parts[0] if len(parts) == 1 else torch.cat(parts)
         assert linear.weight is not None
@@ -110,6 +124,34 @@ class _Placement:
             linear.bias = nn.Parameter(bias, requires_grad=not self.pack)
         if self.pack:
             linear.pack()
+
+    def _quantised_linear(self, linear: Linear, names: list[str], where: str) -> None:
+        assert linear.weight is not None
+        weight = QuantisedWeight(tuple(self._matrix(f"{name}.weight") for name in names))
+        if weight.shape != tuple(linear.weight.shape):
+            raise _shape_error(where, weight.shape, tuple(linear.weight.shape))
+        if linear.bias is not None:
+            bias = torch.cat([self.tensor(f"{name}.bias") for name in names])
+            _check_shape(f"{where}.bias", bias, linear.bias)
+            linear.bias = nn.Parameter(bias, requires_grad=False)
+        linear.use_quantised(weight)
+
+    def _matrix(self, name: str) -> NativeMatrix:
+        n_out, n_in = self.source.shape(name)
+        bits = self.source.codes(name, 0, 1).bits
+        matrix = NativeMatrix(bits, n_out, n_in)
+        step = max(16, PORTION // n_in // 16 * 16)
+        for first in range(0, n_out, step):
+            matrix.put(first, self.source.codes(name, first, min(step, n_out - first)))
+        return matrix
+
+    def _has_codes(self, name: str) -> bool:
+        return (
+            name in self.names
+            and len(self.source.shape(name)) == 2
+            and self.source.shape(name)[1] % BLOCK == 0
+            and self.source.has_codes(name)
+        )
 
     def norm(self, norm: RMSNorm, name: str) -> None:
         """Fill a norm, in float32 unless the model computes in float64."""

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from deepseek.ops.linear import PackedWeight, can_pack, linear, pack
+from deepseek.ops.linear import PackedWeight, QuantisedWeight, can_pack, linear, pack
 
 RowLookup = Callable[[Int[Tensor, " N"]], Float[Tensor, "N D"]]
 """Gives the embedding rows of some token ids, e.g. straight from a memory-mapped file."""
@@ -19,7 +19,7 @@ class Linear(nn.Module):
         super().__init__()
         self.weight: nn.Parameter | None = nn.Parameter(torch.empty(n_out, n_in))
         self.bias = nn.Parameter(torch.empty(n_out)) if bias else None
-        self.packed: PackedWeight | None = None
+        self.packed: PackedWeight | QuantisedWeight | None = None
 
     def forward(self, x: Float[Tensor, "*rows in"]) -> Float[Tensor, "*rows out"]:
         """Multiply."""
@@ -32,6 +32,13 @@ class Linear(nn.Module):
         if self.weight is not None and can_pack(self.weight):
             self.packed = pack(self.weight)
             self.weight = None
+
+    def use_quantised(self, weight: QuantisedWeight) -> None:
+        """Multiply by 4- and 8-bit weights from now on. The bias becomes float32."""
+        self.packed = weight
+        self.weight = None
+        if self.bias is not None:
+            self.bias = nn.Parameter(self.bias.detach().float(), requires_grad=False)
 
     def dense_weight(self) -> Float[Tensor, "out in"]:
         """The plain weight, unpacked if need be."""

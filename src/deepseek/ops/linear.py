@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from deepseek.ops.native import DTYPES, NativeMatrix
+
 # Rows that oneDNN plans the layout for: a typical prefill chunk. The layout serves one row too.
 ROWS_HINT = 512
 
@@ -34,6 +36,47 @@ class PackedWeight:
         return self.shape[0] * self.shape[1] * self.dtype.itemsize
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class QuantisedWeight:
+    """4- and 8-bit matrices, one below the other, for the native kernels."""
+
+    parts: tuple[NativeMatrix, ...]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns of the whole."""
+        return sum(part.shape[0] for part in self.parts), self.parts[0].shape[1]
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of the packed weights."""
+        return sum(part.n_bytes for part in self.parts)
+
+    def unpack(self) -> Float[Tensor, "out in"]:
+        """The weights as they are used, in float32."""
+        return torch.cat([part.unpack() for part in self.parts])
+
+
+def quantised_linear(
+    x: Float[Tensor, "*rows in"],
+    weight: QuantisedWeight,
+    bias: Float[Tensor, " out"] | None = None,
+) -> Float[Tensor, "*rows out"]:
+    """`x @ weight.T + bias` with activations rounded to 8 bits in groups of 32."""
+    n_out, n_in = weight.shape
+    rows = x.reshape(-1, n_in)
+    if rows.dtype not in DTYPES:
+        rows = rows.float()
+    rows = rows.contiguous()
+    out = torch.empty(rows.shape[0], n_out, dtype=rows.dtype)
+    column = 0
+    for part in weight.parts:
+        own = None if bias is None else bias[column : column + part.shape[0]]
+        part.multiply(rows, out, column, own)
+        column += part.shape[0]
+    return out.view(*x.shape[:-1], n_out).to(x.dtype)
+
+
 def can_pack(weight: Tensor) -> bool:
     """Whether oneDNN has a blocked layout for this weight here."""
     return (
@@ -52,10 +95,12 @@ def pack(weight: Float[Tensor, "out in"]) -> PackedWeight:
 
 def linear(
     x: Float[Tensor, "*rows in"],
-    weight: Tensor | PackedWeight,
+    weight: Tensor | PackedWeight | QuantisedWeight,
     bias: Float[Tensor, " out"] | None = None,
 ) -> Float[Tensor, "*rows out"]:
     """`x @ weight.T + bias`, in the dtype of `x`."""
+    if isinstance(weight, QuantisedWeight):
+        return quantised_linear(x, weight, bias)
     if isinstance(weight, PackedWeight):
         product: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight.data, bias, "none", [], "")
         return product

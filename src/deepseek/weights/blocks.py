@@ -26,7 +26,7 @@ class BlockFormat:
     """uint8 [blocks, n_bytes] -> float32 [blocks, n_weights]."""
 
 
-def _half(block: Tensor, start: int) -> Tensor:
+def half(block: Tensor, start: int) -> Tensor:
     """A half-precision number at a byte offset of each block, as float32 [blocks, 1]."""
     return block[:, start : start + 2].contiguous().view(torch.float16).float()
 
@@ -37,15 +37,15 @@ def _nibbles(packed: Tensor) -> Tensor:
 
 
 def _q4_0(block: Tensor) -> Tensor:
-    return _nibbles(block[:, 2:]).sub_(8).mul_(_half(block, 0))
+    return _nibbles(block[:, 2:]).sub_(8).mul_(half(block, 0))
 
 
 def _q4_1(block: Tensor) -> Tensor:
-    return _nibbles(block[:, 4:]).mul_(_half(block, 0)).add_(_half(block, 2))
+    return _nibbles(block[:, 4:]).mul_(half(block, 0)).add_(half(block, 2))
 
 
 def _q8_0(block: Tensor) -> Tensor:
-    return block[:, 2:].contiguous().view(torch.int8).float().mul_(_half(block, 0))
+    return block[:, 2:].contiguous().view(torch.int8).float().mul_(half(block, 0))
 
 
 def k_scales(packed: Tensor) -> tuple[Tensor, Tensor]:
@@ -58,8 +58,8 @@ def k_scales(packed: Tensor) -> tuple[Tensor, Tensor]:
 
 def _q4_k(block: Tensor) -> Tensor:
     scales, minima = k_scales(block[:, 4:16])
-    scale = (_half(block, 0) * scales).unsqueeze(-1)
-    minimum = (_half(block, 2) * minima).unsqueeze(-1)
+    scale = (half(block, 0) * scales).unsqueeze(-1)
+    minimum = (half(block, 2) * minima).unsqueeze(-1)
     # Four runs of 32 bytes; the low nibbles are one group of 32 weights, the high the next.
     runs = block[:, 16:].view(-1, 4, 32)
     groups = torch.stack((runs & 15, runs >> 4), 2).view(-1, 8, 32).float()
@@ -77,7 +77,7 @@ def _q6_k(block: Tensor) -> Tensor:
         (low[..., 32:] >> 4) | ((high >> 6) << 4),
     )
     weights = torch.stack(quarters, 2).view(-1, 16, 16).float().sub_(32)
-    scale = (_half(block, 208) * scales).unsqueeze(-1)
+    scale = (half(block, 208) * scales).unsqueeze(-1)
     return weights.mul_(scale).view(block.shape[0], 256)
 
 

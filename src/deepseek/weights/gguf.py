@@ -12,6 +12,7 @@ from torch import Tensor
 
 from deepseek.core.errors import CheckpointError
 from deepseek.weights.blocks import dequantise
+from deepseek.weights.codes import DECODERS, Codes, decode_rows
 from deepseek.weights.gguf_header import TensorInfo, damaged, read_header
 from deepseek.weights.mapping import MappedFile
 from deepseek.weights.source import largest_first
@@ -103,10 +104,19 @@ class GGUFFile:
         """Shape of a tensor, row-major."""
         return self._info(name).shape
 
-    def quantised(self, name: str) -> tuple[str, Tensor]:
-        """Format name and bytes of a tensor as stored, e.g. for a kernel that takes blocks."""
+    def has_codes(self, name: str) -> bool:
+        """Whether a matrix is stored as whole numbers with scales."""
+        return self._info(name).format.name in DECODERS
+
+    def codes(self, name: str, first: int, n_rows: int) -> Codes:
+        """Some rows of a matrix as whole numbers with scales, in Hugging Face's order."""
         info = self._info(name)
-        return info.format.name, self._raw(info)
+        order = torch.arange(info.shape[0])
+        if heads := self._interleaved_heads(name):
+            order = _half_rotation(order[:, None], heads)[:, 0]
+        stored = self._raw(info).view(info.shape[0], -1)[order[first : first + n_rows]]
+        form = info.format
+        return decode_rows(stored.view(-1), form.name, form.n_bytes, info.shape[1])
 
     def tensor(self, name: str, dtype: torch.dtype) -> Tensor:
         """A whole tensor as numbers, its rows in Hugging Face's order.

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from deepseek.core.errors import CheckpointError
 from deepseek.weights.blocks import check_range
+from deepseek.weights.codes import Codes
 from deepseek.weights.gguf_header import check_overlaps, damaged
 from deepseek.weights.mapping import MappedFile
 from deepseek.weights.source import largest_first
@@ -118,6 +119,14 @@ class SafetensorsFolder:
         numbers = self._finite(name, self._entry(name).view()).to(dtype, copy=True)
         check_range(numbers, name)
         return numbers
+
+    def has_codes(self, name: str) -> bool:
+        """False: the tensors are plain numbers."""
+        return False
+
+    def codes(self, name: str, first: int, n_rows: int) -> Codes:
+        """Never called: there are none."""
+        raise NotImplementedError(f"{name} is stored as plain numbers")
 
     def rows(self, name: str, ids: Int[Tensor, " N"], dtype: torch.dtype) -> Float[Tensor, "N D"]:
         """Some rows of a matrix; only their pages are read."""

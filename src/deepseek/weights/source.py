@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from deepseek.core.errors import CheckpointError
+from deepseek.weights.codes import Codes
 
 
 @runtime_checkable
@@ -49,6 +50,14 @@ class WeightSource(Protocol):
 
     def tensor(self, name: str, dtype: torch.dtype) -> Tensor:
         """A whole tensor as numbers."""
+        ...
+
+    def has_codes(self, name: str) -> bool:
+        """Whether a matrix is stored as whole numbers with scales."""
+        ...
+
+    def codes(self, name: str, first: int, n_rows: int) -> Codes:
+        """Some rows of such a matrix, nothing rounded."""
         ...
 
     def rows(self, name: str, ids: Int[Tensor, " N"], dtype: torch.dtype) -> Float[Tensor, "N D"]:

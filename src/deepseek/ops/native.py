@@ -1,0 +1,171 @@
+"""The compiled kernels, through their plain C interface (`native/include/deepseek_native.h`).
+
+They are optional: without a compiler at installation everything runs on torch.
+"""
+
+import ctypes
+import functools
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from deepseek.core.errors import CheckpointError
+from deepseek.weights.codes import Bits, Codes
+
+LEVELS = ("portable", "AVX2", "AVX-512 VNNI")
+FORMATS: dict[Bits, int] = {4: 0, 8: 1}
+DTYPES = {torch.float32: 0, torch.bfloat16: 1}
+BLOCK = 32
+"""Columns come in multiples of this."""
+PROBLEMS = (
+    "",
+    "its shape does not fit: columns must come in multiples of 32",
+    "it holds scales that are no numbers, or codes that do not fit",
+    "its memory is not aligned",
+    "its format is unknown",
+    "there is not enough memory",
+)
+
+
+@functools.cache
+def library() -> ctypes.CDLL | None:
+    """The compiled library; None if it was not built."""
+    import deepseek.ops
+
+    for folder in deepseek.ops.__path__:  # two in an editable installation
+        for suffix in (".so", ".dylib", ".dll"):
+            path = Path(folder) / f"deepseek_native{suffix}"
+            if path.exists():
+                return _declared(ctypes.CDLL(str(path)))
+    return None
+
+
+def is_available() -> bool:
+    """Whether the compiled kernels are here."""
+    return library() is not None
+
+
+def level() -> str:
+    """The instruction set in use."""
+    found = library()
+    return LEVELS[found.ds_level_in_use()] if found else "none"
+
+
+def use_level(name: str) -> None:
+    """Use a lesser instruction set than the best, e.g. to test it.
+
+    Raises:
+        ValueError: This processor does not have it, or there are no kernels.
+    """
+    found = library()
+    if found is None or name not in LEVELS or found.ds_use_level(LEVELS.index(name)):
+        raise ValueError(f"no kernels for {name} here")
+
+
+def use_threads(n_threads: int) -> None:
+    """Share products among that many threads."""
+    if found := library():
+        found.ds_use_threads(n_threads)
+
+
+class NativeMatrix:
+    """A matrix of 4- or 8-bit weights in the kernels' layout, outside torch's memory."""
+
+    def __init__(self, bits: Bits, n_out: int, n_in: int) -> None:
+        """Reserve memory; fill it with `put`.
+
+        Raises:
+            CheckpointError: The shape does not fit.
+            MemoryError: There is not enough memory.
+        """
+        found = library()
+        assert found is not None
+        self._library = found
+        self.bits, self.shape = bits, (n_out, n_in)
+        self._format = FORMATS[bits]
+        self.n_bytes = int(found.ds_packed_bytes(self._format, n_out, n_in))
+        if not self.n_bytes:
+            raise CheckpointError(f"a matrix of {n_out} x {n_in} weights: {PROBLEMS[1]}")
+        self._memory = found.ds_allocate(self.n_bytes)
+        if not self._memory:
+            raise MemoryError(f"{self.n_bytes:,} bytes for weights")
+
+    def __del__(self) -> None:
+        if getattr(self, "_memory", None):
+            self._library.ds_release(self._memory, self.n_bytes)
+
+    def put(self, first: int, rows: Codes) -> None:
+        """Pack some rows.
+
+        Raises:
+            CheckpointError: They do not fit, or hold what is no number.
+        """
+        codes, scales = rows.codes.contiguous(), rows.scales.contiguous()
+        zeros = None if rows.zeros is None else rows.zeros.contiguous()
+        problem = self._library.ds_pack(
+            self._format,
+            *self.shape,
+            rows.group,
+            first,
+            codes.shape[0],
+            codes.data_ptr(),
+            scales.data_ptr(),
+            None if zeros is None else zeros.data_ptr(),
+            self._memory,
+        )
+        if problem:
+            raise CheckpointError(f"a quantised matrix: {PROBLEMS[problem]}", "fetch it again")
+
+    def unpack(self) -> Float[Tensor, "N K"]:
+        """The weights as they are used, in float32."""
+        numbers = torch.empty(self.shape)
+        problem = self._library.ds_unpack(
+            self._format, *self.shape, 0, self.shape[0], self._memory, numbers.data_ptr()
+        )
+        assert not problem, PROBLEMS[problem]
+        return numbers
+
+    def multiply(
+        self, x: Float[Tensor, "R K"], out: Float[Tensor, "R M"], column: int, bias: Tensor | None
+    ) -> None:
+        """Write `x @ weights.T + bias` into the columns of `out` from `column` on.
+
+        Args:
+            x: Contiguous float32 or bfloat16 rows.
+            out: Contiguous, of the same dtype.
+            column: Where this matrix's part begins.
+            bias: Contiguous float32, one a row of the matrix.
+        """
+        size = out.element_size()
+        problem = self._library.ds_matmul(
+            self._format,
+            *self.shape,
+            self._memory,
+            DTYPES[x.dtype],
+            x.shape[0],
+            x.data_ptr(),
+            None if bias is None else bias.data_ptr(),
+            out.data_ptr() + column * size,
+            out.shape[1],
+        )
+        if problem:
+            raise RuntimeError(f"a product with {self.shape}: {PROBLEMS[problem]}")
+
+
+def _declared(found: ctypes.CDLL) -> ctypes.CDLL:
+    integer, size, pointer = ctypes.c_int, ctypes.c_int64, ctypes.c_void_p
+    found.ds_packed_bytes.argtypes = [integer, size, size]
+    found.ds_packed_bytes.restype = size
+    found.ds_allocate.argtypes = [size]
+    found.ds_allocate.restype = pointer
+    found.ds_release.argtypes = [pointer, size]
+    found.ds_release.restype = None
+    found.ds_pack.argtypes = [integer, size, size, integer, size, size, *[pointer] * 4]
+    found.ds_unpack.argtypes = [integer, size, size, size, size, pointer, pointer]
+    found.ds_matmul.argtypes = [
+        *(integer, size, size, pointer, integer, size),
+        *(pointer, pointer, pointer, size),
+    ]
+    return found
