@@ -9,7 +9,7 @@ LMEVAL ?= .venv-lm-eval
 export PYTHONDONTWRITEBYTECODE = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-large check format bench-inference bench-papers bench-extraction bench-evaluation bench-lm-eval clean
+.PHONY: help install demo test test-large check format bench-inference bench-papers bench-extraction bench-evaluation bench-lm-eval check-native clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-18s %s\n", $$1, $$2}'
@@ -61,6 +61,12 @@ bench-papers: $(VENV)/.dev  ## paper analysis on ground truth: NCG_TRAIN=… NCG
 
 bench-extraction: $(VENV)/.dev  ## text extraction beside pdftotext: PDFS="a.pdf b.pdf"
 	$(BIN)/python benchmarks/extraction.py $(PDFS)
+
+check-native: $(VENV)/.dev  ## the kernels' tests under the address and undefined-behaviour sanitisers
+	cmake -S native -B build/sanitised -DSANITIZE=ON -DCMAKE_BUILD_TYPE=RelWithDebInfo
+	cmake --build build/sanitised
+	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" ASAN_OPTIONS=detect_leaks=0 \
+	  DEEPSEEK_NATIVE=build/sanitised/deepseek_native.so $(BIN)/python -m pytest tests/ops/test_native.py
 
 bench-lm-eval: $(VENV)/.dev $(LMEVAL)/.ready  ## the same items through lm-eval with transformers
 	$(BIN)/python benchmarks/lm_eval_parity.py --peer $(LMEVAL)/bin/python

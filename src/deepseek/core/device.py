@@ -14,6 +14,9 @@ DTYPES = {
     "float64": torch.float64,
 }
 
+INT8 = "int8"
+"""Asks for products of quantised weights with activations rounded to 8 bits."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compute:
@@ -22,14 +25,16 @@ class Compute:
     device: torch.device
     dtype: torch.dtype
     dtype_reason: str
-    exact: bool
-    """Compute with the weights as numbers of that dtype, not with 8-bit products."""
+    quantised: bool
+    """Keep 4- and 8-bit weights as they are and multiply in 8 bits; dtype is the rest's."""
     n_threads: int
     threads_reason: str
 
     def describe(self) -> str:
         """One line for people."""
         dtype = str(self.dtype).removeprefix("torch.")
+        if self.quantised:
+            dtype = f"{INT8} products and {dtype}"
         return (
             f"{self.device}, {dtype} ({self.dtype_reason}), "
             f"{self.n_threads} threads ({self.threads_reason})"
@@ -47,12 +52,14 @@ def choose_compute(
     n_threads, threads_reason = thread_count(threads)
     torch.set_num_threads(n_threads)
     chosen_device = _device(device)
-    chosen_dtype, reason = _dtype(dtype, chosen_device)
+    if dtype == INT8 and chosen_device.type != "cpu":
+        raise ConfigError("dtype int8 is for the CPU", "use --device cpu, or another dtype")
+    chosen_dtype, reason = _dtype("auto" if dtype == INT8 else dtype, chosen_device)
     return Compute(
         device=chosen_device,
         dtype=chosen_dtype,
         dtype_reason=reason,
-        exact=dtype != "auto" or chosen_device.type != "cpu",
+        quantised=dtype == INT8,
         n_threads=n_threads,
         threads_reason=threads_reason,
     )
@@ -77,7 +84,7 @@ def _device(name: str) -> torch.device:
 def _dtype(name: str, device: torch.device) -> tuple[torch.dtype, str]:
     if name != "auto":
         if name not in DTYPES:
-            raise ConfigError(f"dtype is {name!r}", f"use auto, {', '.join(DTYPES)}")
+            raise ConfigError(f"dtype is {name!r}", f"use auto, {INT8}, {', '.join(DTYPES)}")
         return DTYPES[name], "as requested"
     if device.type == "cuda":
         if torch.cuda.is_bf16_supported():

@@ -69,12 +69,14 @@ def load_engine(
         if source.folder is not None
         else Tokenizer.from_gguf_metadata(source.metadata)
     )
-    native.use_threads(compute.n_threads)
+    if compute.quantised:
+        native.require()
+        native.use_threads(compute.n_threads)
     model = load_model(
         source,
         dtype=compute.dtype,
         device=compute.device,
-        quantised=not compute.exact,
+        quantised=compute.quantised,
         on_progress=on_load,
     )
     report = LoadReport(
@@ -82,7 +84,8 @@ def load_engine(
         file_bytes=source.n_bytes,
         peak_bytes=peak_bytes(),
         compute=compute.describe(),
-        weights=f"{describe_formats(source)}; computed in {_dtype_name(compute.dtype)}",
+        weights=f"{describe_formats(source)}; computed in "
+        + (f"int8 ({native.level()})" if compute.quantised else _dtype_name(compute.dtype)),
     )
     LOGGER.info("loaded %s: %s", checkpoint.name, report)
     engine = Engine(

@@ -5,13 +5,14 @@ They are optional: without a compiler at installation everything runs on torch.
 
 import ctypes
 import functools
+import os
 from pathlib import Path
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from deepseek.core.errors import CheckpointError
+from deepseek.core.errors import CheckpointError, ConfigError
 from deepseek.weights.codes import Bits, Codes
 
 LEVELS = ("portable", "AVX2", "AVX-512 VNNI")
@@ -31,9 +32,11 @@ PROBLEMS = (
 
 @functools.cache
 def library() -> ctypes.CDLL | None:
-    """The compiled library; None if it was not built."""
+    """The compiled library; None if it was not built. `$DEEPSEEK_NATIVE` names another build."""
     import deepseek.ops
 
+    if named := os.environ.get("DEEPSEEK_NATIVE"):
+        return _declared(ctypes.CDLL(named))
     for folder in deepseek.ops.__path__:  # two in an editable installation
         for suffix in (".so", ".dylib", ".dll"):
             path = Path(folder) / f"deepseek_native{suffix}"
@@ -45,6 +48,19 @@ def library() -> ctypes.CDLL | None:
 def is_available() -> bool:
     """Whether the compiled kernels are here."""
     return library() is not None
+
+
+def require() -> None:
+    """Make sure of the kernels.
+
+    Raises:
+        ConfigError: They were not built.
+    """
+    if library() is None:
+        raise ConfigError(
+            "the native kernels were not built when the package was installed",
+            "install a C++ compiler and install the package again, or use another --dtype",
+        )
 
 
 def level() -> str:

@@ -1,0 +1,153 @@
+"""The compiled kernels at every instruction set against float64, on fresh random inputs."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from deepseek.core.errors import CheckpointError
+from deepseek.ops import native
+from deepseek.ops.linear import QuantisedWeight, linear
+from deepseek.ops.native import LEVELS, NativeMatrix
+from deepseek.weights.codes import Codes
+
+pytestmark = pytest.mark.skipif(not native.is_available(), reason="the kernels were not built")
+
+SHAPES = ((16, 32, 1), (1, 64, 2), (37, 96, 3), (64, 576, 8), (130, 256, 17), (48, 1_536, 33))
+"""Rows of weights, columns, rows of activations."""
+KINDS = ((4, 32), (8, 32), (8, 16))
+BEST = native.level()
+
+
+def levels() -> list[str]:
+    """What this processor has."""
+    return list(LEVELS[: LEVELS.index(BEST) + 1]) if BEST in LEVELS else []
+
+
+@pytest.fixture(params=levels(), autouse=True)
+def level(request: pytest.FixtureRequest) -> Iterator[str]:
+    native.use_level(request.param)
+    yield request.param
+    native.use_level(BEST)
+    native.use_threads(1)
+
+
+def random_codes(bits: int, group: int, n_out: int, n_in: int, seed: int) -> Codes:
+    generator = torch.Generator().manual_seed(seed)
+    codes = torch.randint(1 << bits, (n_out, n_in), generator=generator, dtype=torch.uint8)
+    scales = torch.rand(n_out, n_in // group, generator=generator) * 0.02 - 0.005
+    zeros = None if bits == 8 else torch.rand(scales.shape, generator=generator) * -0.2
+    return Codes(bits, codes, scales, zeros)
+
+
+def packed(codes: Codes) -> NativeMatrix:
+    n_out, n_in = codes.codes.shape
+    matrix = NativeMatrix(codes.bits, n_out, n_in)
+    for first in range(0, n_out, 16):
+        matrix.put(first, codes.rows(torch.arange(first, min(first + 16, n_out))))
+    return matrix
+
+
+def rounded(x: torch.Tensor) -> torch.Tensor:
+    """Activations as the kernels see them: 8 bits in groups of 32, in float64."""
+    groups = x.float().view(x.shape[0], -1, 32)
+    largest = groups.abs().amax(-1, keepdim=True)
+    inverse = torch.where(largest > 0, 127 / largest, torch.zeros_like(largest))
+    codes = (groups * inverse).round()
+    return (codes.double() * (largest / 127).double()).view(x.shape)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_unpacked_weights_are_the_packed_ones(
+    kind: tuple[int, int], shape: tuple[int, int, int]
+) -> None:
+    """Scales keep half precision's 11 bits, relative to the largest of their row."""
+    codes = random_codes(*kind, *shape[:2], seed=sum(shape))
+    wanted = codes.numbers()
+    error = (packed(codes).unpack() - wanted).abs()
+    largest = codes.scales.abs().amax(1) * (1 << kind[0]) + 0.2
+    assert (error <= largest[:, None] * 2**-11).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_products(dtype: torch.dtype, kind: tuple[int, int], shape: tuple[int, int, int]) -> None:
+    n_out, n_in, n_rows = shape
+    matrix = packed(random_codes(*kind, n_out, n_in, seed=n_out))
+    generator = torch.Generator().manual_seed(n_in)
+    x = torch.randn(n_rows, n_in, generator=generator).to(dtype)
+    x[0, :32] = 0
+    bias = torch.randn(n_out, generator=generator)
+    got = linear(x, QuantisedWeight((matrix,)), bias)
+    wanted = rounded(x) @ matrix.unpack().double().T + bias
+    assert got.dtype is dtype
+    bound = 1e-5 if dtype is torch.float32 else 2**-8
+    assert (got.double() - wanted).abs().max() <= bound * wanted.abs().max()
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_a_row_does_not_depend_on_its_company(kind: tuple[int, int]) -> None:
+    """To the last bit: alone, among others, with any number of threads."""
+    weight = QuantisedWeight(
+        (packed(random_codes(*kind, 100, 320, seed=1)), packed(random_codes(8, 16, 20, 320, 2)))
+    )
+    x = torch.randn(23, 320, generator=torch.Generator().manual_seed(3))
+    whole = linear(x, weight)
+    for n_threads in (1, 2, 3):
+        native.use_threads(n_threads)
+        for first, last in ((0, 1), (5, 7), (20, 23), (0, 23), (2, 18)):
+            assert torch.equal(linear(x[first:last], weight), whole[first:last])
+
+
+def test_matrices_stand_side_by_side() -> None:
+    """Projections of unequal kinds that read the same input."""
+    parts = [
+        packed(random_codes(b, g, n, 64, n)) for (b, g), n in zip(KINDS, (32, 5, 40), strict=True)
+    ]
+    x = torch.randn(2, 3, 64)
+    bias = torch.randn(77)
+    got = linear(x, QuantisedWeight(tuple(parts)), bias)
+    alone = torch.cat([linear(x, QuantisedWeight((part,))) for part in parts], -1) + bias
+    assert got.shape == (2, 3, 77)
+    torch.testing.assert_close(got, alone, atol=1e-5, rtol=1e-5)
+    assert QuantisedWeight(tuple(parts)).shape == (77, 64)
+
+
+def test_other_dtypes_and_no_rows() -> None:
+    weight = QuantisedWeight((packed(random_codes(4, 32, 16, 64, 0)),))
+    x = torch.randn(3, 64)
+    half = linear(x.half(), weight)
+    assert half.dtype is torch.float16
+    torch.testing.assert_close(half.float(), linear(x.half().float(), weight), atol=1e-2, rtol=1e-2)
+    assert linear(x[:0], weight).shape == (0, 16)
+
+
+@pytest.mark.parametrize("n_in", [0, 16, 33, 48])
+def test_columns_that_do_not_fit_are_refused(n_in: int) -> None:
+    with pytest.raises(CheckpointError, match="multiples of 32"):
+        NativeMatrix(4, 16, n_in)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_scales_that_are_no_numbers_are_refused(value: float) -> None:
+    codes = random_codes(4, 32, 16, 64, 0)
+    codes.scales[3, 1] = value
+    with pytest.raises(CheckpointError, match="no numbers"):
+        packed(codes)
+
+
+def test_codes_that_do_not_fit_are_refused() -> None:
+    codes = random_codes(4, 32, 16, 64, 0)
+    codes.codes[2, 2] = 16
+    with pytest.raises(CheckpointError, match="do not fit"):
+        packed(codes)
+    whole = random_codes(8, 16, 16, 64, 0)
+    with pytest.raises(CheckpointError, match="does not fit"):
+        NativeMatrix(8, 16, 64).put(8, whole)  # more rows than are left
+
+
+def test_an_unknown_level_is_refused() -> None:
+    with pytest.raises(ValueError, match="no kernels for"):
+        native.use_level("AVX-1024")
