@@ -78,7 +78,7 @@ def test_an_unknown_device_is_an_error(name: str) -> None:
     assert "cuda:N" in caught.value.hint
 
 
-@pytest.mark.parametrize("name", ["", "int8", "Float32", "half"])
+@pytest.mark.parametrize("name", ["", "int4", "Float32", "half"])
 def test_an_unknown_dtype_is_an_error(name: str) -> None:
     with pytest.raises(ConfigError, match=f"dtype is '{name}'") as caught:
         choose_compute("cpu", name)
@@ -87,3 +87,11 @@ def test_an_unknown_dtype_is_an_error(name: str) -> None:
 
 def test_bfloat16_is_read_from_this_processor() -> None:
     assert device.has_fast_bfloat16() in (True, False)
+
+
+def test_int8_is_a_way_to_multiply_and_keeps_the_best_dtype_for_the_rest() -> None:
+    compute = choose_compute(device="cpu", dtype="int8")
+    assert compute.quantised
+    assert compute.dtype is choose_compute(device="cpu").dtype
+    assert "int8 products" in compute.describe()
+    assert not choose_compute(device="cpu", dtype="float32").quantised

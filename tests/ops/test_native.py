@@ -5,13 +5,11 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from deepseek.core.codes import Codes
 from deepseek.core.errors import CheckpointError
 from deepseek.ops import native
 from deepseek.ops.linear import QuantisedWeight, linear
 from deepseek.ops.native import LEVELS, NativeMatrix
-from deepseek.weights.codes import Codes
-
-pytestmark = pytest.mark.skipif(not native.is_available(), reason="the kernels were not built")
 
 SHAPES = ((16, 32, 1), (1, 64, 2), (37, 96, 3), (64, 576, 8), (130, 256, 17), (48, 1_536, 33))
 """Rows of weights, columns, rows of activations."""
@@ -24,7 +22,7 @@ def levels() -> list[str]:
     return list(LEVELS[: LEVELS.index(BEST) + 1]) if BEST in LEVELS else []
 
 
-@pytest.fixture(params=levels(), autouse=True)
+@pytest.fixture(params=levels())
 def level(request: pytest.FixtureRequest) -> Iterator[str]:
     native.use_level(request.param)
     yield request.param
@@ -55,6 +53,10 @@ def rounded(x: torch.Tensor) -> torch.Tensor:
     inverse = torch.where(largest > 0, 127 / largest, torch.zeros_like(largest))
     codes = (groups * inverse).round()
     return (codes.double() * (largest / 127).double()).view(x.shape)
+
+
+# Without kernels there is no level, and each test is skipped.
+pytestmark = pytest.mark.usefixtures("level")
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)

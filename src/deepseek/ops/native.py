@@ -3,21 +3,25 @@
 They are optional: without a compiler at installation everything runs on torch.
 """
 
+import contextlib
 import ctypes
 import functools
 import os
+from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from deepseek.core.codes import Bits, Codes
 from deepseek.core.errors import CheckpointError, ConfigError
-from deepseek.weights.codes import Bits, Codes
 
 LEVELS = ("portable", "AVX2", "AVX-512 VNNI")
 FORMATS: dict[Bits, int] = {4: 0, 8: 1}
 DTYPES = {torch.float32: 0, torch.bfloat16: 1}
+NAMES = ("deepseek_native.so", "deepseek_native.dylib", "deepseek_native.dll")
 BLOCK = 32
 """Columns come in multiples of this."""
 PROBLEMS = (
@@ -33,16 +37,23 @@ PROBLEMS = (
 @functools.cache
 def library() -> ctypes.CDLL | None:
     """The compiled library; None if it was not built. `$DEEPSEEK_NATIVE` names another build."""
-    import deepseek.ops
-
-    if named := os.environ.get("DEEPSEEK_NATIVE"):
-        return _declared(ctypes.CDLL(named))
-    for folder in deepseek.ops.__path__:  # two in an editable installation
-        for suffix in (".so", ".dylib", ".dll"):
-            path = Path(folder) / f"deepseek_native{suffix}"
-            if path.exists():
-                return _declared(ctypes.CDLL(str(path)))
+    for path in _candidates():
+        if path.exists():
+            return _declared(ctypes.CDLL(str(path)))
     return None
+
+
+def _candidates() -> Iterator[Path]:
+    """Where the library may be: beside this file, or with an editable installation's metadata."""
+    if named := os.environ.get("DEEPSEEK_NATIVE"):
+        yield Path(named)
+        return
+    for name in NAMES:
+        yield Path(__file__).parent / name
+    with contextlib.suppress(metadata.PackageNotFoundError):
+        for file in metadata.files("deepseek") or ():
+            if file.name in NAMES:
+                yield Path(str(file.locate()))
 
 
 def is_available() -> bool:

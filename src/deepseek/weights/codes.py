@@ -6,47 +6,14 @@ rounded.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
 
 import torch
-from jaxtyping import Float32, UInt8
+from jaxtyping import UInt8
 from torch import Tensor
 
+from deepseek.core.codes import Bits, Codes
 from deepseek.core.errors import CheckpointError
 from deepseek.weights.blocks import half, k_scales
-
-Bits = Literal[4, 8]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Codes:
-    """Rows of a quantised matrix."""
-
-    bits: Bits
-    codes: UInt8[Tensor, "N K"]
-    """One a byte: 0 to 15, or with 8 bits the signed number plus 128."""
-    scales: Float32[Tensor, "N J"]
-    zeros: Float32[Tensor, "N J"] | None
-    """What is added; None: 8 bits, whose zero is code 128."""
-
-    @property
-    def group(self) -> int:
-        """Columns that share a scale."""
-        return self.codes.shape[1] // self.scales.shape[1]
-
-    def numbers(self) -> Float32[Tensor, "N K"]:
-        """The weights."""
-        wide = self.codes.view(*self.scales.shape, self.group).float()
-        if self.zeros is None:
-            return ((wide - 128) * self.scales.unsqueeze(-1)).flatten(1)
-        return (wide * self.scales.unsqueeze(-1) + self.zeros.unsqueeze(-1)).flatten(1)
-
-    def rows(self, order: Tensor) -> "Codes":
-        """Some rows, in that order."""
-        zeros = None if self.zeros is None else self.zeros[order]
-        return Codes(self.bits, self.codes[order], self.scales[order], zeros)
-
 
 Parts = tuple[Tensor, Tensor, Tensor | None]
 """Codes [blocks, n], scales and zeros [blocks, groups]."""

@@ -10,9 +10,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from deepseek.core.codes import Codes
 from deepseek.core.errors import CheckpointError
 from deepseek.weights.blocks import dequantise
-from deepseek.weights.codes import DECODERS, Codes, decode_rows
+from deepseek.weights.codes import DECODERS, decode_rows
 from deepseek.weights.gguf_header import TensorInfo, damaged, read_header
 from deepseek.weights.mapping import MappedFile
 from deepseek.weights.source import largest_first

@@ -15,9 +15,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from deepseek.core.codes import Codes
 from deepseek.core.errors import CheckpointError
 from deepseek.weights.blocks import check_range
-from deepseek.weights.codes import Codes
 from deepseek.weights.gguf_header import check_overlaps, damaged
 from deepseek.weights.mapping import MappedFile
 from deepseek.weights.source import largest_first

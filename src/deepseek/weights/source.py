@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from deepseek.core.codes import Codes
 from deepseek.core.errors import CheckpointError
-from deepseek.weights.codes import Codes
 
 
 @runtime_checkable
