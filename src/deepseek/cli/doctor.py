@@ -18,6 +18,9 @@ EXAMPLES = ("deepseek doctor", "deepseek doctor --load --model smollm2-135m --js
 FEATURES = {
     "paper analysis": ("pypdfium2", "papers"),
     "page images in reports": ("PIL", "papers"),
+    "evaluation data": ("pyarrow", "eval"),
+    "models behind a URL": ("openai", "eval"),
+    "models through transformers": ("transformers", "reference"),
 }
 
 
@@ -54,6 +57,7 @@ def machine(args: argparse.Namespace) -> dict[str, Any]:
 
     from deepseek import __version__
     from deepseek.core.device import choose_compute
+    from deepseek.ops import native
     from deepseek.weights.cache import home
 
     compute = choose_compute(args.device, args.dtype, args.threads)
@@ -65,6 +69,9 @@ def machine(args: argparse.Namespace) -> dict[str, Any]:
         "torch": torch.__version__,
         "processor": torch.cpu.get_capabilities().get("cpu_name", platform.processor()),
         "compute": compute.describe(),
+        "native kernels": native.level()
+        if native.is_available()
+        else "not built: install a C++ compiler, then the package again",
         "memory": f"{available_bytes() / 2**30:.1f} GiB available",
         "cache": f"{folder} ({shutil.disk_usage(existing).free / 2**30:.0f} GiB free)",
     }
