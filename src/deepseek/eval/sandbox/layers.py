@@ -97,7 +97,8 @@ def _set_limits(active: Collection[str], limits: Limits) -> None:
     # Where seccomp refuses new processes, threads are all that is counted.
     tasks = limits.threads if "seccomp" in active and "own user" in active else 0
     bounds = {
-        resource.RLIMIT_CPU: (limits.seconds, limits.seconds),
+        # The first limit's signal tells what happened; a program that ignores it meets the second.
+        resource.RLIMIT_CPU: (limits.seconds, limits.seconds + 1),
         resource.RLIMIT_AS: (limits.memory_bytes, limits.memory_bytes),
         resource.RLIMIT_FSIZE: (file_bytes, file_bytes),
         resource.RLIMIT_NOFILE: (64, 64),
