@@ -66,6 +66,30 @@ DS_API int ds_unpack(int format, int64_t n_out, int64_t n_in, int64_t first, int
 DS_API int ds_matmul(int format, int64_t n_out, int64_t n_in, const void *packed, int dtype,
               int64_t n_rows, const void *x, const float *bias, void *y, int64_t y_stride);
 
+/* A whole decoder of the Llama and Qwen2 families for one new token of each of some sequences:
+ * one call a token instead of hundreds. Packed matrices and caches stay the caller's. */
+typedef struct ds_model ds_model;
+enum ds_matrix { DS_Q = 0, DS_K = 1, DS_V = 2, DS_O = 3, DS_GATE = 4, DS_UP = 5, DS_DOWN = 6 };
+
+/* Null if a shape does not fit: widths are multiples of 32, heads at most 256 wide. */
+DS_API ds_model *ds_model_new(int64_t n_layers, int64_t d_model, int64_t n_heads,
+                              int64_t n_kv_heads, int64_t d_head, int64_t d_ff, float epsilon);
+DS_API void ds_model_free(ds_model *model);
+DS_API int ds_model_set_matrix(ds_model *model, int64_t layer, int which, int format,
+                               int64_t n_out, int64_t n_in, const void *packed,
+                               const float *bias);
+/* Two norms a layer: before attention and before feed-forward; copied. */
+DS_API int ds_model_set_norm(ds_model *model, int64_t layer, int which, const float *weight);
+
+/* Bring x [n_rows][d_model] through all layers, in place.
+ *   cosines, sines  [n_rows][d_head / 2] of each sequence's new position
+ *   keys, values    [n_layers][n_rows]: caches of [n_kv_heads][stride][d_head] bfloat16
+ *   lengths         tokens in each cache before this one; the new one is written behind them
+ *   strides         positions that each cache has room for */
+DS_API int ds_model_step(ds_model *model, int64_t n_rows, float *x, const float *cosines,
+                         const float *sines, uint16_t *const *keys, uint16_t *const *values,
+                         const int64_t *lengths, const int64_t *strides);
+
 #ifdef __cplusplus
 }
 #endif

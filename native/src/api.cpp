@@ -41,16 +41,6 @@ int level() {
   return now;
 }
 
-const Kernels &kernels() {
-  switch (level()) {
-#if defined(__x86_64__)
-    case DS_AVX512_VNNI: return avx512_kernels();
-    case DS_AVX2: return avx2_kernels();
-#endif
-    default: return portable_kernels();
-  }
-}
-
 bool good_shape(int64_t n_out, int64_t n_in) {
   return n_out > 0 && n_in > 0 && n_out <= kMaxDimension && n_in <= kMaxDimension &&
          n_in % kBlock == 0;
@@ -162,6 +152,17 @@ int64_t portion_of(int64_t n_tiles, int n_threads) {
 }
 
 }  // namespace
+
+const Kernels &kernels() {
+  switch (level()) {
+#if defined(__x86_64__)
+    case DS_AVX512_VNNI: return avx512_kernels();
+    case DS_AVX2: return avx2_kernels();
+#endif
+    default: return portable_kernels();
+  }
+}
+
 }  // namespace ds
 
 using namespace ds;
@@ -291,7 +292,7 @@ int ds_matmul(int format, int64_t n_out, int64_t n_in, const void *packed, int d
   share.y_stride = y_stride;
   share.y = dtype == DS_F32 ? static_cast<float *>(y) : nullptr;
   share.y_half = dtype == DS_BF16 ? static_cast<uint16_t *>(y) : nullptr;
-  const Kernels &use = kernels();
+  const Kernels &use = ds::kernels();
   Pool &pool = Pool::get();
   if (n_rows < 4) {
     use.quantise(x, dtype == DS_BF16, n_in, 0, n_rows, share.x);

@@ -6,6 +6,7 @@
 #include <immintrin.h>
 
 #include "layout.h"
+#include "vectors.h"
 
 namespace ds {
 namespace {
@@ -124,7 +125,7 @@ DS_ROWS(u8)
 
 const Kernels &avx2_kernels() {
   // Rounding activations is a small part of a product: the plain code serves.
-  static const Kernels kernels{matmul_u4, matmul_u8, portable_kernels().quantise};
+  static const Kernels kernels{matmul_u4, matmul_u8, portable_kernels().quantise, DS_VECTORS};
   return kernels;
 }
 

@@ -3,6 +3,7 @@
 #include <immintrin.h>
 
 #include "layout.h"
+#include "vectors.h"
 
 namespace ds {
 namespace {
@@ -170,7 +171,7 @@ void quantise(const void *x, bool is_bf16, int64_t n_in, int64_t first, int64_t 
 }  // namespace
 
 const Kernels &avx512_kernels() {
-  static const Kernels kernels{matmul_u4, matmul_u8, quantise};
+  static const Kernels kernels{matmul_u4, matmul_u8, quantise, DS_VECTORS};
   return kernels;
 }
 

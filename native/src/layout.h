@@ -57,7 +57,18 @@ using Quantiser = void (*)(const void *x, bool is_bf16, int64_t n_in, int64_t fi
 struct Kernels {
   Kernel u4, u8;
   Quantiser quantise;
+  // See vectors.h.
+  void (*normalise)(const float *x, const float *weight, int64_t n, float epsilon, float *y);
+  void (*rotate)(float *head, const float *cosines, const float *sines, int64_t d);
+  void (*gate)(float *gates, const float *ups, int64_t n);
+  void (*add)(float *x, const float *y, int64_t n);
+  void (*to_half)(const float *x, int64_t n, uint16_t *y);
+  void (*attend)(const float *q, const uint16_t *keys, const uint16_t *values, int64_t n,
+                 int64_t d, float *out);
 };
+
+// The best kernels of this processor, or the lesser ones that were asked for.
+const Kernels &kernels();
 
 const Kernels &portable_kernels();
 #if defined(__x86_64__)

@@ -2,6 +2,7 @@
 #include <cmath>
 
 #include "layout.h"
+#include "vectors.h"
 
 namespace ds {
 namespace {
@@ -97,7 +98,7 @@ void quantise(const void *x, bool is_bf16, int64_t n_in, int64_t first, int64_t 
 }  // namespace
 
 const Kernels &portable_kernels() {
-  static const Kernels kernels{matmul_u4, matmul_u8, quantise};
+  static const Kernels kernels{matmul_u4, matmul_u8, quantise, DS_VECTORS};
   return kernels;
 }
 

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from deepseek.model.cache import DenseCache, KVCache
+from deepseek.model.decoder import NativeDecoder, can_decode
 from deepseek.model.transformer import Transformer
 
 # Prompt tokens a forward pass: bounds the activations' memory. Attention takes larger blocks
@@ -26,6 +27,7 @@ class Runner:
         self.dtype, self.device = dtype, device
         self.tokens: list[int] = []
         self._cache = DenseCache(model.config, dtype=dtype, device=device)
+        self._decoder = NativeDecoder(model) if can_decode(model, dtype) else None
 
     @property
     def cache_bytes(self) -> int:
@@ -100,7 +102,16 @@ class Runner:
 
     def step(self, token_id: int) -> Float[Tensor, " V"]:
         """Append one token and return the logits after it."""
+        if self._decoder is not None:
+            return self._native_step(token_id)
         return self._forward([token_id], last=1)[-1]
+
+    @torch.inference_mode()
+    def _native_step(self, token_id: int) -> Tensor:
+        assert self._decoder is not None
+        hidden = self._decoder.step(token_id, self._cache)
+        self.tokens.append(token_id)
+        return self.head(hidden)[-1]
 
     def extend(self, token_ids: Sequence[int]) -> Float[Tensor, "T V"]:
         """Append tokens and return the logits after each of them."""

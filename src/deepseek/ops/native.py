@@ -145,6 +145,12 @@ class NativeMatrix:
         if problem:
             raise CheckpointError(f"a quantised matrix: {PROBLEMS[problem]}", "fetch it again")
 
+    @property
+    def place(self) -> tuple[int, int, int, int]:
+        """Format, rows, columns and address, as the library takes them."""
+        assert self._memory
+        return self._format, *self.shape, self._memory
+
     def unpack(self) -> Float[Tensor, "N K"]:
         """The weights as they are used, in float32."""
         numbers = torch.empty(self.shape)
@@ -195,4 +201,13 @@ def _declared(found: ctypes.CDLL) -> ctypes.CDLL:
         *(integer, size, size, pointer, integer, size),
         *(pointer, pointer, pointer, size),
     ]
+    found.ds_model_new.argtypes = [*[size] * 6, ctypes.c_float]
+    found.ds_model_new.restype = pointer
+    found.ds_model_free.argtypes = [pointer]
+    found.ds_model_free.restype = None
+    found.ds_model_set_matrix.argtypes = [
+        *(pointer, size, integer, integer, size, size, pointer, pointer)
+    ]
+    found.ds_model_set_norm.argtypes = [pointer, size, integer, pointer]
+    found.ds_model_step.argtypes = [pointer, size, *[pointer] * 7]
     return found

@@ -1,0 +1,121 @@
+"""One native call a token against the same products layer by layer through torch."""
+
+import copy
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+
+from deepseek.model.cache import DenseCache
+from deepseek.model.checkpoint import load_model
+from deepseek.model.decoder import NativeDecoder, can_decode
+from deepseek.model.transformer import Transformer
+from deepseek.ops import native
+from deepseek.weights.source import open_weights
+from tiny_checkpoint import tiny_config, tiny_model
+
+pytestmark = pytest.mark.skipif(not native.is_available(), reason="the kernels were not built")
+CPU = torch.device("cpu")
+N_PROMPT, N_NEW = 300, 12
+"""More keys than the attention kernel takes at a time."""
+
+
+class RoundedCache(DenseCache):
+    """Float32 throughout, but what it keeps is rounded as a bfloat16 cache would."""
+
+    def append(
+        self, layer: int, k: torch.Tensor, v: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        return super().append(layer, k.bfloat16().float(), v.bfloat16().float())
+
+
+def quantised(path: Path) -> Transformer:
+    """The matrices in 8-bit products, everything else in float32."""
+    return load_model(open_weights(path), dtype=torch.float32, quantised=True)
+
+
+def first_layers(model: Transformer, n_layers: int) -> Transformer:
+    """The beginning of a model, sharing its weights."""
+    part = copy.copy(model)
+    part._modules = dict(model._modules)
+    part.config = dataclasses.replace(model.config, n_layers=n_layers)
+    part.blocks = torch.nn.ModuleList(list(model.blocks)[:n_layers])
+    return part
+
+
+@torch.inference_mode()
+def differences(model: Transformer) -> torch.Tensor:
+    """Relative difference of what the last block returns, for each of some new tokens."""
+    assert can_decode(model, torch.bfloat16)
+    generator = torch.Generator().manual_seed(1)
+    ids = torch.randint(100, 10_000, (1, N_PROMPT + N_NEW), generator=generator)
+    exact = RoundedCache(model.config, dtype=torch.float32, device=CPU)
+    wanted = model.hidden_states(ids, exact)[0, N_PROMPT:]
+    cache = DenseCache(model.config, dtype=torch.bfloat16, device=CPU)
+    for layer in range(model.config.n_layers):
+        keys, values = exact.read(layer)
+        cache.append(layer, keys[:, :, :N_PROMPT], values[:, :, :N_PROMPT])
+    cache.advance(N_PROMPT)
+    decoder = NativeDecoder(model)
+    rows = []
+    for place in range(N_PROMPT, N_PROMPT + N_NEW):
+        rows.append(decoder.step(int(ids[0, place]), cache)[0])
+        assert cache.length == place + 1
+        cache.truncate(place)  # one token's difference is not the next one's
+        for layer in range(model.config.n_layers):
+            keys, values = exact.read(layer)
+            new = slice(place, place + 1)
+            cache.append(layer, keys[:, :, new], values[:, :, new])
+        cache.advance(1)
+    got = torch.stack(rows)
+    return (got - wanted).norm(dim=1) / wanted.norm(dim=1)
+
+
+def compare(model: Transformer) -> None:
+    """The same arithmetic, but for the order of sums.
+
+    Where a number lies between two 8-bit steps, the last bit of a sum decides which it becomes,
+    and later layers carry that on: single tokens differ by a step, and depth adds up.
+    """
+    one = differences(first_layers(model, 1))
+    assert float(one.median()) < 1e-5
+    assert float(one.max()) < 0.03
+    assert float(differences(model).max()) < 0.1
+
+
+@pytest.mark.weights
+def test_llama(smollm2_path: Path) -> None:
+    model = quantised(smollm2_path)
+    native.use_threads(2)
+    compare(model)
+
+
+@pytest.mark.large
+def test_qwen2_with_biases(qwen_path: Path) -> None:
+    compare(quantised(qwen_path))
+
+
+def test_a_model_of_plain_numbers_is_left_to_torch() -> None:
+    assert not can_decode(tiny_model(tiny_config()), torch.bfloat16)
+
+
+def test_wrong_calls_are_refused() -> None:
+    library = native.library()
+    assert library is not None
+    assert not library.ds_model_new(0, 64, 2, 1, 32, 64, 1e-5)
+    assert not library.ds_model_new(1, 65, 2, 1, 32, 64, 1e-5)
+    assert not library.ds_model_new(1, 64, 3, 2, 32, 64, 1e-5)
+    model = library.ds_model_new(1, 64, 2, 1, 32, 64, 1e-5)
+    norm = torch.ones(64)
+    assert library.ds_model_set_norm(model, 1, 0, norm.data_ptr())
+    assert library.ds_model_set_norm(model, 0, 2, norm.data_ptr())
+    assert library.ds_model_set_matrix(model, 0, 0, 0, 64, 64, 64, None) == 0
+    assert library.ds_model_set_matrix(model, 0, 0, 0, 64, 32, 64, None)
+    assert library.ds_model_set_matrix(model, 0, 7, 0, 64, 64, 64, None)
+    assert library.ds_model_set_matrix(model, 0, 0, 0, 64, 64, 63, None)
+    x = torch.zeros(1, 64)
+    place = x.data_ptr()
+    incomplete = library.ds_model_step(model, 1, place, place, place, place, place, place, place)
+    assert incomplete, "it has no weights"
+    library.ds_model_free(model)
