@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from rich.console import Console
 from rich.progress import (
@@ -13,6 +14,8 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+
+from deepseek.core.errors import ConfigError
 
 STDERR = Console(stderr=True, highlight=False)
 
@@ -25,6 +28,23 @@ def say(text: str) -> None:
 def next_step(command: str) -> None:
     """What to try next."""
     say(f"next: {command}")
+
+
+def write_report(path: Path, text: str) -> None:
+    """Write a report whole or not at all, readable for others.
+
+    Raises:
+        ConfigError: The place cannot be written.
+    """
+    from deepseek.weights.cache import write_atomically
+
+    try:
+        write_atomically(path, text.encode("utf-8", "replace"))
+        path.chmod(0o644)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot write {path}: {error.strerror}", "choose another place with --out"
+        ) from None
 
 
 def is_interactive() -> bool:

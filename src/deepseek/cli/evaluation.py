@@ -93,6 +93,7 @@ def score_table(report: "Report") -> str:
 
 def compare(args: argparse.Namespace) -> int:
     """Compare two reports item by item."""
+    from deepseek.cli.console import write_report
     from deepseek.eval.compare import compare_reports, comparison_text
     from deepseek.eval.record import load_report
 
@@ -102,7 +103,9 @@ def compare(args: argparse.Namespace) -> int:
     comparison = compare_reports(first, second, allow_differences=args.allow_differences)
     print(comparison_text(comparison))
     if args.json:
-        _write(args.json, json.dumps(comparison.to_dict(), ensure_ascii=False, indent=1) + "\n")
+        write_report(
+            args.json, json.dumps(comparison.to_dict(), ensure_ascii=False, indent=1) + "\n"
+        )
     return 0
 
 
@@ -265,18 +268,8 @@ def _require_writable(path: Path | None) -> None:
 
 
 def _write_page(report: "Report", path: Path) -> None:
-    from deepseek.cli.console import say
+    from deepseek.cli.console import say, write_report
     from deepseek.eval.page import render_page
 
-    _write(path, render_page(report))
+    write_report(path, render_page(report))
     say(f"page: {path}")
-
-
-def _write(path: Path, text: str) -> None:
-    from deepseek.weights.cache import write_atomically
-
-    try:
-        write_atomically(path, text.encode("utf-8", "replace"))
-        path.chmod(0o644)
-    except OSError as error:
-        raise ConfigError(f"cannot write {path}: {error.strerror}", "choose another") from None

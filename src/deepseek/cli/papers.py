@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
 def _analyze(args: argparse.Namespace, tasks: list[str]) -> int:
     from deepseek.apps.documents.reader import read_document
     from deepseek.apps.papers.analyse import AnalysisProgress
-    from deepseek.cli.console import next_step, progress_bar, say
+    from deepseek.cli.console import next_step, progress_bar, say, write_report
     from deepseek.r1 import sample_or_path
 
     with progress_bar("reading") as on_pages:
@@ -99,7 +99,7 @@ def _analyze(args: argparse.Namespace, tasks: list[str]) -> int:
         print(analysis.to_markdown())
         next_step(f"deepseek papers analyze {args.source} --out report.html")
         return 0
-    _write(args.out, _render(analysis, args.out.suffix))
+    write_report(args.out, _render(analysis, args.out.suffix))
     n_quotes = sum(e.verified for f in analysis.findings for e in f.evidence)
     print(args.out)
     say(
@@ -115,16 +115,3 @@ def _render(analysis: "PaperAnalysis", suffix: str) -> str:
     if suffix == ".md":
         return analysis.to_markdown()
     return analysis.to_json() if suffix == ".json" else analysis.to_html()
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a report whole or not at all, readable for others."""
-    from deepseek.weights.cache import write_atomically
-
-    try:
-        write_atomically(path, text.encode("utf-8"))
-        path.chmod(0o644)
-    except OSError as error:
-        raise ConfigError(
-            f"cannot write {path}: {error.strerror}", "choose another place with --out"
-        ) from None

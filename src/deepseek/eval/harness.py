@@ -24,6 +24,7 @@ from deepseek.core.llm import (
     Score,
     ScoreRequest,
 )
+from deepseek.core.log import LOGGER
 from deepseek.eval.journal import Journal, fingerprint
 from deepseek.eval.record import Record, TaskRun
 from deepseek.eval.statistics import summarise, summarise_groups
@@ -201,8 +202,8 @@ def _scores(
             for scores in model.score_many(requests):
                 yield scores
                 n_done += 1
-        except RequestError:
-            pass
+        except RequestError as error:
+            LOGGER.info("asking one by one: %s", error.message)
     for request in requests[n_done:]:
         try:
             yield model.score(request.prompt, request.continuations)
@@ -240,8 +241,8 @@ def _texts(
             for index, completion in model.generate_many(prompts, params):
                 left.remove(index)
                 yield items[index], completion.text
-        except RequestError:
-            pass
+        except RequestError as error:
+            LOGGER.info("asking one by one: %s", error.message)
     for index in sorted(left):
         try:
             yield items[index], model.generate(prompts[index], params[index]).text
