@@ -22,7 +22,7 @@ extern "C" {
 
 enum ds_format { DS_U4 = 0, DS_U8 = 1 };
 enum ds_dtype { DS_F32 = 0, DS_BF16 = 1 };
-enum ds_level { DS_PORTABLE = 0, DS_AVX2 = 1, DS_AVX512_VNNI = 2 };
+enum ds_level { DS_PORTABLE = 0, DS_AVX2 = 1, DS_AVX512_VNNI = 2, DS_AVX512_BF16 = 3 };
 enum ds_status {
   DS_OK = 0,
   DS_BAD_SHAPE = 1,   /* a dimension is not positive, too large or no multiple of 32 */
@@ -66,29 +66,49 @@ DS_API int ds_unpack(int format, int64_t n_out, int64_t n_in, int64_t first, int
 DS_API int ds_matmul(int format, int64_t n_out, int64_t n_in, const void *packed, int dtype,
               int64_t n_rows, const void *x, const float *bias, void *y, int64_t y_stride);
 
-/* A whole decoder of the Llama and Qwen2 families for one new token of each of some sequences:
- * one call a token instead of hundreds. Packed matrices and caches stay the caller's. */
+/* A whole decoder of the Llama and Qwen2 families: new tokens of some sequences go through all
+ * layers in one call instead of hundreds. Packed matrices and caches stay the caller's.
+ *
+ * Keys and values lie in pages of `ds_page_positions()` positions. A sequence is a list of page
+ * numbers; sequences may share pages, as long as none of them writes there. */
 typedef struct ds_model ds_model;
-enum ds_matrix { DS_Q = 0, DS_K = 1, DS_V = 2, DS_O = 3, DS_GATE = 4, DS_UP = 5, DS_DOWN = 6 };
+enum ds_matrix {
+  DS_Q = 0, DS_K = 1, DS_V = 2, DS_O = 3, DS_GATE = 4, DS_UP = 5, DS_DOWN = 6, DS_HEAD = 7
+};
+
+typedef struct ds_batch {
+  int64_t n_sequences;
+  const int64_t *counts;         /* new tokens of each sequence, at least one */
+  const int64_t *lengths;        /* its earlier tokens, which are in its pages */
+  const int32_t *const *tables;  /* its pages in order, with room for the new tokens */
+  const int64_t *table_sizes;
+  const float *cosines, *sines;  /* [new tokens][d_head / 2] of their positions */
+  uint16_t *const *keys, *const *values; /* of each layer: bfloat16 [page][head][position][d_head] */
+  int64_t page_stride, head_stride;      /* numbers from one page, and head, to the next */
+  int64_t n_pages;
+} ds_batch;
+
+/* Positions of a page. */
+DS_API int64_t ds_page_positions(void);
 
 /* Null if a shape does not fit: widths are multiples of 32, heads at most 256 wide. */
 DS_API ds_model *ds_model_new(int64_t n_layers, int64_t d_model, int64_t n_heads,
                               int64_t n_kv_heads, int64_t d_head, int64_t d_ff, float epsilon);
 DS_API void ds_model_free(ds_model *model);
+/* The head is of no layer: any will do. */
 DS_API int ds_model_set_matrix(ds_model *model, int64_t layer, int which, int format,
                                int64_t n_out, int64_t n_in, const void *packed,
                                const float *bias);
-/* Two norms a layer: before attention and before feed-forward; copied. */
+/* 0: before attention, 1: before feed-forward, 2: before the head, of no layer. Copied. */
 DS_API int ds_model_set_norm(ds_model *model, int64_t layer, int which, const float *weight);
 
-/* Bring x [n_rows][d_model] through all layers, in place.
- *   cosines, sines  [n_rows][d_head / 2] of each sequence's new position
- *   keys, values    [n_layers][n_rows]: caches of [n_kv_heads][stride][d_head] bfloat16
- *   lengths         tokens in each cache before this one; the new one is written behind them
- *   strides         positions that each cache has room for */
-DS_API int ds_model_step(ds_model *model, int64_t n_rows, float *x, const float *cosines,
-                         const float *sines, uint16_t *const *keys, uint16_t *const *values,
-                         const int64_t *lengths, const int64_t *strides);
+/* Bring x [new tokens][d_model] through all layers, in place, and keep their keys and values.
+ * A token's numbers are the same to the last bit whatever other sequences, chunks and threads
+ * there are. */
+DS_API int ds_model_forward(ds_model *model, const ds_batch *batch, float *x);
+
+/* Last norm and head: logits [n_rows][vocabulary] of x [n_rows][d_model]. */
+DS_API int ds_model_head(ds_model *model, int64_t n_rows, const float *x, float *logits);
 
 #ifdef __cplusplus
 }

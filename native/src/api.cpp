@@ -25,7 +25,7 @@ int best_level() {
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
       __builtin_cpu_supports("avx512vnni"))
-    return DS_AVX512_VNNI;
+    return __builtin_cpu_supports("avx512bf16") ? DS_AVX512_BF16 : DS_AVX512_VNNI;
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
       __builtin_cpu_supports("f16c"))
     return DS_AVX2;
@@ -156,6 +156,7 @@ int64_t portion_of(int64_t n_tiles, int n_threads) {
 const Kernels &kernels() {
   switch (level()) {
 #if defined(__x86_64__)
+    case DS_AVX512_BF16: return avx512_bf16_kernels();
     case DS_AVX512_VNNI: return avx512_kernels();
     case DS_AVX2: return avx2_kernels();
 #endif

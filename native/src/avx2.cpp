@@ -5,8 +5,9 @@
 #if defined(__x86_64__)
 #include <immintrin.h>
 
+#include "attention.h"
 #include "layout.h"
-#include "vectors.h"
+#include "rows.h"
 
 namespace ds {
 namespace {
@@ -125,7 +126,7 @@ DS_ROWS(u8)
 
 const Kernels &avx2_kernels() {
   // Rounding activations is a small part of a product: the plain code serves.
-  static const Kernels kernels{matmul_u4, matmul_u8, portable_kernels().quantise, DS_VECTORS};
+  static const Kernels kernels{matmul_u4, matmul_u8, portable_kernels().quantise, DS_ROWS_OF_NUMBERS, attend, merge};
   return kernels;
 }
 

@@ -2,8 +2,9 @@
 #if defined(__x86_64__)
 #include <immintrin.h>
 
+#include "attention.h"
 #include "layout.h"
-#include "vectors.h"
+#include "rows.h"
 
 namespace ds {
 namespace {
@@ -171,7 +172,7 @@ void quantise(const void *x, bool is_bf16, int64_t n_in, int64_t first, int64_t 
 }  // namespace
 
 const Kernels &avx512_kernels() {
-  static const Kernels kernels{matmul_u4, matmul_u8, quantise, DS_VECTORS};
+  static const Kernels kernels{matmul_u4, matmul_u8, quantise, DS_ROWS_OF_NUMBERS, attend, merge};
   return kernels;
 }
 

@@ -50,6 +50,29 @@ struct Share {
   int64_t y_stride;
 };
 
+constexpr int64_t kPage = 256;    // positions of a sequence whose keys lie behind each other
+constexpr int64_t kQueries = 96;  // rows of queries that share one look at a page, at most
+
+// What some queries got from some keys: values weighted by exp(score - largest), and the sum of
+// those weights.
+struct Mixed {
+  float *largest, *total;  // [n_rows]
+  float *mixed;            // [n_rows][d]
+};
+
+// Queries that share keys and values, and one page of these.
+struct PageWork {
+  const uint16_t *queries;        // [n_rows][d] bfloat16, scaled
+  const uint16_t *keys, *values;  // [kPage][d] bfloat16
+  int64_t n_rows, d;
+  int64_t n_keys;          // of the page's keys, those that any row sees
+  const int64_t *visible;  // [n_rows]: how many of them each row sees
+  uint32_t *packed;        // room for kPage * d / 2
+  float *scores;           // room for n_rows * kPage
+  uint16_t *weights;       // the same
+  Mixed to;
+};
+
 using Kernel = void (*)(const Share &, int64_t first, int64_t last);
 using Quantiser = void (*)(const void *x, bool is_bf16, int64_t n_in, int64_t first, int64_t last,
                            const Activations &to);
@@ -57,14 +80,15 @@ using Quantiser = void (*)(const void *x, bool is_bf16, int64_t n_in, int64_t fi
 struct Kernels {
   Kernel u4, u8;
   Quantiser quantise;
-  // See vectors.h.
+  // See rows.h.
   void (*normalise)(const float *x, const float *weight, int64_t n, float epsilon, float *y);
   void (*rotate)(float *head, const float *cosines, const float *sines, int64_t d);
   void (*gate)(float *gates, const float *ups, int64_t n);
   void (*add)(float *x, const float *y, int64_t n);
   void (*to_half)(const float *x, int64_t n, uint16_t *y);
-  void (*attend)(const float *q, const uint16_t *keys, const uint16_t *values, int64_t n,
-                 int64_t d, float *out);
+  // See attention.h.
+  void (*attend)(const PageWork &);
+  void (*merge)(const Mixed &sum, const Mixed &part, int64_t n_rows, int64_t d);
 };
 
 // The best kernels of this processor, or the lesser ones that were asked for.
@@ -74,6 +98,7 @@ const Kernels &portable_kernels();
 #if defined(__x86_64__)
 const Kernels &avx2_kernels();
 const Kernels &avx512_kernels();
+const Kernels &avx512_bf16_kernels();
 #endif
 
 static inline float half_to_float(uint16_t h) {

@@ -1,8 +1,9 @@
 // The kernels in plain C++: the reference for all others, and what unknown processors run.
 #include <cmath>
 
+#include "attention.h"
 #include "layout.h"
-#include "vectors.h"
+#include "rows.h"
 
 namespace ds {
 namespace {
@@ -98,7 +99,7 @@ void quantise(const void *x, bool is_bf16, int64_t n_in, int64_t first, int64_t 
 }  // namespace
 
 const Kernels &portable_kernels() {
-  static const Kernels kernels{matmul_u4, matmul_u8, quantise, DS_VECTORS};
+  static const Kernels kernels{matmul_u4, matmul_u8, quantise, DS_ROWS_OF_NUMBERS, attend, merge};
   return kernels;
 }
 

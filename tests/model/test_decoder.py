@@ -1,4 +1,4 @@
-"""One native call a token against the same products layer by layer through torch."""
+"""All layers in one native call against the same products layer by layer through torch."""
 
 import copy
 import dataclasses
@@ -18,7 +18,7 @@ from tiny_checkpoint import tiny_config, tiny_model
 pytestmark = pytest.mark.skipif(not native.is_available(), reason="the kernels were not built")
 CPU = torch.device("cpu")
 N_PROMPT, N_NEW = 300, 12
-"""More keys than the attention kernel takes at a time."""
+"""More keys than a page has."""
 
 
 class RoundedCache(DenseCache):
@@ -60,7 +60,7 @@ def differences(model: Transformer) -> torch.Tensor:
     decoder = NativeDecoder(model)
     rows = []
     for place in range(N_PROMPT, N_PROMPT + N_NEW):
-        rows.append(decoder.step(int(ids[0, place]), cache)[0])
+        rows.append(decoder.extend([int(ids[0, place])], cache)[0])
         assert cache.length == place + 1
         cache.truncate(place)  # one token's difference is not the next one's
         for layer in range(model.config.n_layers):
@@ -73,13 +73,13 @@ def differences(model: Transformer) -> torch.Tensor:
 
 
 def compare(model: Transformer) -> None:
-    """The same arithmetic, but for the order of sums.
+    """The same arithmetic, but that queries and weights are rounded to bfloat16.
 
-    Where a number lies between two 8-bit steps, the last bit of a sum decides which it becomes,
-    and later layers carry that on: single tokens differ by a step, and depth adds up.
+    Where a number lies between two 8-bit steps, a small difference decides which it becomes, and
+    later layers carry that on: single tokens differ by a step, and depth adds up.
     """
     one = differences(first_layers(model, 1))
-    assert float(one.median()) < 1e-5
+    assert float(one.median()) < 0.01
     assert float(one.max()) < 0.03
     assert float(differences(model).max()) < 0.1
 
@@ -98,24 +98,3 @@ def test_qwen2_with_biases(qwen_path: Path) -> None:
 
 def test_a_model_of_plain_numbers_is_left_to_torch() -> None:
     assert not can_decode(tiny_model(tiny_config()), torch.bfloat16)
-
-
-def test_wrong_calls_are_refused() -> None:
-    library = native.library()
-    assert library is not None
-    assert not library.ds_model_new(0, 64, 2, 1, 32, 64, 1e-5)
-    assert not library.ds_model_new(1, 65, 2, 1, 32, 64, 1e-5)
-    assert not library.ds_model_new(1, 64, 3, 2, 32, 64, 1e-5)
-    model = library.ds_model_new(1, 64, 2, 1, 32, 64, 1e-5)
-    norm = torch.ones(64)
-    assert library.ds_model_set_norm(model, 1, 0, norm.data_ptr())
-    assert library.ds_model_set_norm(model, 0, 2, norm.data_ptr())
-    assert library.ds_model_set_matrix(model, 0, 0, 0, 64, 64, 64, None) == 0
-    assert library.ds_model_set_matrix(model, 0, 0, 0, 64, 32, 64, None)
-    assert library.ds_model_set_matrix(model, 0, 7, 0, 64, 64, 64, None)
-    assert library.ds_model_set_matrix(model, 0, 0, 0, 64, 64, 63, None)
-    x = torch.zeros(1, 64)
-    place = x.data_ptr()
-    incomplete = library.ds_model_step(model, 1, place, place, place, place, place, place, place)
-    assert incomplete, "it has no weights"
-    library.ds_model_free(model)

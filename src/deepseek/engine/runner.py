@@ -102,16 +102,7 @@ class Runner:
 
     def step(self, token_id: int) -> Float[Tensor, " V"]:
         """Append one token and return the logits after it."""
-        if self._decoder is not None:
-            return self._native_step(token_id)
         return self._forward([token_id], last=1)[-1]
-
-    @torch.inference_mode()
-    def _native_step(self, token_id: int) -> Tensor:
-        assert self._decoder is not None
-        hidden = self._decoder.step(token_id, self._cache)
-        self.tokens.append(token_id)
-        return self.head(hidden)[-1]
 
     def extend(self, token_ids: Sequence[int]) -> Float[Tensor, "T V"]:
         """Append tokens and return the logits after each of them."""
@@ -127,8 +118,12 @@ class Runner:
 
     @torch.inference_mode()
     def _forward(self, token_ids: list[int], last: int) -> Tensor:
-        batch = torch.tensor([token_ids], device=self.device)
         logits: Tensor
+        if self._decoder is not None:
+            hidden = self._decoder.extend(token_ids, self._cache)
+            self.tokens += token_ids
+            return self._decoder.logits(hidden[len(hidden) - last :])
+        batch = torch.tensor([token_ids], device=self.device)
         if last:
             logits = self.model(batch, self._cache, last=last)[0]
         else:

@@ -1,12 +1,12 @@
-"""One call a token: all layers of a quantised model in the native library.
+"""A quantised model in the native library: all layers in one call, for any number of new tokens.
 
 The slow reference is `Transformer.hidden_states`, layer by layer through torch.
 """
 
-import ctypes
+from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float32
+from jaxtyping import Float32, Int
 from torch import Tensor
 
 from deepseek.model.block import Block
@@ -16,85 +16,89 @@ from deepseek.model.transformer import Transformer
 from deepseek.ops import native
 from deepseek.ops.linear import QuantisedWeight
 from deepseek.ops.native import NativeMatrix
+from deepseek.ops.native_model import PAGE, Matrix, NativeModel, NewTokens, Norm, Pages, Shape
 from deepseek.ops.rope import rope_table
 
 
 class NativeDecoder:
-    """A model whose matrices are all packed for the kernels, for single new tokens."""
+    """A model whose matrices are all packed for the kernels."""
 
     def __init__(self, model: Transformer) -> None:
         """Take a model for which `can_decode` holds."""
-        library = native.library()
-        assert library is not None
-        self._library, self._model = library, model
+        self._model = model
         config = model.config
-        self._handle = library.ds_model_new(
-            config.n_layers,
-            config.d_model,
-            config.n_heads,
-            config.n_kv_heads,
-            config.d_head,
-            config.d_ff,
-            config.norm_eps,
+        self._native = NativeModel(
+            Shape(
+                n_layers=config.n_layers,
+                d_model=config.d_model,
+                n_heads=config.n_heads,
+                n_kv_heads=config.n_kv_heads,
+                d_head=config.d_head,
+                d_ff=config.d_ff,
+                epsilon=config.norm_eps,
+            )
         )
-        assert self._handle
-        self._kept: list[object] = []  # what the library points at
         for layer, block in enumerate(model.blocks):
             assert isinstance(block, Block)
-            for which, (matrix, bias) in enumerate(_matrices(block)):
-                self._set_matrix(layer, which, matrix, bias)
-            norms = (block.attention_norm, block.feed_forward_norm)
-            for which, norm in enumerate(norms):
-                weight = norm.weight.detach().float().contiguous()
-                library.ds_model_set_norm(self._handle, layer, which, weight.data_ptr())
+            for which, (matrix, bias) in zip(Matrix, _matrices(block), strict=False):
+                self._native.set_matrix(layer, which, matrix, bias)
+            self._native.set_norm(layer, Norm.ATTENTION, block.attention_norm.weight)
+            self._native.set_norm(layer, Norm.FEED_FORWARD, block.feed_forward_norm.weight)
+        assert isinstance(model.head.packed, QuantisedWeight)
+        (head,) = model.head.packed.parts
+        self._native.set_matrix(0, Matrix.HEAD, head)
+        self._native.set_norm(0, Norm.LAST, model.norm.weight)
 
-    def __del__(self) -> None:
-        if getattr(self, "_handle", None):
-            self._library.ds_model_free(self._handle)
-
-    def step(self, token_id: int, cache: DenseCache) -> Float32[Tensor, "1 D"]:
-        """What the last block returns for one new token, which enters the cache."""
-        config = self._model.config
-        ids = torch.tensor([[token_id]])
-        x: Tensor = self._model.embedding(ids)[0].float().contiguous()
-        position = torch.tensor([cache.length])
-        cosines, sines = rope_table(position, config.d_head, config.rope_theta, torch.float32)
-        half = config.d_head // 2
-        cosines, sines = cosines[:, :half].contiguous(), sines[:, half:].contiguous()
-        pairs = cache.reserve(cache.length + 1)
-        keys = (ctypes.c_void_p * len(pairs))(*(k.data_ptr() for k, _ in pairs))
-        values = (ctypes.c_void_p * len(pairs))(*(v.data_ptr() for _, v in pairs))
-        problem = self._library.ds_model_step(
-            self._handle,
-            1,
-            x.data_ptr(),
-            cosines.data_ptr(),
-            sines.data_ptr(),
-            keys,
-            values,
-            (ctypes.c_int64 * 1)(cache.length),
-            (ctypes.c_int64 * 1)(pairs[0][0].shape[2]),
+    def extend(self, token_ids: Sequence[int], cache: DenseCache) -> Float32[Tensor, "T D"]:
+        """What the last block returns for new tokens, which enter the cache."""
+        length, count = cache.length, len(token_ids)
+        pairs = cache.reserve(length + count)
+        room, width = pairs[0][0].shape[2:]
+        pages = Pages(
+            keys=[keys for keys, _ in pairs],
+            values=[values for _, values in pairs],
+            page_stride=PAGE * width,
+            head_stride=room * width,
+            n_pages=room // PAGE,
         )
-        if problem:
-            raise RuntimeError(f"a native step: {native.PROBLEMS[problem]}")
-        cache.advance(1)
+        new = NewTokens(count=count, length=length, pages=range(pages.n_pages))
+        positions = torch.arange(length, length + count)
+        x = self.run(token_ids, positions, [new], pages)
+        cache.advance(count)
         return x
 
-    def _set_matrix(
-        self, layer: int, which: int, matrix: NativeMatrix, bias: Tensor | None
-    ) -> None:
-        problem = self._library.ds_model_set_matrix(
-            self._handle, layer, which, *matrix.place, None if bias is None else bias.data_ptr()
-        )
-        if problem:
-            raise RuntimeError(f"matrix {which} of layer {layer}: {native.PROBLEMS[problem]}")
-        self._kept += [matrix, bias]
+    def run(
+        self,
+        token_ids: Sequence[int],
+        positions: Int[Tensor, " T"],
+        sequences: Sequence[NewTokens],
+        pages: Pages,
+    ) -> Float32[Tensor, "T D"]:
+        """What the last block returns for the new tokens of some sequences.
+
+        Args:
+            token_ids: Of all sequences, one behind the other.
+            positions: Where each token stands in its sequence.
+            sequences: How many tokens each has, and where its keys and values are.
+            pages: Where all keys and values are.
+        """
+        config = self._model.config
+        x: Tensor = self._model.embedding(torch.tensor([list(token_ids)]))[0].float().contiguous()
+        cosines, sines = rope_table(positions, config.d_head, config.rope_theta, torch.float32)
+        half = config.d_head // 2
+        cosines, sines = cosines[:, :half].contiguous(), sines[:, half:].contiguous()
+        self._native.forward(x, cosines, sines, sequences, pages)
+        return x
+
+    def logits(self, hidden: Float32[Tensor, "T D"]) -> Float32[Tensor, "T V"]:
+        """Logits for the token after each hidden state."""
+        return self._native.logits(hidden, self._model.config.vocab_size)
 
 
 def can_decode(model: Transformer, dtype: torch.dtype) -> bool:
     """Whether a model is all quantised and of a shape that the library takes."""
     config = model.config
-    linears = [m for block in model.blocks for m in block.modules() if isinstance(m, Linear)]
+    linears = [m for m in model.modules() if isinstance(m, Linear)]
     return (
         native.is_available()
         and dtype is torch.bfloat16

@@ -18,7 +18,7 @@ from torch import Tensor
 from deepseek.core.codes import Bits, Codes
 from deepseek.core.errors import CheckpointError, ConfigError
 
-LEVELS = ("portable", "AVX2", "AVX-512 VNNI")
+LEVELS = ("portable", "AVX2", "AVX-512 VNNI", "AVX-512 VNNI and BF16")
 FORMATS: dict[Bits, int] = {4: 0, 8: 1}
 DTYPES = {torch.float32: 0, torch.bfloat16: 1}
 NAMES = ("deepseek_native.so", "deepseek_native.dylib", "deepseek_native.dll")
@@ -201,13 +201,4 @@ def _declared(found: ctypes.CDLL) -> ctypes.CDLL:
         *(integer, size, size, pointer, integer, size),
         *(pointer, pointer, pointer, size),
     ]
-    found.ds_model_new.argtypes = [*[size] * 6, ctypes.c_float]
-    found.ds_model_new.restype = pointer
-    found.ds_model_free.argtypes = [pointer]
-    found.ds_model_free.restype = None
-    found.ds_model_set_matrix.argtypes = [
-        *(pointer, size, integer, integer, size, size, pointer, pointer)
-    ]
-    found.ds_model_set_norm.argtypes = [pointer, size, integer, pointer]
-    found.ds_model_step.argtypes = [pointer, size, *[pointer] * 7]
     return found

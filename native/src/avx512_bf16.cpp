@@ -1,0 +1,17 @@
+// Attention with pairs of bfloat16 numbers in one instruction; everything else as AVX-512.
+#if defined(__x86_64__)
+#include "attention.h"
+
+namespace ds {
+
+const Kernels &avx512_bf16_kernels() {
+  static const Kernels kernels = [] {
+    Kernels found = avx512_kernels();
+    found.attend = attend;
+    return found;
+  }();
+  return kernels;
+}
+
+}  // namespace ds
+#endif

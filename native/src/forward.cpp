@@ -1,0 +1,176 @@
+// New tokens of some sequences through all layers, without leaving the library.
+//
+// Threads meet a few times a layer: after the projections, attention, the output, the gates and
+// the way down. With few tokens, what lies between is small and done by the caller.
+#include <algorithm>
+#include <cmath>
+
+#include "deepseek_native.h"
+#include "model.h"
+#include "pool.h"
+
+namespace ds {
+namespace {
+
+constexpr int64_t kAlone = 4;       // fewer rows than this are not worth sharing
+constexpr int64_t kRowBlock = 256;  // rows of the feed-forward layer's wide part at a time
+
+Share share_of(const Matrix &m, const Activations &x, int64_t n_rows, float *y, int64_t stride) {
+  Share s{};
+  s.packed = m.packed;
+  s.factors = m.factors();
+  s.n_out = m.n_out;
+  s.n_in = m.n_in;
+  s.n_rows = n_rows;
+  s.x = x;
+  s.bias = m.bias;
+  s.y = y;
+  s.y_stride = stride;
+  return s;
+}
+
+void multiply(const Kernels &use, const Matrix &m, const Share &s, int64_t first, int64_t last) {
+  (m.format == DS_U4 ? use.u4 : use.u8)(s, first, last);
+}
+
+int64_t portion_of(int64_t n_pieces) {
+  return std::max(int64_t{1}, n_pieces / (int64_t{8} * Pool::get().size()));
+}
+
+template <typename Work>
+void for_rows(int64_t n_rows, const Work &work) {
+  if (n_rows < kAlone)
+    work(0, n_rows);
+  else
+    Pool::get().run(n_rows, portion_of(n_rows), work);
+}
+
+Activations normalise_and_round(ds_model &model, const Kernels &use, const float *weight,
+                                const float *x, int64_t n_rows) {
+  const int64_t d = model.d_model;
+  const Activations to = model.rounded.reserve(n_rows, d);
+  float *normed = model.normed.data();
+  for_rows(n_rows, [&](int64_t first, int64_t last) {
+    for (int64_t r = first; r < last; ++r)
+      use.normalise(x + r * d, weight, d, model.epsilon, normed + r * d);
+    use.quantise(normed, false, d, first, last, to);
+  });
+  return to;
+}
+
+void project(ds_model &model, const Kernels &use, const Layer &layer, const float *x,
+             int64_t n_rows) {
+  const int64_t width = (model.n_heads + 2 * model.n_kv_heads) * model.d_head;
+  const Activations in = normalise_and_round(model, use, layer.norms[0].data(), x, n_rows);
+  Share shares[3];
+  int64_t ends[3], column = 0, n_tiles = 0;
+  for (int i = 0; i < 3; ++i) {
+    const Matrix &m = layer.matrices[i];
+    shares[i] = share_of(m, in, n_rows, model.qkv.data() + column, width);
+    column += m.n_out;
+    ends[i] = n_tiles += m.n_tiles();
+  }
+  Pool::get().run(n_tiles, portion_of(n_tiles), [&](int64_t first, int64_t last) {
+    int64_t start = 0;
+    for (int i = 0; i < 3; start = ends[i++]) {
+      const int64_t from = std::max(first, start), to = std::min(last, ends[i]);
+      if (from < to) multiply(use, layer.matrices[i], shares[i], from - start, to - start);
+    }
+  });
+}
+
+// Rotate and scale queries, rotate keys, and put keys and values into their pages.
+void keep(ds_model &model, const Kernels &use, int64_t layer, const Batch &batch) {
+  const int64_t d = model.d_head, heads = model.n_heads, groups = model.n_kv_heads;
+  const int64_t width = (heads + 2 * groups) * d;
+  const float scale = 1.0f / std::sqrt(float(d));
+  int64_t start = 0;
+  for (int64_t s = 0; s < batch.n_sequences; start += batch.counts[s++])
+    for_rows(batch.counts[s], [&](int64_t first, int64_t last) {
+      for (int64_t i = first; i < last; ++i) {
+        float *row = model.qkv.data() + (start + i) * width;
+        const float *cosines = batch.cosines + (start + i) * (d / 2);
+        const float *sines = batch.sines + (start + i) * (d / 2);
+        for (int64_t h = 0; h < heads + groups; ++h) use.rotate(row + h * d, cosines, sines, d);
+        for (int64_t j = 0; j < heads * d; ++j) row[j] *= scale;
+        const int64_t position = batch.lengths[s] + i;
+        const int64_t place = batch.pages[s][position / kPage] * batch.page_stride +
+                              position % kPage * d;
+        for (int64_t g = 0; g < groups; ++g) {
+          const int64_t at = place + g * batch.head_stride;
+          use.to_half(row + (heads + g) * d, d, batch.keys[layer] + at);
+          use.to_half(row + (heads + groups + g) * d, d, batch.values[layer] + at);
+        }
+      }
+    });
+}
+
+void multiply_and_add(ds_model &model, const Kernels &use, const Matrix &m, const float *in,
+                      int64_t n_rows, float *x) {
+  const Activations rounded = model.rounded.reserve(n_rows, m.n_in);
+  for_rows(n_rows, [&](int64_t first, int64_t last) {
+    use.quantise(in, false, m.n_in, first, last, rounded);
+  });
+  const Share s = share_of(m, rounded, n_rows, model.out.data(), m.n_out);
+  Pool::get().run(m.n_tiles(), portion_of(m.n_tiles()),
+                  [&](int64_t first, int64_t last) { multiply(use, m, s, first, last); });
+  for_rows(n_rows, [&](int64_t first, int64_t last) {
+    use.add(x + first * m.n_out, model.out.data() + first * m.n_out, (last - first) * m.n_out);
+  });
+}
+
+void feed_forward(ds_model &model, const Kernels &use, const Layer &layer, float *x,
+                  int64_t n_rows) {
+  const Activations in = normalise_and_round(model, use, layer.norms[1].data(), x, n_rows);
+  const Matrix &gate = layer.matrices[DS_GATE], &up = layer.matrices[DS_UP];
+  const Share gates = share_of(gate, in, n_rows, model.hidden.data(), model.d_ff);
+  const Share ups = share_of(up, in, n_rows, model.ups.data(), model.d_ff);
+  const int64_t n_tiles = gate.n_tiles();
+  Pool::get().run(n_tiles, portion_of(n_tiles), [&](int64_t first, int64_t last) {
+    multiply(use, gate, gates, first, last);
+    multiply(use, up, ups, first, last);
+    for (int64_t r = 0; r < n_rows; ++r) {
+      const int64_t start = r * model.d_ff + first * kTile;
+      use.gate(model.hidden.data() + start, model.ups.data() + start, (last - first) * kTile);
+    }
+  });
+  multiply_and_add(model, use, layer.matrices[DS_DOWN], model.hidden.data(), n_rows, x);
+}
+
+void reserve(std::vector<float> &memory, int64_t n_rows, int64_t width) {
+  if (memory.size() < size_t(n_rows * width)) memory.resize(size_t(n_rows * width));
+}
+
+}  // namespace
+
+void run_layers(ds_model &model, const Batch &batch, float *x) {
+  const int64_t n = batch.n_rows, wide = std::min(n, kRowBlock);
+  reserve(model.normed, n, model.d_model);
+  reserve(model.qkv, n, (model.n_heads + 2 * model.n_kv_heads) * model.d_head);
+  reserve(model.mixed, n, model.n_heads * model.d_head);
+  reserve(model.hidden, wide, model.d_ff);
+  reserve(model.ups, wide, model.d_ff);
+  reserve(model.out, n, model.d_model);
+  const Kernels &use = ds::kernels();
+  for (size_t i = 0; i < model.layers.size(); ++i) {
+    const Layer &layer = model.layers[i];
+    project(model, use, layer, x, n);
+    keep(model, use, int64_t(i), batch);
+    mix_tokens(model, use, int64_t(i), batch);
+    multiply_and_add(model, use, layer.matrices[DS_O], model.mixed.data(), n, x);
+    for (int64_t first = 0; first < n; first += kRowBlock)
+      feed_forward(model, use, layer, x + first * model.d_model, std::min(kRowBlock, n - first));
+  }
+}
+
+void run_head(ds_model &model, int64_t n_rows, const float *x, float *logits) {
+  const Kernels &use = ds::kernels();
+  reserve(model.normed, n_rows, model.d_model);
+  const Activations in = normalise_and_round(model, use, model.last_norm.data(), x, n_rows);
+  const Matrix &head = model.head;
+  const Share s = share_of(head, in, n_rows, logits, head.n_out);
+  Pool::get().run(head.n_tiles(), portion_of(head.n_tiles()),
+                  [&](int64_t first, int64_t last) { multiply(use, head, s, first, last); });
+}
+
+}  // namespace ds

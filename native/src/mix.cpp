@@ -1,0 +1,198 @@
+// Attention of a batch: shares queries, pages and sequences out among threads.
+//
+// What a query gets from a span of pages never depends on who computes it or when, and spans are
+// put together in their order: any number of threads, chunks and neighbours gives the same bits.
+#include <algorithm>
+#include <cmath>
+
+#include "model.h"
+#include "pool.h"
+
+namespace ds {
+namespace {
+
+constexpr int64_t kSpan = 4;  // pages that are put together before they join the rest
+constexpr int64_t kMaxPartial = int64_t{8} << 20;  // numbers kept for spans computed at once
+
+// Queries that are answered together: rows [first, first + n_rows) of a sequence's tokens times
+// heads that share keys and values.
+struct Item {
+  int64_t sequence, group, first, n_rows;
+  int64_t n_spans;
+  int64_t first_span;  // among the spans of all items
+};
+
+struct Memory {
+  std::vector<uint16_t> queries, weights;
+  std::vector<uint32_t> packed;
+  std::vector<float> scores;
+  std::vector<float> sums[2];
+  std::vector<int64_t> visible;
+
+  void reserve(int64_t d) {
+    const size_t rows = size_t(kQueries), width = size_t(d);
+    if (queries.size() >= rows * width) return;
+    queries.resize(rows * width);
+    packed.resize(size_t(kPage) * width / 2);
+    scores.resize(rows * size_t(kPage));
+    weights.resize(rows * size_t(kPage));
+    for (auto &sum : sums) sum.resize(rows * (width + 2));
+    visible.resize(rows);
+  }
+};
+
+Mixed mixed_at(float *memory, int64_t n_rows) {
+  return {memory, memory + n_rows, memory + 2 * n_rows};
+}
+
+struct Mixer {
+  ds_model &model;
+  const Kernels &use;
+  const Batch &batch;
+  const uint16_t *keys, *values;
+  std::vector<int64_t> starts;  // each sequence's first row in the batch
+
+  int64_t heads_per_group() const { return model.n_heads / model.n_kv_heads; }
+  int64_t width() const { return (model.n_heads + 2 * model.n_kv_heads) * model.d_head; }
+
+  int64_t n_seen(const Item &item, int64_t row) const {
+    return batch.lengths[item.sequence] + (item.first + row) / heads_per_group() + 1;
+  }
+
+  int64_t head_of(const Item &item, int64_t row) const {
+    return item.group * heads_per_group() + (item.first + row) % heads_per_group();
+  }
+
+  int64_t token_of(const Item &item, int64_t row) const {
+    return starts[size_t(item.sequence)] + (item.first + row) / heads_per_group();
+  }
+
+  void take_queries(const Item &item, Memory &memory) const {
+    const int64_t d = model.d_head;
+    for (int64_t r = 0; r < item.n_rows; ++r)
+      use.to_half(
+          model.qkv.data() + token_of(item, r) * width() + head_of(item, r) * d, d,
+          memory.queries.data() + r * d);
+  }
+
+  // Attend to one span of pages; the result is put into `sum`.
+  void attend_span(const Item &item, int64_t span, Memory &memory, const Mixed &sum) const {
+    const int64_t most = n_seen(item, item.n_rows - 1);
+    const int64_t first = span * kSpan;
+    const int64_t last = std::min(first + kSpan, (most + kPage - 1) / kPage);
+    for (int64_t page = first; page < last; ++page) {
+      const int64_t at = batch.pages[item.sequence][page] * batch.page_stride +
+                         item.group * batch.head_stride;
+      const int64_t start = page * kPage;
+      for (int64_t r = 0; r < item.n_rows; ++r)
+        memory.visible[size_t(r)] =
+            std::max(int64_t{0}, std::min(kPage, n_seen(item, r) - start));
+      const Mixed part = page == first ? sum : mixed_at(memory.sums[1].data(), item.n_rows);
+      use.attend({memory.queries.data(), keys + at, values + at, item.n_rows, model.d_head,
+                  std::min(kPage, most - start), memory.visible.data(), memory.packed.data(),
+                  memory.scores.data(), memory.weights.data(), part});
+      if (page != first) use.merge(sum, part, item.n_rows, model.d_head);
+    }
+  }
+
+  void finish(const Item &item, const Mixed &sum) const {
+    const int64_t d = model.d_head;
+    for (int64_t r = 0; r < item.n_rows; ++r) {
+      float *out = model.mixed.data() + (token_of(item, r) * model.n_heads + head_of(item, r)) * d;
+      const float factor = 1.0f / sum.total[r];
+      for (int64_t j = 0; j < d; ++j) out[j] = sum.mixed[r * d + j] * factor;
+    }
+  }
+
+  void run_whole(const Item &item, Memory &memory) const {
+    take_queries(item, memory);
+    std::vector<float> later(size_t(item.n_spans > 1 ? item.n_rows * (model.d_head + 2) : 0));
+    const Mixed sum = mixed_at(memory.sums[0].data(), item.n_rows);
+    const Mixed part = mixed_at(later.data(), item.n_rows);
+    for (int64_t span = 0; span < item.n_spans; ++span) {
+      attend_span(item, span, memory, span == 0 ? sum : part);
+      if (span) use.merge(sum, part, item.n_rows, model.d_head);
+    }
+    finish(item, sum);
+  }
+
+  std::vector<Item> items() const {
+    std::vector<Item> found;
+    int64_t n_spans = 0;
+    for (int64_t s = 0; s < batch.n_sequences; ++s)
+      for (int64_t g = 0; g < model.n_kv_heads; ++g)
+        for (int64_t r = 0; r < batch.counts[s] * heads_per_group(); r += kQueries) {
+          Item item{s, g, r, std::min(kQueries, batch.counts[s] * heads_per_group() - r), 0,
+                    n_spans};
+          item.n_spans = (n_seen(item, item.n_rows - 1) + kSpan * kPage - 1) / (kSpan * kPage);
+          n_spans += item.n_spans;
+          found.push_back(item);
+        }
+    return found;
+  }
+};
+
+Memory &memory_for(int64_t d) {
+  static thread_local Memory memory;
+  memory.reserve(d);
+  return memory;
+}
+
+// Few queries and many keys: threads share the spans of one query.
+void run_spans(const Mixer &mixer, const std::vector<Item> &items) {
+  const int64_t d = mixer.model.d_head;
+  std::vector<int64_t> owners, places;
+  int64_t size = 0;
+  for (size_t i = 0; i < items.size(); ++i)
+    for (int64_t span = 0; span < items[i].n_spans; ++span) {
+      owners.push_back(int64_t(i));
+      places.push_back(size);
+      size += items[i].n_rows * (d + 2);
+    }
+  static thread_local std::vector<float> sums;
+  if (sums.size() < size_t(size)) sums.resize(size_t(size));
+  float *base = sums.data();
+  Pool::get().run(int64_t(owners.size()), 1, [&](int64_t first, int64_t last) {
+    Memory &memory = memory_for(d);
+    for (int64_t i = first; i < last; ++i) {
+      const Item &item = items[size_t(owners[size_t(i)])];
+      mixer.take_queries(item, memory);
+      mixer.attend_span(item, i - item.first_span, memory,
+                        mixed_at(base + places[size_t(i)], item.n_rows));
+    }
+  });
+  for (const Item &item : items) {
+    const Mixed sum = mixed_at(base + places[size_t(item.first_span)], item.n_rows);
+    for (int64_t span = 1; span < item.n_spans; ++span)
+      mixer.use.merge(sum, mixed_at(base + places[size_t(item.first_span + span)], item.n_rows),
+                      item.n_rows, d);
+    mixer.finish(item, sum);
+  }
+}
+
+}  // namespace
+
+void mix_tokens(ds_model &model, const Kernels &use, int64_t layer, const Batch &batch) {
+  Mixer mixer{model, use, batch, batch.keys[layer], batch.values[layer], {}};
+  int64_t row = 0;
+  for (int64_t s = 0; s < batch.n_sequences; row += batch.counts[s++]) mixer.starts.push_back(row);
+  const std::vector<Item> items = mixer.items();
+  const int64_t d = model.d_head;
+  int64_t n_partial = 0;
+  bool is_long = false;
+  for (const Item &item : items) {
+    n_partial += item.n_spans * item.n_rows * (d + 2);
+    is_long |= item.n_spans > 1;
+  }
+  if (is_long && int64_t(items.size()) < 4 * Pool::get().size() && n_partial <= kMaxPartial) {
+    run_spans(mixer, items);
+    return;
+  }
+  Pool::get().run(int64_t(items.size()), 1, [&](int64_t first, int64_t last) {
+    // The last tiles of a chunk see the most: they go first, so that none is left to one thread.
+    for (int64_t i = first; i < last; ++i)
+      mixer.run_whole(items[items.size() - 1 - size_t(i)], memory_for(d));
+  });
+}
+
+}  // namespace ds

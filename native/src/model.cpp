@@ -1,0 +1,148 @@
+// The C interface of whole models: every argument is checked before anything is touched.
+#include "model.h"
+
+#include <cmath>
+#include <new>
+
+#include "deepseek_native.h"
+
+namespace ds {
+
+const float *Matrix::factors() const {
+  const int64_t bytes = format == DS_U4 ? U4::kBytes : U8::kBytes;
+  return reinterpret_cast<const float *>(packed + n_tiles() * (n_in / kBlock) * bytes);
+}
+
+Activations Rounded::reserve(int64_t n_rows, int64_t n_in) {
+  const size_t blocks = size_t(n_rows * (n_in / kBlock));
+  if (codes.size() < size_t(n_rows * n_in)) codes.resize(size_t(n_rows * n_in));
+  if (scale.size() < blocks) {
+    scale.resize(blocks);
+    sum.resize(blocks);
+    offset.resize(2 * blocks);
+  }
+  return {codes.data(), scale.data(), sum.data(), offset.data()};
+}
+
+namespace {
+
+constexpr int64_t kMaxRows = 8192;
+constexpr int64_t kMaxPositions = int64_t{1} << 40;
+
+bool is_complete(const ds_model &model) {
+  for (const Layer &layer : model.layers) {
+    for (const Matrix &m : layer.matrices)
+      if (!m.packed) return false;
+    if (layer.norms[0].empty() || layer.norms[1].empty()) return false;
+  }
+  return true;
+}
+
+// Every page that a sequence reads or writes is there.
+bool good_pages(const Batch &batch, const int64_t *table_sizes, int64_t n_pages) {
+  for (int64_t s = 0; s < batch.n_sequences; ++s) {
+    const int64_t count = batch.counts[s], length = batch.lengths[s];
+    if (count < 1 || count > kMaxRows || length < 0 || length > kMaxPositions || !batch.pages[s])
+      return false;
+    const int64_t needed = (length + count + kPage - 1) / kPage;
+    if (needed > table_sizes[s]) return false;
+    for (int64_t i = 0; i < needed; ++i)
+      if (batch.pages[s][i] < 0 || batch.pages[s][i] >= n_pages) return false;
+  }
+  return true;
+}
+
+}  // namespace
+}  // namespace ds
+
+using namespace ds;
+
+extern "C" {
+
+int64_t ds_page_positions(void) { return kPage; }
+
+ds_model *ds_model_new(int64_t n_layers, int64_t d_model, int64_t n_heads, int64_t n_kv_heads,
+                       int64_t d_head, int64_t d_ff, float epsilon) {
+  const bool fits = n_layers > 0 && n_layers <= kMaxLayers && d_model > 0 && d_model % 32 == 0 &&
+                    d_model <= kMaxDimension && d_ff > 0 && d_ff % 32 == 0 &&
+                    d_ff <= kMaxDimension && n_kv_heads > 0 && n_heads >= n_kv_heads &&
+                    n_heads <= 4096 && n_heads % n_kv_heads == 0 && d_head > 0 &&
+                    d_head % 32 == 0 && d_head <= kMaxHead && std::isfinite(epsilon);
+  if (!fits) return nullptr;
+  auto *model = new (std::nothrow) ds_model;
+  if (!model) return nullptr;
+  model->d_model = d_model;
+  model->n_heads = n_heads;
+  model->n_kv_heads = n_kv_heads;
+  model->d_head = d_head;
+  model->d_ff = d_ff;
+  model->epsilon = epsilon;
+  model->layers.resize(size_t(n_layers));
+  return model;
+}
+
+void ds_model_free(ds_model *model) { delete model; }
+
+int ds_model_set_matrix(ds_model *model, int64_t layer, int which, int format, int64_t n_out,
+                        int64_t n_in, const void *packed, const float *bias) {
+  if (!model || !packed || reinterpret_cast<uintptr_t>(packed) % 64) return DS_BAD_POINTER;
+  if (format != DS_U4 && format != DS_U8) return DS_BAD_ENUM;
+  if (which < 0 || which >= kMatrices) return DS_BAD_ENUM;
+  if (layer < 0 || layer >= int64_t(model->layers.size())) return DS_BAD_SHAPE;
+  const int64_t q = model->n_heads * model->d_head, kv = model->n_kv_heads * model->d_head;
+  const int64_t outs[kMatrices] = {q, kv, kv, model->d_model, model->d_ff, model->d_ff,
+                                   model->d_model, n_out};
+  const int64_t ins[kMatrices] = {model->d_model, model->d_model, model->d_model, q,
+                                  model->d_model, model->d_model, model->d_ff, model->d_model};
+  if (n_out < 1 || n_out > kMaxDimension || n_out != outs[which] || n_in != ins[which])
+    return DS_BAD_SHAPE;
+  Matrix &matrix = which == DS_HEAD ? model->head : model->layers[size_t(layer)].matrices[which];
+  matrix = {format, n_out, n_in, static_cast<const uint8_t *>(packed), bias};
+  return DS_OK;
+}
+
+int ds_model_set_norm(ds_model *model, int64_t layer, int which, const float *weight) {
+  if (!model || !weight) return DS_BAD_POINTER;
+  if (which < 0 || which > 2) return DS_BAD_ENUM;
+  if (layer < 0 || layer >= int64_t(model->layers.size())) return DS_BAD_SHAPE;
+  auto &norm = which == 2 ? model->last_norm : model->layers[size_t(layer)].norms[which];
+  norm.assign(weight, weight + model->d_model);
+  return DS_OK;
+}
+
+int ds_model_forward(ds_model *model, const ds_batch *b, float *x) {
+  if (!model || !b || !x || !b->counts || !b->lengths || !b->tables || !b->table_sizes ||
+      !b->cosines || !b->sines || !b->keys || !b->values)
+    return DS_BAD_POINTER;
+  if (b->n_sequences < 1 || b->n_sequences > kMaxRows || b->n_pages < 1 || !is_complete(*model))
+    return DS_BAD_SHAPE;
+  const int64_t head = kPage * model->d_head;
+  if (b->page_stride < head || b->head_stride < head) return DS_BAD_SHAPE;
+  for (size_t i = 0; i < model->layers.size(); ++i)
+    if (!b->keys[i] || !b->values[i]) return DS_BAD_POINTER;
+  Batch batch{b->n_sequences, 0,         b->counts, b->lengths, b->tables,      b->cosines,
+              b->sines,       b->keys,   b->values, b->page_stride, b->head_stride};
+  if (!good_pages(batch, b->table_sizes, b->n_pages)) return DS_BAD_SHAPE;
+  for (int64_t s = 0; s < b->n_sequences; ++s) batch.n_rows += b->counts[s];
+  if (batch.n_rows > kMaxRows) return DS_BAD_SHAPE;
+  try {
+    run_layers(*model, batch, x);
+  } catch (const std::bad_alloc &) {
+    return DS_NO_MEMORY;
+  }
+  return DS_OK;
+}
+
+int ds_model_head(ds_model *model, int64_t n_rows, const float *x, float *logits) {
+  if (!model || !x || !logits) return DS_BAD_POINTER;
+  if (n_rows < 1 || n_rows > kMaxRows || !model->head.packed || model->last_norm.empty())
+    return DS_BAD_SHAPE;
+  try {
+    run_head(*model, n_rows, x, logits);
+  } catch (const std::bad_alloc &) {
+    return DS_NO_MEMORY;
+  }
+  return DS_OK;
+}
+
+}  // extern "C"

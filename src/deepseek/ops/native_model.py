@@ -1,0 +1,239 @@
+"""A whole decoder in the compiled library: one call brings new tokens through all layers."""
+
+import ctypes
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+
+import torch
+from jaxtyping import BFloat16, Float32
+from torch import Tensor
+
+from deepseek.ops import native
+from deepseek.ops.native import PROBLEMS, NativeMatrix
+
+PAGE = 256
+"""Positions whose keys and values lie behind each other."""
+
+
+class Matrix(IntEnum):
+    """A layer's matrices, and the head of no layer, as the library numbers them."""
+
+    Q, K, V, O, GATE, UP, DOWN, HEAD = range(8)  # noqa: E741 (the field's names)
+
+
+class Norm(IntEnum):
+    """A layer's norms, and the last of no layer."""
+
+    ATTENTION, FEED_FORWARD, LAST = range(3)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """What the library must know of a decoder."""
+
+    n_layers: int
+    d_model: int
+    n_heads: int
+    n_kv_heads: int
+    d_head: int
+    d_ff: int
+    epsilon: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pages:
+    """Keys and values of all layers: page p of head g is at p * page_stride + g * head_stride."""
+
+    keys: Sequence[BFloat16[Tensor, "..."]]
+    values: Sequence[BFloat16[Tensor, "..."]]
+    page_stride: int
+    head_stride: int
+    n_pages: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewTokens:
+    """How many tokens follow what a sequence's pages hold already."""
+
+    count: int
+    length: int
+    pages: Sequence[int]
+    """Numbers of its pages in order, with room for the new tokens."""
+
+
+class NativeModel:
+    """A decoder of the Llama and Qwen2 families whose matrices are all packed."""
+
+    def __init__(self, shape: Shape) -> None:
+        """Make an empty one.
+
+        Raises:
+            ValueError: The library does not take the shape.
+        """
+        self._library = library()
+        self.shape = shape
+        self._kept: list[object] = []  # what the library points at
+        self._handle = self._library.ds_model_new(
+            shape.n_layers,
+            shape.d_model,
+            shape.n_heads,
+            shape.n_kv_heads,
+            shape.d_head,
+            shape.d_ff,
+            shape.epsilon,
+        )
+        if not self._handle:
+            raise ValueError(f"no native decoder of this shape: {shape}")
+
+    def __del__(self) -> None:
+        if getattr(self, "_handle", None):
+            self._library.ds_model_free(self._handle)
+
+    def set_matrix(
+        self, layer: int, which: Matrix, matrix: NativeMatrix, bias: Tensor | None = None
+    ) -> None:
+        """Give it a matrix and its bias in float32."""
+        place = None if bias is None else bias.data_ptr()
+        _check(
+            self._library.ds_model_set_matrix(self._handle, layer, which, *matrix.place, place),
+            f"{which.name} of layer {layer}",
+        )
+        self._kept += [matrix, bias]
+
+    def set_norm(self, layer: int, which: Norm, weight: Tensor) -> None:
+        """Copy a norm's weights."""
+        numbers = weight.detach().float().contiguous()
+        _check(
+            self._library.ds_model_set_norm(self._handle, layer, which, numbers.data_ptr()),
+            f"norm {which.name} of layer {layer}",
+        )
+
+    def forward(
+        self,
+        x: Float32[Tensor, "T D"],
+        cosines: Float32[Tensor, "T J"],
+        sines: Float32[Tensor, "T J"],
+        sequences: Sequence[NewTokens],
+        pages: Pages,
+    ) -> None:
+        """Bring embeddings through all layers, in place, and keep their keys and values.
+
+        A token's numbers are the same to the last bit whatever else is in the batch, in however
+        many chunks a prompt is read, and with any number of threads.
+
+        Args:
+            x: The new tokens of all sequences, one sequence behind the other.
+            cosines: Of their positions, one for each pair of a head.
+            sines: Likewise.
+            sequences: In the order of `x`.
+            pages: Where keys and values are. Pages that are written to must not be shared.
+
+        Raises:
+            ValueError: Something does not fit together.
+        """
+        half = self.shape.d_head // 2
+        n_tokens = sum(s.count for s in sequences)
+        if x.shape != (n_tokens, self.shape.d_model) or x.dtype is not torch.float32:
+            raise ValueError(f"{tuple(x.shape)} numbers for {n_tokens} tokens")
+        if cosines.shape != (n_tokens, half) or sines.shape != (n_tokens, half):
+            raise ValueError(f"{tuple(cosines.shape)} cosines for {n_tokens} tokens")
+        self._check_pages(pages)
+        x_, cosines, sines = (_as_is(t) for t in (x, cosines, sines))
+        tables = [(ctypes.c_int32 * len(s.pages))(*s.pages) for s in sequences]
+        batch = _Batch(
+            len(sequences),
+            _sizes([s.count for s in sequences]),
+            _sizes([s.length for s in sequences]),
+            (ctypes.c_void_p * len(tables))(*(ctypes.addressof(table) for table in tables)),
+            _sizes([len(s.pages) for s in sequences]),
+            cosines.data_ptr(),
+            sines.data_ptr(),
+            (ctypes.c_void_p * len(pages.keys))(*(k.data_ptr() for k in pages.keys)),
+            (ctypes.c_void_p * len(pages.values))(*(v.data_ptr() for v in pages.values)),
+            pages.page_stride,
+            pages.head_stride,
+            pages.n_pages,
+        )
+        problem = self._library.ds_model_forward(self._handle, ctypes.byref(batch), x_.data_ptr())
+        _check(problem, "a forward pass")
+
+    def logits(self, x: Float32[Tensor, "T D"], vocab_size: int) -> Float32[Tensor, "T V"]:
+        """Last norm and head."""
+        out = torch.empty(len(x), vocab_size)
+        if len(x):
+            rows = x.contiguous()
+            problem = self._library.ds_model_head(
+                self._handle, len(rows), rows.data_ptr(), out.data_ptr()
+            )
+            _check(problem, "logits")
+        return out
+
+    def _check_pages(self, pages: Pages) -> None:
+        """The library cannot see where memory ends."""
+        shape = self.shape
+        last = (pages.n_pages - 1) * pages.page_stride
+        last += (shape.n_kv_heads - 1) * pages.head_stride + PAGE * shape.d_head
+        if len(pages.keys) != shape.n_layers or len(pages.values) != shape.n_layers:
+            raise ValueError(f"keys of {len(pages.keys)} layers, not of {shape.n_layers}")
+        for tensor in (*pages.keys, *pages.values):
+            if tensor.dtype is not torch.bfloat16:
+                raise ValueError(f"the cache is in {tensor.dtype}")
+            room = tensor.untyped_storage().nbytes() // 2 - tensor.storage_offset()
+            if room < last:
+                raise ValueError(f"a cache of {room} numbers where {last} are needed")
+
+
+class _Batch(ctypes.Structure):
+    """`ds_batch`."""
+
+    _fields_ = (
+        ("n_sequences", ctypes.c_int64),
+        ("counts", ctypes.POINTER(ctypes.c_int64)),
+        ("lengths", ctypes.POINTER(ctypes.c_int64)),
+        ("tables", ctypes.POINTER(ctypes.c_void_p)),
+        ("table_sizes", ctypes.POINTER(ctypes.c_int64)),
+        ("cosines", ctypes.c_void_p),
+        ("sines", ctypes.c_void_p),
+        ("keys", ctypes.POINTER(ctypes.c_void_p)),
+        ("values", ctypes.POINTER(ctypes.c_void_p)),
+        ("page_stride", ctypes.c_int64),
+        ("head_stride", ctypes.c_int64),
+        ("n_pages", ctypes.c_int64),
+    )
+
+
+def library() -> ctypes.CDLL:
+    """The compiled library with what belongs to models declared."""
+    found = native.library()
+    assert found is not None, "the caller has asked `native.is_available`"
+    size, pointer, integer = ctypes.c_int64, ctypes.c_void_p, ctypes.c_int
+    found.ds_model_new.argtypes = [*[size] * 6, ctypes.c_float]
+    found.ds_model_new.restype = pointer
+    found.ds_model_free.argtypes = [pointer]
+    found.ds_model_free.restype = None
+    found.ds_model_set_matrix.argtypes = [
+        *(pointer, size, integer, integer, size, size, pointer, pointer)
+    ]
+    found.ds_model_set_norm.argtypes = [pointer, size, integer, pointer]
+    found.ds_model_forward.argtypes = [pointer, pointer, pointer]
+    found.ds_model_head.argtypes = [pointer, size, pointer, pointer]
+    found.ds_page_positions.restype = size
+    assert found.ds_page_positions() == PAGE
+    return found
+
+
+def _sizes(numbers: Sequence[int]) -> "ctypes.Array[ctypes.c_int64]":
+    return (ctypes.c_int64 * len(numbers))(*numbers)
+
+
+def _as_is(tensor: Tensor) -> Tensor:
+    """The library writes and reads where the tensor is: a copy would be lost."""
+    if not tensor.is_contiguous():
+        raise ValueError("the numbers do not lie behind each other")
+    return tensor
+
+
+def _check(problem: int, what: str) -> None:
+    if problem:
+        raise ValueError(f"{what}: {PROBLEMS[problem]}")
