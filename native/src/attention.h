@@ -1,7 +1,7 @@
-// Attention of some queries to one page of keys and values.
+// Attention of some queries to one stretch of keys and values.
 //
 // Queries, keys, weights and values are multiplied as pairs of bfloat16 numbers and added up in
-// single precision: what a query gets from a page does not depend on the queries beside it, so
+// single precision: what a query gets from a stretch does not depend on the queries beside it, so
 // that one token alone and a whole chunk of a prompt agree to the last bit.
 #pragma once
 #if defined(__AVX512F__)
@@ -13,7 +13,7 @@
 namespace ds {
 namespace {
 
-constexpr int64_t kPanel = 64;  // keys that lie side by side
+constexpr int64_t kPanel = kPage;  // keys that lie side by side
 constexpr int64_t kPanelVectors = kPanel / 16;
 #if defined(__AVX512F__)
 constexpr int kTogether = 6;  // queries that share one load of keys: what registers hold
@@ -75,30 +75,27 @@ inline void transpose(const uint16_t *rows, int64_t stride, uint32_t *columns) {
 #endif
 }
 
-// [panels][d / 2 pairs][64 keys]
-void pack_keys(const uint16_t *keys, int64_t d, int64_t n_panels, uint32_t *packed) {
-  for (int64_t p = 0; p < n_panels; ++p)
-    for (int64_t i = 0; i < kPanel; i += 16)
-      for (int64_t j = 0; j < d / 2; j += 16)
-        transpose(keys + (p * kPanel + i) * d + 2 * j, d, packed + (p * d / 2 + j) * kPanel + i);
+// A page becomes a panel: [d / 2 pairs][64 keys]
+void pack_keys(const uint16_t *keys, int64_t d, uint32_t *packed) {
+  for (int64_t i = 0; i < kPanel; i += 16)
+    for (int64_t j = 0; j < d / 2; j += 16)
+      transpose(keys + i * d + 2 * j, d, packed + j * kPanel + i);
 }
 
 // [slices of 64 numbers][pairs of keys][numbers of the slice]; behind the last key zeros, because
 // what lies there may be no number and its weight of zero would not silence it.
-void pack_values(const uint16_t *values, int64_t d, int64_t n_keys, int64_t n_panels,
+void pack_values(const uint16_t *const *pages, int64_t d, int64_t n_keys, int64_t n_panels,
                  uint32_t *packed) {
-  const int64_t n_pairs = n_panels * kPanel / 2;
-  const VU none = {};
   for (int64_t start = 0; start < d; start += kPanel) {
     const int64_t width = d - start < kPanel ? d - start : kPanel;
-    for (int64_t t = 0; t < n_pairs; ++t)
+    for (int64_t key = 0; key < n_panels * kPanel; key += 2)
       for (int64_t j = 0; j < width; j += 16) {
         VH low = {}, high = {};
-        const uint16_t *place = values + 2 * t * d + start + j;
-        if (2 * t < n_keys) __builtin_memcpy(&low, place, sizeof low);
-        if (2 * t + 1 < n_keys) __builtin_memcpy(&high, place + d, sizeof high);
-        const VU pair = __builtin_convertvector(low, VU) | __builtin_convertvector(high, VU) << 16;
-        save_pairs(packed, 2 * t < n_keys ? pair : none);
+        const uint16_t *place = pages[key / kPanel] + key % kPanel * d + start + j;
+        if (key < n_keys) __builtin_memcpy(&low, place, sizeof low);
+        if (key + 1 < n_keys) __builtin_memcpy(&high, place + d, sizeof high);
+        save_pairs(packed,
+                   __builtin_convertvector(low, VU) | __builtin_convertvector(high, VU) << 16);
         packed += 16;
       }
   }
@@ -169,23 +166,26 @@ void soften(const float *scores, int64_t n_visible, int64_t n_scores, uint16_t *
   *total = sum(sums);
 }
 
-void attend(const PageWork &w) {
+void attend(const StretchWork &w) {
   const int64_t n_panels = (w.n_keys + kPanel - 1) / kPanel, n_pairs = w.d / 2;
-  pack_keys(w.keys, w.d, n_panels, w.packed);
-  for (int64_t p = 0; p < n_panels; ++p)
-    multiply_all<kPanelVectors>(w.queries, w.n_rows, w.d, n_pairs,
-                                w.packed + p * n_pairs * kPanel, w.scores + p * kPanel, kPage);
+  for (int64_t p = 0; p < n_panels; ++p) {
+    pack_keys(w.keys[p], w.d, w.packed);
+    multiply_all<kPanelVectors>(w.queries, w.n_rows, w.d, n_pairs, w.packed,
+                                w.scores + p * kPanel, kStretch);
+  }
   for (int64_t r = 0; r < w.n_rows; ++r)
-    soften(w.scores + r * kPage, w.visible[r], n_panels * kPanel, w.weights + r * kPage,
+    soften(w.scores + r * kStretch, w.visible[r], n_panels * kPanel, w.weights + r * kStretch,
            w.to.largest + r, w.to.total + r);
   pack_values(w.values, w.d, w.n_keys, n_panels, w.packed);
   const int64_t n_key_pairs = n_panels * kPanel / 2;
   const uint32_t *packed = w.packed;
   for (int64_t start = 0; start < w.d; start += kPanel) {
     if (w.d - start >= kPanel)
-      multiply_all<4>(w.weights, w.n_rows, kPage, n_key_pairs, packed, w.to.mixed + start, w.d);
+      multiply_all<4>(w.weights, w.n_rows, kStretch, n_key_pairs, packed, w.to.mixed + start,
+                      w.d);
     else
-      multiply_all<2>(w.weights, w.n_rows, kPage, n_key_pairs, packed, w.to.mixed + start, w.d);
+      multiply_all<2>(w.weights, w.n_rows, kStretch, n_key_pairs, packed, w.to.mixed + start,
+                      w.d);
     packed += n_key_pairs * kPanel;
   }
 }

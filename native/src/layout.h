@@ -50,8 +50,10 @@ struct Share {
   int64_t y_stride;
 };
 
-constexpr int64_t kPage = 256;    // positions of a sequence whose keys lie behind each other
-constexpr int64_t kQueries = 96;  // rows of queries that share one look at a page, at most
+constexpr int64_t kPage = 64;      // positions of a sequence whose keys lie behind each other
+constexpr int64_t kStretch = 256;  // positions whose scores are made weights at once
+constexpr int64_t kStretchPages = kStretch / kPage;
+constexpr int64_t kQueries = 96;  // rows of queries that share one look at a stretch, at most
 
 // What some queries got from some keys: values weighted by exp(score - largest), and the sum of
 // those weights.
@@ -60,15 +62,15 @@ struct Mixed {
   float *mixed;            // [n_rows][d]
 };
 
-// Queries that share keys and values, and one page of these.
-struct PageWork {
-  const uint16_t *queries;        // [n_rows][d] bfloat16, scaled
-  const uint16_t *keys, *values;  // [kPage][d] bfloat16
+// Queries that share keys and values, and one stretch of these.
+struct StretchWork {
+  const uint16_t *queries;  // [n_rows][d] bfloat16, scaled
+  const uint16_t *keys[kStretchPages], *values[kStretchPages];  // [kPage][d] bfloat16 each
   int64_t n_rows, d;
-  int64_t n_keys;          // of the page's keys, those that any row sees
+  int64_t n_keys;          // of the stretch's keys, those that any row sees
   const int64_t *visible;  // [n_rows]: how many of them each row sees
-  uint32_t *packed;        // room for kPage * d / 2
-  float *scores;           // room for n_rows * kPage
+  uint32_t *packed;        // room for kStretch * d / 2
+  float *scores;           // room for n_rows * kStretch
   uint16_t *weights;       // the same
   Mixed to;
 };
@@ -87,7 +89,7 @@ struct Kernels {
   void (*add)(float *x, const float *y, int64_t n);
   void (*to_half)(const float *x, int64_t n, uint16_t *y);
   // See attention.h.
-  void (*attend)(const PageWork &);
+  void (*attend)(const StretchWork &);
   void (*merge)(const Mixed &sum, const Mixed &part, int64_t n_rows, int64_t d);
 };
 

@@ -1,6 +1,6 @@
 // Attention of a batch: shares queries, pages and sequences out among threads.
 //
-// What a query gets from a span of pages never depends on who computes it or when, and spans are
+// What a query gets from a span of keys never depends on who computes it or when, and spans are
 // put together in their order: any number of threads, chunks and neighbours gives the same bits.
 #include <algorithm>
 #include <cmath>
@@ -11,7 +11,7 @@
 namespace ds {
 namespace {
 
-constexpr int64_t kSpan = 4;  // pages that are put together before they join the rest
+constexpr int64_t kSpan = 4;  // stretches that are put together before they join the rest
 constexpr int64_t kMaxPartial = int64_t{8} << 20;  // numbers kept for spans computed at once
 
 // Queries that are answered together: rows [first, first + n_rows) of a sequence's tokens times
@@ -33,9 +33,9 @@ struct Memory {
     const size_t rows = size_t(kQueries), width = size_t(d);
     if (queries.size() >= rows * width) return;
     queries.resize(rows * width);
-    packed.resize(size_t(kPage) * width / 2);
-    scores.resize(rows * size_t(kPage));
-    weights.resize(rows * size_t(kPage));
+    packed.resize(size_t(kStretch) * width / 2);
+    scores.resize(rows * size_t(kStretch));
+    weights.resize(rows * size_t(kStretch));
     for (auto &sum : sums) sum.resize(rows * (width + 2));
     visible.resize(rows);
   }
@@ -75,23 +75,34 @@ struct Mixer {
           memory.queries.data() + r * d);
   }
 
-  // Attend to one span of pages; the result is put into `sum`.
+  // Attend to one span of stretches; the result is put into `sum`.
   void attend_span(const Item &item, int64_t span, Memory &memory, const Mixed &sum) const {
     const int64_t most = n_seen(item, item.n_rows - 1);
-    const int64_t first = span * kSpan;
-    const int64_t last = std::min(first + kSpan, (most + kPage - 1) / kPage);
-    for (int64_t page = first; page < last; ++page) {
-      const int64_t at = batch.pages[item.sequence][page] * batch.page_stride +
-                         item.group * batch.head_stride;
-      const int64_t start = page * kPage;
+    const int64_t first = span * kSpan * kStretch;
+    const int64_t last = std::min(first + kSpan * kStretch, most);
+    for (int64_t start = first; start < last; start += kStretch) {
+      StretchWork work{};
+      work.queries = memory.queries.data();
+      work.n_rows = item.n_rows;
+      work.d = model.d_head;
+      work.n_keys = std::min(kStretch, most - start);
+      for (int64_t i = 0; i * kPage < work.n_keys; ++i) {
+        const int64_t at =
+            batch.pages[item.sequence][start / kPage + i] * batch.page_stride +
+            item.group * batch.head_stride;
+        work.keys[i] = keys + at;
+        work.values[i] = values + at;
+      }
       for (int64_t r = 0; r < item.n_rows; ++r)
         memory.visible[size_t(r)] =
-            std::max(int64_t{0}, std::min(kPage, n_seen(item, r) - start));
-      const Mixed part = page == first ? sum : mixed_at(memory.sums[1].data(), item.n_rows);
-      use.attend({memory.queries.data(), keys + at, values + at, item.n_rows, model.d_head,
-                  std::min(kPage, most - start), memory.visible.data(), memory.packed.data(),
-                  memory.scores.data(), memory.weights.data(), part});
-      if (page != first) use.merge(sum, part, item.n_rows, model.d_head);
+            std::max(int64_t{0}, std::min(kStretch, n_seen(item, r) - start));
+      work.visible = memory.visible.data();
+      work.packed = memory.packed.data();
+      work.scores = memory.scores.data();
+      work.weights = memory.weights.data();
+      work.to = start == first ? sum : mixed_at(memory.sums[1].data(), item.n_rows);
+      use.attend(work);
+      if (start != first) use.merge(sum, work.to, item.n_rows, model.d_head);
     }
   }
 
@@ -124,7 +135,8 @@ struct Mixer {
         for (int64_t r = 0; r < batch.counts[s] * heads_per_group(); r += kQueries) {
           Item item{s, g, r, std::min(kQueries, batch.counts[s] * heads_per_group() - r), 0,
                     n_spans};
-          item.n_spans = (n_seen(item, item.n_rows - 1) + kSpan * kPage - 1) / (kSpan * kPage);
+          item.n_spans =
+              (n_seen(item, item.n_rows - 1) + kSpan * kStretch - 1) / (kSpan * kStretch);
           n_spans += item.n_spans;
           found.push_back(item);
         }

@@ -3,10 +3,12 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from deepseek.core.errors import ConfigError
-from deepseek.core.llm import SamplingParams
+from deepseek.core.llm import SamplingParams, ScoreRequest
 from deepseek.engine.loader import load_engine
+from deepseek.engine.native_runner import NativeRunner
 from deepseek.ops import native
 from deepseek.ops.linear import QuantisedWeight
 
@@ -32,6 +34,50 @@ def test_distributions_stay_close(smollm2_path: Path) -> None:
     head = engine.runner.model.head.dense_weight()
     wanted = reference.runner.model.head.dense_weight()
     assert float((head - wanted).abs().max()) < 1e-3 * float(wanted.abs().max())
+
+
+@pytest.mark.weights
+@pytest.mark.skipif(not native.is_available(), reason="the kernels were not built")
+def test_nothing_around_a_request_changes_its_bits(smollm2_path: Path) -> None:
+    """Alone, in a batch, with its beginning cached, in chunks and with more threads."""
+    engine, _ = load_engine(str(smollm2_path), dtype="int8", threads=1)
+    beginning = TEXT[:1_500]
+    prompts = [beginning + f"{name}, the capital is" for name in ("France", "Peru", "In Kenya")]
+    prompts += ["Once upon", beginning[:700]]
+    choices = (" Paris", " Lima, of course", " a")
+    params = SamplingParams(max_tokens=12)
+    alone = []
+    for prompt in prompts:
+        engine.forget()
+        alone.append((engine.score(prompt, choices), engine.generate(prompt, params).token_ids))
+    native.use_threads(2)
+    scores = list(engine.score_many([ScoreRequest(prompt, choices) for prompt in prompts]))
+    answers = dict(engine.generate_many(prompts, params))
+    together = [(scores[i], answers[i].token_ids) for i in range(len(prompts))]
+    assert together == alone
+    ids = engine.encode(TEXT)[:300]
+    whole = engine.logits(ids)
+    engine.forget()
+    steps = [engine.runner.read(ids[:100])]
+    steps += [engine.runner.step(token) for token in ids[100:-1]]
+    assert torch.equal(torch.stack(steps), whole[99:-1])
+    native.use_threads(1)
+
+
+@pytest.mark.weights
+@pytest.mark.skipif(not native.is_available(), reason="the kernels were not built")
+def test_every_page_comes_back(smollm2_path: Path) -> None:
+    """Also when a batch is closed before its end."""
+    engine, _ = load_engine(str(smollm2_path), dtype="int8", threads=1)
+    assert isinstance(engine.runner, NativeRunner)
+    pool = engine.runner.decoder.pool
+    prompts = [TEXT[:400] + str(n) for n in range(5)]
+    list(engine.score_many([ScoreRequest(prompt, (" a", " b c")) for prompt in prompts]))
+    running = engine.generate_many(prompts, SamplingParams(max_tokens=9))
+    next(running)
+    running.close()
+    engine.forget()
+    assert pool.n_used == 0
 
 
 def test_without_kernels_it_says_so(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,8 +10,10 @@ import torch
 from deepseek.model.cache import DenseCache
 from deepseek.model.checkpoint import load_model
 from deepseek.model.decoder import NativeDecoder, can_decode
+from deepseek.model.pages import PagedSequence, PagePool
 from deepseek.model.transformer import Transformer
 from deepseek.ops import native
+from deepseek.ops.native_model import PAGE
 from deepseek.weights.source import open_weights
 from tiny_checkpoint import tiny_config, tiny_model
 
@@ -44,6 +46,17 @@ def first_layers(model: Transformer, n_layers: int) -> Transformer:
     return part
 
 
+def keep(sequence: PagedSequence, pool: PagePool, exact: DenseCache, place: int) -> None:
+    """Copy one position of an exact cache."""
+    new = sequence.extend(1)
+    page, row = new.pages[place // PAGE], place % PAGE
+    for layer, (keys, values) in enumerate(zip(pool.pages.keys, pool.pages.values, strict=True)):
+        exact_keys, exact_values = exact.read(layer)
+        keys[page, :, row] = exact_keys[0, :, place].bfloat16()
+        values[page, :, row] = exact_values[0, :, place].bfloat16()
+    sequence.advance(1)
+
+
 @torch.inference_mode()
 def differences(model: Transformer) -> torch.Tensor:
     """Relative difference of what the last block returns, for each of some new tokens."""
@@ -52,22 +65,16 @@ def differences(model: Transformer) -> torch.Tensor:
     ids = torch.randint(100, 10_000, (1, N_PROMPT + N_NEW), generator=generator)
     exact = RoundedCache(model.config, dtype=torch.float32, device=CPU)
     wanted = model.hidden_states(ids, exact)[0, N_PROMPT:]
-    cache = DenseCache(model.config, dtype=torch.bfloat16, device=CPU)
-    for layer in range(model.config.n_layers):
-        keys, values = exact.read(layer)
-        cache.append(layer, keys[:, :, :N_PROMPT], values[:, :, :N_PROMPT])
-    cache.advance(N_PROMPT)
     decoder = NativeDecoder(model)
+    sequence = PagedSequence(decoder.pool)
     rows = []
-    for place in range(N_PROMPT, N_PROMPT + N_NEW):
-        rows.append(decoder.extend([int(ids[0, place])], cache)[0])
-        assert cache.length == place + 1
-        cache.truncate(place)  # one token's difference is not the next one's
-        for layer in range(model.config.n_layers):
-            keys, values = exact.read(layer)
-            new = slice(place, place + 1)
-            cache.append(layer, keys[:, :, new], values[:, :, new])
-        cache.advance(1)
+    for place in range(N_PROMPT + N_NEW):
+        # One token's difference is not the next one's: what came before is put there exactly.
+        if place >= N_PROMPT:
+            rows.append(decoder.run([[int(ids[0, place])]], [sequence])[0])
+            assert sequence.length == place + 1
+            sequence.truncate(place)
+        keep(sequence, decoder.pool, exact, place)
     got = torch.stack(rows)
     return (got - wanted).norm(dim=1) / wanted.norm(dim=1)
 

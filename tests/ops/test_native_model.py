@@ -158,7 +158,7 @@ def test_float64(level: str, shape: Shape, n_tokens: int) -> None:
     decoder = Decoder(shape, seed=n_tokens)
     x = decoder.embeddings(n_tokens)
     native.use_threads(2)
-    (got,) = run(decoder, Cache(shape, 4), [(x.clone(), 0, (2, 0, 3))])
+    (got,) = run(decoder, Cache(shape, 12), [(x.clone(), 0, (*range(1, 12), 0))])
     wanted = decoder.reference(x)
     errors = (got - wanted).norm(dim=1) / wanted.norm(dim=1)
     # Weights are rounded to bfloat16 before they meet the values.
@@ -173,10 +173,10 @@ def test_nothing_around_a_token_changes_its_bits(level: str) -> None:
     shape, n = SHAPES[2], 1_400
     decoder = Decoder(shape, seed=3)
     x = decoder.embeddings(n)
-    whole_cache, cache = Cache(shape, 6), Cache(shape, 12)
-    (wanted,) = run(decoder, whole_cache, [(x.clone(), 0, range(6))])
+    whole_cache, cache = Cache(shape, 22), Cache(shape, 26)
+    (wanted,) = run(decoder, whole_cache, [(x.clone(), 0, range(22))])
     native.use_threads(2)
-    pages = (7, 2, 9, 0, 5, 1)
+    pages = (*range(23, 12, -1), *range(11))
     sizes = (1, 255, 1, 3, 100, 664, 370, 5, 1)
     done = 0
     for size in sizes:
@@ -184,18 +184,18 @@ def test_nothing_around_a_token_changes_its_bits(level: str) -> None:
         assert torch.equal(got, wanted[done : done + size])
         done += size
     assert done == n
-    # Another sequence continues the first two pages; a third one runs beside both.
+    # Another sequence continues the first pages; a third one runs beside both.
     other = decoder.embeddings(30)
-    shared = (*pages[:2], 10)
-    alone = Cache(shape, 3)
-    start = 2 * PAGE
-    run(decoder, alone, [(x[:start].clone(), 0, range(3))])
-    (expected,) = run(decoder, alone, [(other.clone(), start, range(3))])
+    shared = (*pages[:5], 24)
+    alone = Cache(shape, 6)
+    start = 5 * PAGE
+    run(decoder, alone, [(x[:start].clone(), 0, range(6))])
+    (expected,) = run(decoder, alone, [(other.clone(), start, range(6))])
     third = decoder.embeddings(4)
     got_other, again, _ = run(
         decoder,
         cache,
-        [(other.clone(), start, shared), (x[-1:].clone(), n - 1, pages), (third, 0, (11,))],
+        [(other.clone(), start, shared), (x[-1:].clone(), n - 1, pages), (third, 0, (25,))],
     )
     assert torch.equal(got_other, expected)
     assert torch.equal(again[0], wanted[-1])

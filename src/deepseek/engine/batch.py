@@ -3,6 +3,7 @@
 The slow reference is one request after the other through `Engine.score` and `generate`.
 """
 
+import contextlib
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -12,13 +13,14 @@ from torch import Tensor
 
 from deepseek.core.llm import Completion, SamplingParams, Score
 from deepseek.engine.answer import Answer
-from deepseek.engine.grouping import group_by_beginning
-from deepseek.engine.packing import ForkCache, SlotCache
-from deepseek.engine.runner import Runner
+from deepseek.engine.grouping import Group, group_by_beginning
+from deepseek.engine.runner import Runner, Slots
 from deepseek.tokenizer.tokenizer import Tokenizer
 
 ROW_TOKENS = 2_048
 """New tokens of one pass: enough for full speed, bounded in memory."""
+ROW_CONTEXTS = 64
+"""Prompts of one pass: each has pages of its own."""
 HEAD_ROWS = 256
 """Logits in memory at once."""
 MAX_RUNNING = 32
@@ -38,7 +40,7 @@ def score_many(runner: Runner, pairs: Sequence[Pair]) -> Iterator[list[Score]]:
         for prompt, continuations in pairs[group.start : group.stop]:
             own = prompt[group.n_shared :]
             size = len(own) + sum(len(c) - 1 for c in continuations)
-            if row and n_tokens + size > ROW_TOKENS:
+            if row and (n_tokens + size > ROW_TOKENS or len(row) == ROW_CONTEXTS):
                 yield from _score_row(runner, beginning, row)
                 row, n_tokens = [], 0
             row.append((own, continuations))
@@ -47,23 +49,20 @@ def score_many(runner: Runner, pairs: Sequence[Pair]) -> Iterator[list[Score]]:
 
 
 def _score_row(runner: Runner, beginning: list[int], row: list[Pair]) -> list[list[Score]]:
-    cache = runner.fill(beginning)
-    contexts = [len(own) for own, _ in row]
+    contexts = [own for own, _ in row]
     # The last token of a continuation predicts nothing that is asked for.
     inner = [[c[:-1] for c in continuations if len(c) > 1] for _, continuations in row]
-    fork = ForkCache(cache, contexts, [[len(c) for c in cs] for cs in inner], runner.device)
-    tokens = [t for own, _ in row for t in own] + [t for cs in inner for c in cs for t in c]
+    ends, inside = runner.read_branches(beginning, contexts, inner)
     wanted: list[int] = []
     targets: list[int] = []
-    context_end, place = -1, sum(contexts)
-    for size, (_, continuations) in zip(contexts, row, strict=True):
-        context_end += size
+    place = len(contexts)
+    for context, (_, continuations) in enumerate(row):
         for continuation in continuations:
             n_inner = len(continuation) - 1
-            wanted += [context_end, *range(place, place + n_inner)]
+            wanted += [context, *range(place, place + n_inner)]
             targets += continuation
             place += n_inner
-    hidden = runner.run_row(tokens, fork, wanted)
+    hidden = torch.cat((ends, inside))[wanted]
     logprobs, greedy = _logprobs(runner, hidden, targets)
     scores, at = [], 0
     for _, continuations in row:
@@ -107,42 +106,54 @@ def generate_many(
 ) -> Iterator[tuple[int, Completion]]:
     """Answer many prompts, up to `MAX_RUNNING` side by side, as they are finished."""
     for group in group_by_beginning(prompts):
-        cache = runner.fill(prompts[group.start][: group.n_shared])
-        slots = SlotCache(cache, runner.model.config, runner.dtype, runner.device)
-        waiting = deque(range(group.start, group.stop))
-        running: list[_Running] = []
-        while waiting or running:
-            entering = _next_entering(waiting, len(running), prompts, group.n_shared)
-            if entering:
-                started = clock()
-                fresh = [
-                    _Running(i, Answer(tokenizer, params[i], prompts[i]), started) for i in entering
-                ]
-                logits = _enter(runner, slots, [prompts[i][group.n_shared :] for i in entering])
-                for one in fresh:
-                    one.prefill_seconds = clock() - started
-                running += fresh
-                _add(fresh, logits)
-            else:
-                last = [one.answer.token_ids[-1] for one in running]
-                hidden = runner.run_row(last, slots, range(len(last)))
-                _add(running, runner.head(hidden))
-            for slot in reversed(range(len(running))):
-                one = running[slot]
-                if one.answer.finish_reason is None:
-                    continue
-                slots.remove(slot)
-                running[slot] = running[-1]
-                running.pop()
-                one.answer.flush()
-                yield (
-                    one.index,
-                    one.answer.completion(
-                        n_reused_tokens=group.n_shared if one.index != group.start else 0,
-                        prefill_seconds=one.prefill_seconds,
-                        decode_seconds=clock() - one.started - one.prefill_seconds,
-                    ),
-                )
+        slots = runner.slots(prompts[group.start][: group.n_shared])
+        with contextlib.closing(slots):
+            yield from _generate_group(runner, slots, tokenizer, group, prompts, params, clock)
+
+
+def _generate_group(
+    runner: Runner,
+    slots: Slots,
+    tokenizer: Tokenizer,
+    group: Group,
+    prompts: Sequence[list[int]],
+    params: Sequence[SamplingParams],
+    clock: Callable[[], float],
+) -> Iterator[tuple[int, Completion]]:
+    waiting = deque(range(group.start, group.stop))
+    running: list[_Running] = []
+    while waiting or running:
+        entering = _next_entering(waiting, len(running), prompts, group.n_shared)
+        if entering:
+            started = clock()
+            fresh = [
+                _Running(i, Answer(tokenizer, params[i], prompts[i]), started) for i in entering
+            ]
+            own = [prompts[i][group.n_shared :] for i in entering]
+            logits = runner.head(slots.enter(own))
+            for one in fresh:
+                one.prefill_seconds = clock() - started
+            running += fresh
+            _add(fresh, logits)
+        else:
+            last = [one.answer.token_ids[-1] for one in running]
+            _add(running, runner.head(slots.step(last)))
+        for slot in reversed(range(len(running))):
+            one = running[slot]
+            if one.answer.finish_reason is None:
+                continue
+            slots.remove(slot)
+            running[slot] = running[-1]
+            running.pop()
+            one.answer.flush()
+            yield (
+                one.index,
+                one.answer.completion(
+                    n_reused_tokens=group.n_shared if one.index != group.start else 0,
+                    prefill_seconds=one.prefill_seconds,
+                    decode_seconds=clock() - one.started - one.prefill_seconds,
+                ),
+            )
 
 
 def _next_entering(
@@ -161,16 +172,6 @@ def _next_entering(
         entering.append(waiting.popleft())
         n_tokens += size
     return entering
-
-
-def _enter(runner: Runner, slots: SlotCache, own: list[list[int]]) -> Tensor:
-    """Read the prompts of new sequences; the logits after each."""
-    slots.enter([len(ids) for ids in own])
-    ends, place = [], -1
-    for ids in own:
-        place += len(ids)
-        ends.append(place)
-    return runner.head(runner.run_row([t for ids in own for t in ids], slots, ends))
 
 
 def _add(running: Sequence[_Running], logits: Tensor) -> None:

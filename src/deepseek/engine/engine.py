@@ -18,7 +18,10 @@ from deepseek.core.errors import RequestError
 from deepseek.core.llm import Completion, Delta, Prompt, SamplingParams, Score, ScoreRequest
 from deepseek.engine import batch
 from deepseek.engine.answer import Answer
+from deepseek.engine.native_runner import NativeRunner
 from deepseek.engine.runner import Runner
+from deepseek.engine.torch_runner import TorchRunner
+from deepseek.model.decoder import can_decode
 from deepseek.model.transformer import Transformer
 from deepseek.tokenizer.prompt import encode_pair, encode_prompt
 from deepseek.tokenizer.tokenizer import Tokenizer
@@ -41,7 +44,8 @@ class Engine:
         on_prefill: Callable[[int, int], None] | None = None,
     ) -> None:
         self.tokenizer = tokenizer
-        self.runner = Runner(model, dtype=dtype, device=device)
+        kind: type[Runner] = NativeRunner if can_decode(model, dtype) else TorchRunner
+        self.runner: Runner = kind(model, dtype=dtype, device=device)
         self.on_prefill = on_prefill
         self._name = name
         trained = model.config.context_window

@@ -1,13 +1,13 @@
-"""Runs the model over one cached sequence: chunked prefill, decode steps, prefix reuse."""
+"""Runs a model over cached sequences: chunked prefill, decode steps, prefix reuse, batches."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from deepseek.model.cache import DenseCache, KVCache
-from deepseek.model.decoder import NativeDecoder, can_decode
 from deepseek.model.transformer import Transformer
 
 # Prompt tokens a forward pass: bounds the activations' memory. Attention takes larger blocks
@@ -15,8 +15,32 @@ from deepseek.model.transformer import Transformer
 CHUNK = 1_024
 
 
-class Runner:
-    """A model with one sequence in its cache.
+@runtime_checkable
+class Slots(Protocol):
+    """Sequences that continue one beginning and grow token by token, each in a slot.
+
+    The running sequences are always the first slots: `remove` fills the gap with the last one.
+    """
+
+    def enter(self, prompts: Sequence[Sequence[int]]) -> Float[Tensor, "N D"]:
+        """Read what follows the beginning in some new sequences; hidden states after each."""
+        ...
+
+    def step(self, token_ids: Sequence[int]) -> Float[Tensor, "N D"]:
+        """Append one token to every running sequence; hidden states after each."""
+        ...
+
+    def remove(self, slot: int) -> None:
+        """End one sequence; the last slot's sequence takes its place."""
+        ...
+
+    def close(self) -> None:
+        """End all."""
+        ...
+
+
+class Runner(ABC):
+    """A model with one sequence in its cache, and branches that continue it.
 
     `read` keeps the longest common prefix of the cached and the wanted tokens, so that a
     follow-up question or the next candidate after a shared text costs only what is new.
@@ -26,13 +50,46 @@ class Runner:
         self.model = model
         self.dtype, self.device = dtype, device
         self.tokens: list[int] = []
-        self._cache = DenseCache(model.config, dtype=dtype, device=device)
-        self._decoder = NativeDecoder(model) if can_decode(model, dtype) else None
 
     @property
+    @abstractmethod
     def cache_bytes(self) -> int:
         """Bytes that keys and values take."""
-        return self._cache.n_bytes
+
+    @abstractmethod
+    def head(self, hidden: Float[Tensor, "W D"]) -> Float[Tensor, "W V"]:
+        """Logits for the token after each hidden state."""
+
+    @abstractmethod
+    def read_branches(
+        self,
+        beginning: Sequence[int],
+        contexts: Sequence[Sequence[int]],
+        continuations: Sequence[Sequence[Sequence[int]]],
+    ) -> tuple[Float[Tensor, "C D"], Float[Tensor, "T D"]]:
+        """Contexts that continue one beginning, and continuations that follow each of them.
+
+        Args:
+            beginning: Read once, and kept for the next call; may be empty.
+            contexts: Tokens of each context, at least one.
+            continuations: For each context the tokens of each of its continuations, each at
+                least one; a context may have none.
+
+        Returns:
+            Hidden states after each context, and after each token of all continuations.
+        """
+
+    @abstractmethod
+    def slots(self, beginning: Sequence[int]) -> Slots:
+        """Sequences to generate side by side, after a common beginning that may be empty."""
+
+    @abstractmethod
+    def _forward(self, token_ids: list[int], last: int) -> Float[Tensor, "L V"]:
+        """Append tokens and return the logits after the last ones."""
+
+    @abstractmethod
+    def _truncate(self, length: int) -> None:
+        """Cut the cache, not `tokens`."""
 
     def reusable(self, token_ids: Sequence[int]) -> int:
         """How many leading tokens are in the cache already."""
@@ -57,7 +114,7 @@ class Runner:
         """
         # The last token is always run again: its logits are wanted and were not kept.
         reused = min(self.reusable(token_ids), len(token_ids) - 1)
-        self._truncate(reused)
+        self.rewind(reused)
         fresh = list(token_ids[reused:])
         logits: Tensor | None = None
         for start in range(0, len(fresh), CHUNK):
@@ -65,69 +122,40 @@ class Runner:
                 on_progress(start, len(fresh))
             chunk = fresh[start : start + CHUNK]
             is_last = start + CHUNK >= len(fresh)
-            logits = self._forward(chunk, last=1 if is_last else 0)
+            logits = self._append(chunk, last=1 if is_last else 0)
         assert logits is not None
         return logits[-1]
 
-    def fill(self, token_ids: Sequence[int]) -> DenseCache:
-        """Bring the cache to exactly `token_ids`, without logits, and return it to read from."""
+    def fill(self, token_ids: Sequence[int]) -> None:
+        """Bring the cache to exactly `token_ids`, without logits."""
         reused = self.reusable(token_ids)
-        self._truncate(reused)
+        self.rewind(reused)
         for start in range(reused, len(token_ids), CHUNK):
-            self._forward(list(token_ids[start : start + CHUNK]), last=0)
-        return self._cache
-
-    @torch.inference_mode()
-    def run_row(
-        self, token_ids: Sequence[int], cache: KVCache, wanted: Sequence[int]
-    ) -> Float[Tensor, "W D"]:
-        """Run the tokens of several sequences through another cache.
-
-        Args:
-            token_ids: The tokens behind each other, as the cache expects them.
-            cache: What they attend to.
-            wanted: Places in the row whose hidden states are needed.
-
-        Returns:
-            Hidden states for `head`.
-        """
-        row = torch.tensor([list(token_ids)], device=self.device)
-        hidden = self.model.hidden_states(row, cache)
-        return hidden[0, torch.tensor(list(wanted), dtype=torch.long, device=self.device)]
-
-    @torch.inference_mode()
-    def head(self, hidden: Float[Tensor, "W D"]) -> Float[Tensor, "W V"]:
-        """Logits for the token after each hidden state."""
-        return self.model.head(self.model.norm(hidden))  # type: ignore[no-any-return]
+            self._append(list(token_ids[start : start + CHUNK]), last=0)
 
     def step(self, token_id: int) -> Float[Tensor, " V"]:
         """Append one token and return the logits after it."""
-        return self._forward([token_id], last=1)[-1]
+        return self._append([token_id], last=1)[-1]
 
     def extend(self, token_ids: Sequence[int]) -> Float[Tensor, "T V"]:
         """Append tokens and return the logits after each of them."""
-        return self._forward(list(token_ids), last=len(token_ids))
+        return self._append(list(token_ids), last=len(token_ids))
 
     def rewind(self, n_tokens: int) -> None:
         """Forget everything after the first `n_tokens`."""
         self._truncate(n_tokens)
+        del self.tokens[n_tokens:]
 
-    def _truncate(self, length: int) -> None:
-        self._cache.truncate(length)
-        del self.tokens[length:]
-
-    @torch.inference_mode()
-    def _forward(self, token_ids: list[int], last: int) -> Tensor:
-        logits: Tensor
-        if self._decoder is not None:
-            hidden = self._decoder.extend(token_ids, self._cache)
-            self.tokens += token_ids
-            return self._decoder.logits(hidden[len(hidden) - last :])
-        batch = torch.tensor([token_ids], device=self.device)
-        if last:
-            logits = self.model(batch, self._cache, last=last)[0]
-        else:
-            self.model.hidden_states(batch, self._cache)
-            logits = torch.empty(0, self.model.config.vocab_size, device=self.device)
+    def _append(self, token_ids: list[int], last: int) -> Tensor:
+        logits = self._forward(token_ids, last)
         self.tokens += token_ids
         return logits
+
+
+def places_of_ends(parts: Sequence[Sequence[int]]) -> list[int]:
+    """Where the last token of each part stands in the row of all."""
+    ends, place = [], -1
+    for part in parts:
+        place += len(part)
+        ends.append(place)
+    return ends

@@ -6,17 +6,17 @@ The slow reference is `Transformer.hidden_states`, layer by layer through torch.
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float32, Int
+from jaxtyping import Float32
 from torch import Tensor
 
 from deepseek.model.block import Block
-from deepseek.model.cache import DenseCache
 from deepseek.model.linear import Linear
+from deepseek.model.pages import PagedSequence, PagePool
 from deepseek.model.transformer import Transformer
 from deepseek.ops import native
 from deepseek.ops.linear import QuantisedWeight
 from deepseek.ops.native import NativeMatrix
-from deepseek.ops.native_model import PAGE, Matrix, NativeModel, NewTokens, Norm, Pages, Shape
+from deepseek.ops.native_model import Matrix, NativeModel, Norm, Shape
 from deepseek.ops.rope import rope_table
 
 
@@ -27,6 +27,7 @@ class NativeDecoder:
         """Take a model for which `can_decode` holds."""
         self._model = model
         config = model.config
+        self.pool = PagePool(config)
         self._native = NativeModel(
             Shape(
                 n_layers=config.n_layers,
@@ -49,45 +50,29 @@ class NativeDecoder:
         self._native.set_matrix(0, Matrix.HEAD, head)
         self._native.set_norm(0, Norm.LAST, model.norm.weight)
 
-    def extend(self, token_ids: Sequence[int], cache: DenseCache) -> Float32[Tensor, "T D"]:
-        """What the last block returns for new tokens, which enter the cache."""
-        length, count = cache.length, len(token_ids)
-        pairs = cache.reserve(length + count)
-        room, width = pairs[0][0].shape[2:]
-        pages = Pages(
-            keys=[keys for keys, _ in pairs],
-            values=[values for _, values in pairs],
-            page_stride=PAGE * width,
-            head_stride=room * width,
-            n_pages=room // PAGE,
-        )
-        new = NewTokens(count=count, length=length, pages=range(pages.n_pages))
-        positions = torch.arange(length, length + count)
-        x = self.run(token_ids, positions, [new], pages)
-        cache.advance(count)
-        return x
-
     def run(
-        self,
-        token_ids: Sequence[int],
-        positions: Int[Tensor, " T"],
-        sequences: Sequence[NewTokens],
-        pages: Pages,
+        self, token_ids: Sequence[Sequence[int]], sequences: Sequence[PagedSequence]
     ) -> Float32[Tensor, "T D"]:
-        """What the last block returns for the new tokens of some sequences.
+        """What the last block returns for new tokens of some sequences, which keep them.
 
         Args:
-            token_ids: Of all sequences, one behind the other.
-            positions: Where each token stands in its sequence.
-            sequences: How many tokens each has, and where its keys and values are.
-            pages: Where all keys and values are.
+            token_ids: At least one new token of each sequence.
+            sequences: All of one pool.
+
+        Returns:
+            The rows of all sequences, one sequence behind the other.
         """
         config = self._model.config
-        x: Tensor = self._model.embedding(torch.tensor([list(token_ids)]))[0].float().contiguous()
+        new = [s.extend(len(ids)) for s, ids in zip(sequences, token_ids, strict=True)]
+        row = [token for ids in token_ids for token in ids]
+        x: Tensor = self._model.embedding(torch.tensor([row]))[0].float().contiguous()
+        positions = torch.cat([torch.arange(n.length, n.length + n.count) for n in new])
         cosines, sines = rope_table(positions, config.d_head, config.rope_theta, torch.float32)
         half = config.d_head // 2
         cosines, sines = cosines[:, :half].contiguous(), sines[:, half:].contiguous()
-        self._native.forward(x, cosines, sines, sequences, pages)
+        self._native.forward(x, cosines, sines, new, self.pool.pages)
+        for sequence, n in zip(sequences, new, strict=True):
+            sequence.advance(n.count)
         return x
 
     def logits(self, hidden: Float32[Tensor, "T D"]) -> Float32[Tensor, "T V"]:

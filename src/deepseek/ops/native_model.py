@@ -12,7 +12,7 @@ from torch import Tensor
 from deepseek.ops import native
 from deepseek.ops.native import PROBLEMS, NativeMatrix
 
-PAGE = 256
+PAGE = 64
 """Positions whose keys and values lie behind each other."""
 
 

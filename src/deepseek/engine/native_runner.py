@@ -1,0 +1,109 @@
+"""The runner through the native library: quantised models on a CPU.
+
+A token's numbers are the same to the last bit alone, in a batch, and however its prompt was read.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from deepseek.engine.runner import Runner, Slots, places_of_ends
+from deepseek.model.decoder import NativeDecoder
+from deepseek.model.pages import PagedSequence
+from deepseek.model.transformer import Transformer
+
+
+class NativeRunner(Runner):
+    """One native call a pass, over pages that sequences share."""
+
+    def __init__(self, model: Transformer, *, dtype: torch.dtype, device: torch.device) -> None:
+        super().__init__(model, dtype=dtype, device=device)
+        self.decoder = NativeDecoder(model)
+        self._sequence = PagedSequence(self.decoder.pool)
+
+    @property
+    def cache_bytes(self) -> int:
+        """Bytes that keys and values take."""
+        return self.decoder.pool.n_bytes
+
+    @torch.inference_mode()
+    def head(self, hidden: Float[Tensor, "W D"]) -> Float[Tensor, "W V"]:
+        """Logits for the token after each hidden state."""
+        return self.decoder.logits(hidden)
+
+    @torch.inference_mode()
+    def read_branches(
+        self,
+        beginning: Sequence[int],
+        contexts: Sequence[Sequence[int]],
+        continuations: Sequence[Sequence[Sequence[int]]],
+    ) -> tuple[Float[Tensor, "C D"], Float[Tensor, "T D"]]:
+        """All contexts in one pass; then their first continuations, their second, and so on."""
+        self.fill(beginning)
+        sequences = [self._sequence.fork(len(beginning)) for _ in contexts]
+        try:
+            ends = self.decoder.run(contexts, sequences)[places_of_ends(contexts)]
+            return ends, self._read_continuations(sequences, continuations)
+        finally:
+            for sequence in sequences:
+                sequence.release()
+
+    def _read_continuations(
+        self,
+        sequences: Sequence[PagedSequence],
+        continuations: Sequence[Sequence[Sequence[int]]],
+    ) -> Tensor:
+        """Each continuation takes the place of the one before it."""
+        lengths = [sequence.length for sequence in sequences]
+        parts: dict[tuple[int, int], Tensor] = {}
+        for turn in range(max(map(len, continuations), default=0)):
+            askers = [i for i, each in enumerate(continuations) if turn < len(each)]
+            tokens = [continuations[i][turn] for i in askers]
+            hidden = self.decoder.run(tokens, [sequences[i] for i in askers])
+            each = torch.split(hidden, [len(t) for t in tokens])
+            for i, part in zip(askers, each, strict=True):
+                parts[i, turn] = part
+                sequences[i].truncate(lengths[i])
+        ordered = [parts[key] for key in sorted(parts)]
+        return torch.cat(ordered) if ordered else torch.empty(0, self.model.config.d_model)
+
+    def slots(self, beginning: Sequence[int]) -> Slots:
+        """Sequences to generate side by side, after a common beginning that may be empty."""
+        self.fill(beginning)
+        return _NativeSlots(self.decoder, self._sequence)
+
+    @torch.inference_mode()
+    def _forward(self, token_ids: list[int], last: int) -> Tensor:
+        hidden = self.decoder.run([token_ids], [self._sequence])
+        return self.decoder.logits(hidden[len(hidden) - last :])
+
+    def _truncate(self, length: int) -> None:
+        self._sequence.truncate(length)
+
+
+class _NativeSlots:
+    def __init__(self, decoder: NativeDecoder, beginning: PagedSequence) -> None:
+        self._decoder, self._beginning = decoder, beginning
+        self._running: list[PagedSequence] = []
+
+    @torch.inference_mode()
+    def enter(self, prompts: Sequence[Sequence[int]]) -> Tensor:
+        fresh = [self._beginning.fork(self._beginning.length) for _ in prompts]
+        self._running += fresh
+        return self._decoder.run(prompts, fresh)[places_of_ends(prompts)]
+
+    @torch.inference_mode()
+    def step(self, token_ids: Sequence[int]) -> Tensor:
+        return self._decoder.run([[token] for token in token_ids], self._running)
+
+    def remove(self, slot: int) -> None:
+        self._running[slot].release()
+        self._running[slot] = self._running[-1]
+        self._running.pop()
+
+    def close(self) -> None:
+        for sequence in self._running:
+            sequence.release()
+        self._running.clear()

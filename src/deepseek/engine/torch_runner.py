@@ -1,0 +1,94 @@
+"""The runner through torch: any device, any precision."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from deepseek.engine.packing import ForkCache, SlotCache
+from deepseek.engine.runner import Runner, Slots, places_of_ends
+from deepseek.model.cache import DenseCache, KVCache
+from deepseek.model.transformer import Transformer
+
+
+class TorchRunner(Runner):
+    """Layer by layer through torch, over dense caches."""
+
+    def __init__(self, model: Transformer, *, dtype: torch.dtype, device: torch.device) -> None:
+        super().__init__(model, dtype=dtype, device=device)
+        self._cache = DenseCache(model.config, dtype=dtype, device=device)
+
+    @property
+    def cache_bytes(self) -> int:
+        """Bytes that keys and values take."""
+        return self._cache.n_bytes
+
+    @torch.inference_mode()
+    def head(self, hidden: Float[Tensor, "W D"]) -> Float[Tensor, "W V"]:
+        """Logits for the token after each hidden state."""
+        return self.model.head(self.model.norm(hidden))  # type: ignore[no-any-return]
+
+    def read_branches(
+        self,
+        beginning: Sequence[int],
+        contexts: Sequence[Sequence[int]],
+        continuations: Sequence[Sequence[Sequence[int]]],
+    ) -> tuple[Float[Tensor, "C D"], Float[Tensor, "T D"]]:
+        """All contexts and continuations in one pass."""
+        self.fill(beginning)
+        fork = ForkCache(
+            self._cache,
+            [len(context) for context in contexts],
+            [[len(c) for c in each] for each in continuations],
+            self.device,
+        )
+        row = [t for context in contexts for t in context]
+        n_contexts = len(row)
+        row += [t for each in continuations for c in each for t in c]
+        hidden = self.run_row(row, fork)
+        return hidden[places_of_ends(contexts)], hidden[n_contexts:]
+
+    def slots(self, beginning: Sequence[int]) -> Slots:
+        """Sequences to generate side by side, after a common beginning that may be empty."""
+        self.fill(beginning)
+        cache = SlotCache(self._cache, self.model.config, self.dtype, self.device)
+        return _TorchSlots(self, cache)
+
+    @torch.inference_mode()
+    def run_row(self, token_ids: Sequence[int], cache: KVCache) -> Float[Tensor, "T D"]:
+        """Hidden states of the tokens of several sequences behind each other."""
+        hidden: Tensor = self.model.hidden_states(
+            torch.tensor([list(token_ids)], device=self.device), cache
+        )
+        return hidden[0]
+
+    @torch.inference_mode()
+    def _forward(self, token_ids: list[int], last: int) -> Tensor:
+        batch = torch.tensor([token_ids], device=self.device)
+        if last:
+            return self.model(batch, self._cache, last=last)[0]  # type: ignore[no-any-return]
+        self.model.hidden_states(batch, self._cache)
+        return torch.empty(0, self.model.config.vocab_size, device=self.device)
+
+    def _truncate(self, length: int) -> None:
+        self._cache.truncate(length)
+
+
+class _TorchSlots:
+    def __init__(self, runner: TorchRunner, cache: SlotCache) -> None:
+        self._runner, self._cache = runner, cache
+
+    def enter(self, prompts: Sequence[Sequence[int]]) -> Tensor:
+        self._cache.enter([len(ids) for ids in prompts])
+        hidden = self._runner.run_row([t for ids in prompts for t in ids], self._cache)
+        return hidden[places_of_ends(prompts)]
+
+    def step(self, token_ids: Sequence[int]) -> Tensor:
+        return self._runner.run_row(token_ids, self._cache)
+
+    def remove(self, slot: int) -> None:
+        self._cache.remove(slot)
+
+    def close(self) -> None:
+        pass
