@@ -1,6 +1,6 @@
 """Public scores on both checkpoints, beside the figures that their makers publish.
 
-    python benchmarks/evaluation.py [--only NAME[,NAME]] [--out FOLDER]
+    python benchmarks/evaluation.py [--only NAME[,NAME]] [--dtype DTYPE] [--out FOLDER]
         [--longbench-official FOLDER --longbench-predictions FOLDER]
 
 Finished items are kept in `--out`: an interrupted run goes on where it was, and a row that is
@@ -107,7 +107,7 @@ def main() -> None:
 
 def _measure_all(name: str, measures: list[Measure], args: argparse.Namespace) -> None:
     """One load of the model, and its scores."""
-    model = R1Model(name, threads=args.threads)
+    model = R1Model(name, threads=args.threads, dtype=args.dtype)
     for measure in measures:
         report = Report(
             model=model.name,
@@ -180,6 +180,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--collect", action="store_true", help="measure nothing, write results")
     parser.add_argument("--model", help="only this checkpoint")
     parser.add_argument("--threads", type=int)
+    parser.add_argument("--dtype", default="auto", help="as for `deepseek eval`")
     parser.add_argument("--out", type=Path, default=Path("out/evaluation"))
     parser.add_argument("--longbench-official", type=Path)
     parser.add_argument("--longbench-predictions", type=Path)
