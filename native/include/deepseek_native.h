@@ -1,7 +1,7 @@
-/* Matrix products with 4- and 8-bit weights on a CPU. Plain C: no torch, no Python.
+/* Matrix products with 4-, 6- and 8-bit weights on a CPU. Plain C: no torch, no Python.
  *
  * Weights are w[n][k] = scale[n][k / group] * code[n][k] + zero[n][k / group], which covers GGUF's
- * Q4_0, Q4_1, Q4_K (4 bits, groups of 32), Q8_0 (8 bits, 32) and Q6_K (8 bits, 16).
+ * Q4_0, Q4_1, Q4_K (4 bits, groups of 32), Q8_0 (8 bits, 32) and Q6_K (6 bits, 16).
  * Activations are rounded to 8 bits in groups of 32 while they are read.
  * All functions are safe to call with wrong arguments: they return an error and touch nothing.
  */
@@ -20,7 +20,7 @@
 extern "C" {
 #endif
 
-enum ds_format { DS_U4 = 0, DS_U8 = 1 };
+enum ds_format { DS_U4 = 0, DS_U8 = 1, DS_U6 = 2 };
 enum ds_dtype { DS_F32 = 0, DS_BF16 = 1 };
 enum ds_level { DS_PORTABLE = 0, DS_AVX2 = 1, DS_AVX512_VNNI = 2, DS_AVX512_BF16 = 3 };
 enum ds_status {

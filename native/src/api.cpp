@@ -48,15 +48,9 @@ bool good_shape(int64_t n_out, int64_t n_in) {
 
 bool is_aligned(const void *memory) { return reinterpret_cast<uintptr_t>(memory) % 64 == 0; }
 
-int64_t block_bytes(int format) { return format == DS_U4 ? U4::kBytes : U8::kBytes; }
-
-int64_t n_tiles(int64_t n_out) { return (n_out + kTile - 1) / kTile; }
-
-int64_t tile_bytes(int format, int64_t n_in) { return n_in / kBlock * block_bytes(format); }
-
 float *factors(int format, int64_t n_out, int64_t n_in, void *packed) {
   return reinterpret_cast<float *>(static_cast<uint8_t *>(packed) +
-                                   n_tiles(n_out) * tile_bytes(format, n_in));
+                                   factors_at(format, n_out, n_in));
 }
 
 void put_half(uint8_t *place, float value) {
@@ -86,36 +80,63 @@ bool good_row(const Row &row) {
   const int64_t n_groups = row.n_in / row.group;
   for (int64_t g = 0; g < n_groups; ++g)
     if (!std::isfinite(row.scales[g]) || (row.zeros && !std::isfinite(row.zeros[g]))) return false;
-  if (row.format == DS_U4)
-    for (int64_t k = 0; k < row.n_in; ++k)
-      if (row.codes[k] > 15) return false;
+  const int most = row.format == DS_U4 ? 15 : row.format == DS_U6 ? 63 : 255;
+  for (int64_t k = 0; k < row.n_in; ++k)
+    if (row.codes[k] > most) return false;
   return true;
 }
 
 void pack_row(const Row &row, int64_t lane, uint8_t *tile, float *factor) {
   *factor = factor_of(row.scales, row.zeros, row.n_in / row.group);
   const float inverse = *factor > 0.0f ? 1.0f / *factor : 0.0f;
+  const int64_t n_bytes = tile_bytes(row.format, kBlock);
   for (int64_t b = 0; b < row.n_in / kBlock; ++b) {
-    uint8_t *block = tile + b * block_bytes(row.format);
+    uint8_t *block = tile + b * n_bytes;
     const uint8_t *codes = row.codes + b * kBlock;
+    if (row.format == DS_U8) {
+      for (int i = 0; i < kBlock; ++i) block[64 * (i / 4) + 4 * lane + i % 4] = codes[i];
+    } else {
+      for (int i = 0; i < 16; ++i)
+        block[64 * (i / 4) + 4 * lane + i % 4] = uint8_t((codes[i] & 15) | codes[16 + i] << 4);
+    }
+    if (row.format == DS_U6)
+      for (int i = 0; i < kBlock; ++i)
+        block[U6::kTops + 64 * (i / 16) + 4 * lane + i % 4] |=
+            uint8_t(codes[i] >> 4 << 2 * (i % 16 / 4));
     if (row.format == DS_U4) {
-      for (int j = 0; j < 4; ++j)
-        for (int i = 0; i < 4; ++i)
-          block[64 * j + 4 * lane + i] =
-              uint8_t(codes[4 * j + i] | codes[16 + 4 * j + i] << 4);
       const float scale = row.scales[b];
       const float zero = row.zeros ? row.zeros[b] : -8.0f * scale;
       put_half(block + U4::kScales + 2 * lane, scale * inverse);
       put_half(block + U4::kScales + 32 + 2 * lane, zero * inverse);
-    } else {
-      for (int j = 0; j < 8; ++j)
-        for (int i = 0; i < 4; ++i) block[64 * j + 4 * lane + i] = codes[4 * j + i];
-      for (int half = 0; half < 2; ++half) {
-        const int64_t g = row.group == 16 ? 2 * b + half : b;
-        put_half(block + U8::kScales + 32 * half + 2 * lane, row.scales[g] * inverse);
-      }
+      continue;
+    }
+    const int64_t scales = row.format == DS_U6 ? U6::kScales : U8::kScales;
+    for (int half = 0; half < 2; ++half) {
+      const int64_t g = row.group == 16 ? 2 * b + half : b;
+      put_half(block + scales + 32 * half + 2 * lane, row.scales[g] * inverse);
     }
   }
+}
+
+// One weight as it is used in products, but for its row's factor.
+float weight_at(int format, const uint8_t *block, int64_t lane, int64_t i) {
+  const auto half_at = [](const uint8_t *place) {
+    uint16_t h;
+    std::memcpy(&h, place, 2);
+    return half_to_float(h);
+  };
+  const uint8_t pair = block[64 * (i % 16 / 4) + 4 * lane + i % 4];
+  const int low = i < 16 ? pair & 15 : pair >> 4;
+  if (format == DS_U4)
+    return half_at(block + U4::kScales + 2 * lane) * float(low) +
+           half_at(block + U4::kScales + 32 + 2 * lane);
+  if (format == DS_U6) {
+    const int top = block[U6::kTops + 64 * (i / 16) + 4 * lane + i % 4] >> 2 * (i % 16 / 4) & 3;
+    return half_at(block + U6::kScales + 32 * (i / 16) + 2 * lane) *
+           float((low | top << 4) - U6::kCentre);
+  }
+  return half_at(block + U8::kScales + 32 * (i / 16) + 2 * lane) *
+         float(int(block[64 * (i / 4) + 4 * lane + i % 4]) - U8::kCentre);
 }
 
 // Memory for rounded activations, kept by the calling thread from product to product.
@@ -187,8 +208,9 @@ int ds_use_threads(int n_threads) {
 }
 
 int64_t ds_packed_bytes(int format, int64_t n_out, int64_t n_in) {
-  if ((format != DS_U4 && format != DS_U8) || !good_shape(n_out, n_in)) return 0;
-  return n_tiles(n_out) * (tile_bytes(format, n_in) + kTile * int64_t(sizeof(float))) + kPadding;
+  if (!is_format(format) || !good_shape(n_out, n_in)) return 0;
+  return factors_at(format, n_out, n_in) + tiles_of(n_out) * kTile * int64_t(sizeof(float)) +
+         kPadding;
 }
 
 void *ds_allocate(int64_t n_bytes) {
@@ -219,11 +241,11 @@ void ds_release(void *memory, int64_t n_bytes) {
 
 int ds_pack(int format, int64_t n_out, int64_t n_in, int group, int64_t first, int64_t n_rows,
             const uint8_t *codes, const float *scales, const float *zeros, void *packed) {
-  if (format != DS_U4 && format != DS_U8) return DS_BAD_ENUM;
+  if (!is_format(format)) return DS_BAD_ENUM;
   if (!good_shape(n_out, n_in) || first < 0 || n_rows <= 0 || first + n_rows > n_out)
     return DS_BAD_SHAPE;
-  if (group != 32 && !(group == 16 && format == DS_U8)) return DS_BAD_SHAPE;
-  if (zeros && format == DS_U8) return DS_BAD_SHAPE;
+  if (group != 32 && !(group == 16 && format != DS_U4)) return DS_BAD_SHAPE;
+  if (zeros && format != DS_U4) return DS_BAD_SHAPE;
   if (!codes || !scales || !packed || !is_aligned(packed)) return DS_BAD_POINTER;
   const int64_t n_groups = n_in / group;
   for (int64_t r = 0; r < n_rows; ++r) {
@@ -244,7 +266,7 @@ int ds_pack(int format, int64_t n_out, int64_t n_in, int group, int64_t first, i
 
 int ds_unpack(int format, int64_t n_out, int64_t n_in, int64_t first, int64_t n_rows,
               const void *packed, float *weights) {
-  if (format != DS_U4 && format != DS_U8) return DS_BAD_ENUM;
+  if (!is_format(format)) return DS_BAD_ENUM;
   if (!good_shape(n_out, n_in) || first < 0 || n_rows <= 0 || first + n_rows > n_out)
     return DS_BAD_SHAPE;
   if (!weights || !packed || !is_aligned(packed)) return DS_BAD_POINTER;
@@ -253,29 +275,17 @@ int ds_unpack(int format, int64_t n_out, int64_t n_in, int64_t first, int64_t n_
     const int64_t n = first + r, lane = n % kTile;
     const uint8_t *tile =
         static_cast<const uint8_t *>(packed) + n / kTile * tile_bytes(format, n_in);
-    for (int64_t k = 0; k < n_in; ++k) {
-      const uint8_t *block = tile + k / kBlock * block_bytes(format);
-      const int64_t i = k % kBlock;
-      uint16_t scale, zero;
-      float value;
-      if (format == DS_U4) {
-        const uint8_t pair = block[64 * (i % 16 / 4) + 4 * lane + i % 4];
-        std::memcpy(&scale, block + U4::kScales + 2 * lane, 2);
-        std::memcpy(&zero, block + U4::kScales + 32 + 2 * lane, 2);
-        value = half_to_float(scale) * float(i < 16 ? pair & 15 : pair >> 4) + half_to_float(zero);
-      } else {
-        std::memcpy(&scale, block + U8::kScales + 32 * (i / 16) + 2 * lane, 2);
-        value = half_to_float(scale) * float(int(block[64 * (i / 4) + 4 * lane + i % 4]) - 128);
-      }
-      weights[r * n_in + k] = value * all_factors[n];
-    }
+    for (int64_t k = 0; k < n_in; ++k)
+      weights[r * n_in + k] =
+          weight_at(format, tile + tile_bytes(format, k / kBlock * kBlock), lane, k % kBlock) *
+          all_factors[n];
   }
   return DS_OK;
 }
 
 int ds_matmul(int format, int64_t n_out, int64_t n_in, const void *packed, int dtype,
               int64_t n_rows, const void *x, const float *bias, void *y, int64_t y_stride) {
-  if ((format != DS_U4 && format != DS_U8) || (dtype != DS_F32 && dtype != DS_BF16))
+  if (!is_format(format) || (dtype != DS_F32 && dtype != DS_BF16))
     return DS_BAD_ENUM;
   if (!good_shape(n_out, n_in) || n_rows < 0 || n_rows > kMaxDimension) return DS_BAD_SHAPE;
   if (y_stride < n_out) return DS_BAD_SHAPE;
@@ -302,8 +312,8 @@ int ds_matmul(int format, int64_t n_out, int64_t n_in, const void *packed, int d
       use.quantise(x, dtype == DS_BF16, n_in, first, last, share.x);
     });
   }
-  const Kernel kernel = format == DS_U4 ? use.u4 : use.u8;
-  const int64_t tiles = n_tiles(n_out);
+  const Kernel kernel = use.multiply[format];
+  const int64_t tiles = tiles_of(n_out);
   pool.run(tiles, portion_of(tiles, pool.size()),
            [&](int64_t first, int64_t last) { kernel(share, first, last); });
   return DS_OK;

@@ -80,24 +80,42 @@ void tile_u4(const Share &s, int64_t tile, int64_t row) {
   for (int m = 0; m < M; ++m) store(s, row + m, tile, total[m]);
 }
 
-template <int M>
-void tile_u8(const Share &s, int64_t tile, int64_t row) {
+// Columns 16 * half to 16 * half + 15 of a block.
+inline void unpack(U8, const uint8_t *block, int half, __m512i *w) {
+  for (int j = 0; j < 4; ++j) w[j] = _mm512_load_si512(block + 64 * (4 * half + j));
+}
+
+inline void unpack(U6, const uint8_t *block, int half, __m512i *w) {
+  const __m512i low = _mm512_set1_epi8(15), high = _mm512_set1_epi8(0x30);
+  const __m512i top = _mm512_load_si512(block + U6::kTops + 64 * half);
+  const __m512i tops[4] = {_mm512_slli_epi16(top, 4), _mm512_slli_epi16(top, 2), top,
+                           _mm512_srli_epi16(top, 2)};
+  for (int j = 0; j < 4; ++j) {
+    __m512i pair = _mm512_load_si512(block + 64 * j);
+    if (half) pair = _mm512_srli_epi16(pair, 4);
+    w[j] = _mm512_or_si512(_mm512_and_si512(pair, low), _mm512_and_si512(tops[j], high));
+  }
+}
+
+template <typename Format, int M>
+void tile_centred(const Share &s, int64_t tile, int64_t row) {
+  constexpr int kShift = Format::kCentre == 128 ? 0 : 2;  // offsets are for a centre of 128
   const int64_t n_blocks = s.n_in / kBlock;
-  const uint8_t *block = s.packed + tile * n_blocks * U8::kBytes;
+  const uint8_t *block = s.packed + tile * n_blocks * Format::kBytes;
   __m512 total[M];
   for (int m = 0; m < M; ++m) total[m] = _mm512_setzero_ps();
   const int8_t *x = s.x.codes + row * s.n_in;
   const float *scales = s.x.scale + row * n_blocks;
   const int32_t *offsets = s.x.offset + row * n_blocks * 2;
-  for (int64_t b = 0; b < n_blocks; ++b, block += U8::kBytes) {
-    prefetch(block, 9);
+  for (int64_t b = 0; b < n_blocks; ++b, block += Format::kBytes) {
+    prefetch(block, Format::kBytes / 64);
     for (int half = 0; half < 2; ++half) {
       __m512i w[4];
-      for (int j = 0; j < 4; ++j) w[j] = _mm512_load_si512(block + 64 * (4 * half + j));
-      const __m512 scale = load_half(block + U8::kScales + 32 * half);
+      unpack(Format{}, block, half, w);
+      const __m512 scale = load_half(block + Format::kScales + 32 * half);
       for (int m = 0; m < M; ++m) {
         const int8_t *xm = x + m * s.n_in + b * kBlock + 16 * half;
-        __m512i even = _mm512_set1_epi32(offsets[(m * n_blocks + b) * 2 + half]);
+        __m512i even = _mm512_set1_epi32(offsets[(m * n_blocks + b) * 2 + half] >> kShift);
         __m512i odd = _mm512_setzero_si512();
         even = _mm512_dpbusd_epi32(even, w[0], four(xm));
         odd = _mm512_dpbusd_epi32(odd, w[1], four(xm + 4));
@@ -110,6 +128,16 @@ void tile_u8(const Share &s, int64_t tile, int64_t row) {
     }
   }
   for (int m = 0; m < M; ++m) store(s, row + m, tile, total[m]);
+}
+
+template <int M>
+void tile_u8(const Share &s, int64_t tile, int64_t row) {
+  tile_centred<U8, M>(s, tile, row);
+}
+
+template <int M>
+void tile_u6(const Share &s, int64_t tile, int64_t row) {
+  tile_centred<U6, M>(s, tile, row);
 }
 
 // All rows against one tile before the next: its weights stay in the nearest cache.
@@ -131,6 +159,7 @@ void tile_u8(const Share &s, int64_t tile, int64_t row) {
     }                                                                                \
   }
 DS_ROWS(u4)
+DS_ROWS(u6)
 DS_ROWS(u8)
 #undef DS_ROWS
 
@@ -172,7 +201,7 @@ void quantise(const void *x, bool is_bf16, int64_t n_in, int64_t first, int64_t 
 }  // namespace
 
 const Kernels &avx512_kernels() {
-  static const Kernels kernels{matmul_u4, matmul_u8, quantise, DS_ROWS_OF_NUMBERS, attend, merge};
+  static const Kernels kernels{{matmul_u4, matmul_u8, matmul_u6}, quantise, DS_ROWS_OF_NUMBERS, attend, merge};
   return kernels;
 }
 

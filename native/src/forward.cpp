@@ -30,7 +30,7 @@ Share share_of(const Matrix &m, const Activations &x, int64_t n_rows, float *y, 
 }
 
 void multiply(const Kernels &use, const Matrix &m, const Share &s, int64_t first, int64_t last) {
-  (m.format == DS_U4 ? use.u4 : use.u8)(s, first, last);
+  use.multiply[m.format](s, first, last);
 }
 
 int64_t portion_of(int64_t n_pieces) {

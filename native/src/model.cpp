@@ -9,8 +9,7 @@
 namespace ds {
 
 const float *Matrix::factors() const {
-  const int64_t bytes = format == DS_U4 ? U4::kBytes : U8::kBytes;
-  return reinterpret_cast<const float *>(packed + n_tiles() * (n_in / kBlock) * bytes);
+  return reinterpret_cast<const float *>(packed + factors_at(format, n_out, n_in));
 }
 
 Activations Rounded::reserve(int64_t n_rows, int64_t n_in) {
@@ -86,7 +85,7 @@ void ds_model_free(ds_model *model) { delete model; }
 int ds_model_set_matrix(ds_model *model, int64_t layer, int which, int format, int64_t n_out,
                         int64_t n_in, const void *packed, const float *bias) {
   if (!model || !packed || reinterpret_cast<uintptr_t>(packed) % 64) return DS_BAD_POINTER;
-  if (format != DS_U4 && format != DS_U8) return DS_BAD_ENUM;
+  if (!is_format(format)) return DS_BAD_ENUM;
   if (which < 0 || which >= kMatrices) return DS_BAD_ENUM;
   if (layer < 0 || layer >= int64_t(model->layers.size())) return DS_BAD_SHAPE;
   const int64_t q = model->n_heads * model->d_head, kv = model->n_kv_heads * model->d_head;

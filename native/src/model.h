@@ -16,7 +16,7 @@ struct Matrix {
   const uint8_t *packed = nullptr;
   const float *bias = nullptr;
 
-  int64_t n_tiles() const { return (n_out + kTile - 1) / kTile; }
+  int64_t n_tiles() const { return tiles_of(n_out); }
   const float *factors() const;
 };
 

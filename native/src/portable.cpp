@@ -45,22 +45,34 @@ void matmul_u4(const Share &s, int64_t first, int64_t last) {
   }
 }
 
-void matmul_u8(const Share &s, int64_t first, int64_t last) {
+// Column i of a block, its code's centre taken off.
+inline int code_at(U8, const uint8_t *block, int64_t lane, int i) {
+  return block[64 * (i / 4) + 4 * lane + i % 4] - U8::kCentre;
+}
+
+inline int code_at(U6, const uint8_t *block, int64_t lane, int i) {
+  const int pair = block[64 * (i % 16 / 4) + 4 * lane + i % 4];
+  const int tops = block[U6::kTops + 64 * (i / 16) + 4 * lane + i % 4];
+  return ((i < 16 ? pair & 15 : pair >> 4) | (tops >> 2 * (i % 16 / 4) & 3) << 4) - U6::kCentre;
+}
+
+template <typename Format>
+void matmul_centred(const Share &s, int64_t first, int64_t last) {
   const int64_t n_blocks = s.n_in / kBlock;
   for (int64_t tile = first; tile < last; ++tile) {
-    const uint8_t *base = s.packed + tile * n_blocks * U8::kBytes;
+    const uint8_t *base = s.packed + tile * n_blocks * Format::kBytes;
     for (int64_t row = 0; row < s.n_rows; ++row)
       for (int64_t lane = 0; lane < kTile && tile * kTile + lane < s.n_out; ++lane) {
         float total = 0.0f;
         for (int64_t b = 0; b < n_blocks; ++b) {
-          const uint8_t *block = base + b * U8::kBytes;
+          const uint8_t *block = base + b * Format::kBytes;
           const int8_t *x = s.x.codes + row * s.n_in + b * kBlock;
           for (int half = 0; half < 2; ++half) {
-            int32_t dot = s.x.offset[(row * n_blocks + b) * 2 + half];
-            for (int j = 4 * half; j < 4 * half + 4; ++j)
-              for (int i = 0; i < 4; ++i) dot += block[j * 64 + lane * 4 + i] * x[4 * j + i];
+            int32_t dot = 0;
+            for (int i = 16 * half; i < 16 * half + 16; ++i)
+              dot += code_at(Format{}, block, lane, i) * x[i];
             const float scale =
-                half_to_float(half_at(block + U8::kScales + 32 * half + 2 * lane));
+                half_to_float(half_at(block + Format::kScales + 32 * half + 2 * lane));
             total = std::fma(float(dot), scale * s.x.scale[row * n_blocks + b], total);
           }
         }
@@ -99,7 +111,8 @@ void quantise(const void *x, bool is_bf16, int64_t n_in, int64_t first, int64_t 
 }  // namespace
 
 const Kernels &portable_kernels() {
-  static const Kernels kernels{matmul_u4, matmul_u8, quantise, DS_ROWS_OF_NUMBERS, attend, merge};
+  static const Kernels kernels{
+      {matmul_u4, matmul_centred<U8>, matmul_centred<U6>}, quantise, DS_ROWS_OF_NUMBERS, attend, merge};
   return kernels;
 }
 

@@ -13,7 +13,7 @@ from deepseek.ops.native import LEVELS, NativeMatrix
 
 SHAPES = ((16, 32, 1), (1, 64, 2), (37, 96, 3), (64, 576, 8), (130, 256, 17), (48, 1_536, 33))
 """Rows of weights, columns, rows of activations."""
-KINDS = ((4, 32), (8, 32), (8, 16))
+KINDS = ((4, 32), (6, 16), (8, 32), (8, 16))
 BEST = native.level()
 
 
@@ -34,7 +34,7 @@ def random_codes(bits: int, group: int, n_out: int, n_in: int, seed: int) -> Cod
     generator = torch.Generator().manual_seed(seed)
     codes = torch.randint(1 << bits, (n_out, n_in), generator=generator, dtype=torch.uint8)
     scales = torch.rand(n_out, n_in // group, generator=generator) * 0.02 - 0.005
-    zeros = None if bits == 8 else torch.rand(scales.shape, generator=generator) * -0.2
+    zeros = None if bits != 4 else torch.rand(scales.shape, generator=generator) * -0.2
     return Codes(bits, codes, scales, zeros)
 
 
@@ -106,15 +106,15 @@ def test_a_row_does_not_depend_on_its_company(kind: tuple[int, int]) -> None:
 def test_matrices_stand_side_by_side() -> None:
     """Projections of unequal kinds that read the same input."""
     parts = [
-        packed(random_codes(b, g, n, 64, n)) for (b, g), n in zip(KINDS, (32, 5, 40), strict=True)
+        packed(random_codes(b, g, n, 64, n)) for (b, g), n in zip(KINDS, (32, 5, 40, 17), strict=True)
     ]
     x = torch.randn(2, 3, 64)
-    bias = torch.randn(77)
+    bias = torch.randn(94)
     got = linear(x, QuantisedWeight(tuple(parts)), bias)
     alone = torch.cat([linear(x, QuantisedWeight((part,))) for part in parts], -1) + bias
-    assert got.shape == (2, 3, 77)
+    assert got.shape == (2, 3, 94)
     torch.testing.assert_close(got, alone, atol=1e-5, rtol=1e-5)
-    assert QuantisedWeight(tuple(parts)).shape == (77, 64)
+    assert QuantisedWeight(tuple(parts)).shape == (94, 64)
 
 
 def test_other_dtypes_and_no_rows() -> None:
@@ -143,6 +143,10 @@ def test_scales_that_are_no_numbers_are_refused(value: float) -> None:
 def test_codes_that_do_not_fit_are_refused() -> None:
     codes = random_codes(4, 32, 16, 64, 0)
     codes.codes[2, 2] = 16
+    with pytest.raises(CheckpointError, match="do not fit"):
+        packed(codes)
+    codes = random_codes(6, 16, 16, 64, 0)
+    codes.codes[2, 2] = 64
     with pytest.raises(CheckpointError, match="do not fit"):
         packed(codes)
     whole = random_codes(8, 16, 16, 64, 0)

@@ -31,7 +31,7 @@ def test_codes_are_the_dequantised_numbers(name: str, seed: int) -> None:
     raw = random_rows(name, seed)
     wanted = form.decode(raw).view(N_ROWS, N_COLUMNS)
     rows = decode_rows(raw.flatten(), name, form.n_bytes, N_COLUMNS)
-    assert rows.bits == (4 if name.startswith("Q4") else 8)
+    assert rows.bits == int(name[1])
     assert rows.group == (16 if name == "Q6_K" else 32)
     assert rows.codes.dtype is torch.uint8
     assert int(rows.codes.max()) <= (15 if rows.bits == 4 else 255)

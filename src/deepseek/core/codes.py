@@ -6,7 +6,7 @@ from typing import Literal
 from jaxtyping import Float32, UInt8
 from torch import Tensor
 
-Bits = Literal[4, 8]
+Bits = Literal[4, 6, 8]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -15,10 +15,10 @@ class Codes:
 
     bits: Bits
     codes: UInt8[Tensor, "N K"]
-    """One a byte: 0 to 15, or with 8 bits the signed number plus 128."""
+    """One a byte: 0 to 15, or with 6 and 8 bits the signed number plus 32 and 128."""
     scales: Float32[Tensor, "N J"]
     zeros: Float32[Tensor, "N J"] | None
-    """What is added; None: 8 bits, whose zero is code 128."""
+    """What is added, with 4 bits; the others' codes have zero in the middle."""
 
     @property
     def group(self) -> int:
@@ -29,7 +29,7 @@ class Codes:
         """The weights."""
         wide = self.codes.view(*self.scales.shape, self.group).float()
         if self.zeros is None:
-            return ((wide - 128) * self.scales.unsqueeze(-1)).flatten(1)
+            return ((wide - (1 << (self.bits - 1))) * self.scales.unsqueeze(-1)).flatten(1)
         return (wide * self.scales.unsqueeze(-1) + self.zeros.unsqueeze(-1)).flatten(1)
 
     def rows(self, order: Tensor) -> "Codes":

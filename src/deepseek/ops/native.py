@@ -19,7 +19,7 @@ from deepseek.core.codes import Bits, Codes
 from deepseek.core.errors import CheckpointError, ConfigError
 
 LEVELS = ("portable", "AVX2", "AVX-512 VNNI", "AVX-512 VNNI and BF16")
-FORMATS: dict[Bits, int] = {4: 0, 8: 1}
+FORMATS: dict[Bits, int] = {4: 0, 8: 1, 6: 2}
 DTYPES = {torch.float32: 0, torch.bfloat16: 1}
 NAMES = ("deepseek_native.so", "deepseek_native.dylib", "deepseek_native.dll")
 BLOCK = 32
@@ -98,7 +98,7 @@ def use_threads(n_threads: int) -> None:
 
 
 class NativeMatrix:
-    """A matrix of 4- or 8-bit weights in the kernels' layout, outside torch's memory."""
+    """A matrix of 4-, 6- or 8-bit weights in the kernels' layout, outside torch's memory."""
 
     def __init__(self, bits: Bits, n_out: int, n_in: int) -> None:
         """Reserve memory; fill it with `put`.

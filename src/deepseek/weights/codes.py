@@ -1,7 +1,7 @@
 """Quantised tensors as whole numbers with scales, for kernels that multiply by those.
 
 GGUF's 4-bit formats are all `scale * code + zero` over groups of 32; its 8- and 6-bit formats are
-`scale * (code - 128)` over groups of 32 and 16. Only the bits are put in order here, nothing is
+`scale * (code - 128)` over groups of 32 and `scale * (code - 32)` over groups of 16. Only the bits are put in order here, nothing is
 rounded.
 """
 
@@ -52,7 +52,7 @@ def _q6_k(block: Tensor) -> Parts:
         (low[..., :32] >> 4) | (((high >> 4) & 3) << 4),
         (low[..., 32:] >> 4) | ((high >> 6) << 4),
     )
-    codes = torch.stack(quarters, 2).view(-1, 256) + 96  # minus 32, plus 128
+    codes = torch.stack(quarters, 2).view(-1, 256)
     scales = block[:, 192:208].contiguous().view(torch.int8).float()
     return codes, half(block, 208) * scales, None
 
@@ -62,7 +62,7 @@ DECODERS: dict[str, tuple[Bits, Callable[[Tensor], Parts]]] = {
     "Q4_1": (4, _q4_1),
     "Q4_K": (4, _q4_k),
     "Q8_0": (8, _q8_0),
-    "Q6_K": (8, _q6_k),
+    "Q6_K": (6, _q6_k),
 }
 """The formats that kernels can take as they are."""
 
