@@ -73,7 +73,8 @@ DS_API int ds_matmul(int format, int64_t n_out, int64_t n_in, const void *packed
  * numbers; sequences may share pages, as long as none of them writes there. */
 typedef struct ds_model ds_model;
 enum ds_matrix {
-  DS_Q = 0, DS_K = 1, DS_V = 2, DS_O = 3, DS_GATE = 4, DS_UP = 5, DS_DOWN = 6, DS_HEAD = 7
+  DS_Q = 0, DS_K = 1, DS_V = 2, DS_O = 3, DS_GATE = 4, DS_UP = 5, DS_DOWN = 6,
+  DS_HEAD = 7, DS_EMBEDDING = 8 /* of no layer */
 };
 
 typedef struct ds_batch {
@@ -82,11 +83,11 @@ typedef struct ds_batch {
   const int64_t *lengths;        /* its earlier tokens, which are in its pages */
   const int32_t *const *tables;  /* its pages in order, with room for the new tokens */
   const int64_t *table_sizes;
-  const float *cosines, *sines;  /* [new tokens][d_head / 2] of their positions */
-  uint16_t *const *keys, *const *values; /* of each layer: bfloat16 [page][head][position][d_head] */
-  int64_t page_stride, head_stride;      /* numbers from one page, and head, to the next */
-  int64_t n_pages;
+  const int64_t *token_ids;      /* of all sequences; null: x holds their embeddings */
 } ds_batch;
+
+/* Changes with everything that a caller must know of. */
+DS_API int ds_version(void);
 
 /* Positions of a page. */
 DS_API int64_t ds_page_positions(void);
@@ -95,16 +96,23 @@ DS_API int64_t ds_page_positions(void);
 DS_API ds_model *ds_model_new(int64_t n_layers, int64_t d_model, int64_t n_heads,
                               int64_t n_kv_heads, int64_t d_head, int64_t d_ff, float epsilon);
 DS_API void ds_model_free(ds_model *model);
-/* The head is of no layer: any will do. */
+/* Of head and embedding, the layer may be any. Head and embedding may be one matrix. */
 DS_API int ds_model_set_matrix(ds_model *model, int64_t layer, int which, int format,
                                int64_t n_out, int64_t n_in, const void *packed,
                                const float *bias);
 /* 0: before attention, 1: before feed-forward, 2: before the head, of no layer. Copied. */
 DS_API int ds_model_set_norm(ds_model *model, int64_t layer, int which, const float *weight);
+/* Rotations [n_positions][d_head / 2] of the positions from 0 on. */
+DS_API int ds_model_set_rope(ds_model *model, int64_t n_positions, const float *cosines,
+                             const float *sines);
+/* Keys and values of each layer, bfloat16 [page][head][position][d_head], with the numbers from
+ * one page, and from one head, to the next. */
+DS_API int ds_model_set_cache(ds_model *model, uint16_t *const *keys, uint16_t *const *values,
+                              int64_t page_stride, int64_t head_stride, int64_t n_pages);
 
-/* Bring x [new tokens][d_model] through all layers, in place, and keep their keys and values.
- * A token's numbers are the same to the last bit whatever other sequences, chunks and threads
- * there are. */
+/* Bring new tokens through all layers, into x [new tokens][d_model], and keep their keys and
+ * values. A token's numbers are the same to the last bit whatever other sequences, chunks and
+ * threads there are. */
 DS_API int ds_model_forward(ds_model *model, const ds_batch *batch, float *x);
 
 /* Last norm and head: logits [n_rows][vocabulary] of x [n_rows][d_model]. */

@@ -118,27 +118,6 @@ void pack_row(const Row &row, int64_t lane, uint8_t *tile, float *factor) {
   }
 }
 
-// One weight as it is used in products, but for its row's factor.
-float weight_at(int format, const uint8_t *block, int64_t lane, int64_t i) {
-  const auto half_at = [](const uint8_t *place) {
-    uint16_t h;
-    std::memcpy(&h, place, 2);
-    return half_to_float(h);
-  };
-  const uint8_t pair = block[64 * (i % 16 / 4) + 4 * lane + i % 4];
-  const int low = i < 16 ? pair & 15 : pair >> 4;
-  if (format == DS_U4)
-    return half_at(block + U4::kScales + 2 * lane) * float(low) +
-           half_at(block + U4::kScales + 32 + 2 * lane);
-  if (format == DS_U6) {
-    const int top = block[U6::kTops + 64 * (i / 16) + 4 * lane + i % 4] >> 2 * (i % 16 / 4) & 3;
-    return half_at(block + U6::kScales + 32 * (i / 16) + 2 * lane) *
-           float((low | top << 4) - U6::kCentre);
-  }
-  return half_at(block + U8::kScales + 32 * (i / 16) + 2 * lane) *
-         float(int(block[64 * (i / 4) + 4 * lane + i % 4]) - U8::kCentre);
-}
-
 // Memory for rounded activations, kept by the calling thread from product to product.
 struct Scratch {
   std::unique_ptr<char[]> memory;
@@ -174,6 +153,27 @@ int64_t portion_of(int64_t n_tiles, int n_threads) {
 
 }  // namespace
 
+// One weight as it is used in products, but for its row's factor.
+float weight_at(int format, const uint8_t *block, int64_t lane, int64_t i) {
+  const auto half_at = [](const uint8_t *place) {
+    uint16_t h;
+    std::memcpy(&h, place, 2);
+    return half_to_float(h);
+  };
+  const uint8_t pair = block[64 * (i % 16 / 4) + 4 * lane + i % 4];
+  const int low = i < 16 ? pair & 15 : pair >> 4;
+  if (format == DS_U4)
+    return half_at(block + U4::kScales + 2 * lane) * float(low) +
+           half_at(block + U4::kScales + 32 + 2 * lane);
+  if (format == DS_U6) {
+    const int top = block[U6::kTops + 64 * (i / 16) + 4 * lane + i % 4] >> 2 * (i % 16 / 4) & 3;
+    return half_at(block + U6::kScales + 32 * (i / 16) + 2 * lane) *
+           float((low | top << 4) - U6::kCentre);
+  }
+  return half_at(block + U8::kScales + 32 * (i / 16) + 2 * lane) *
+         float(int(block[64 * (i / 4) + 4 * lane + i % 4]) - U8::kCentre);
+}
+
 const Kernels &kernels() {
   switch (level()) {
 #if defined(__x86_64__)
@@ -190,6 +190,8 @@ const Kernels &kernels() {
 using namespace ds;
 
 extern "C" {
+
+int ds_version(void) { return 2; }
 
 int ds_best_level(void) { return best_level(); }
 

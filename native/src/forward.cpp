@@ -84,22 +84,23 @@ void keep(ds_model &model, const Kernels &use, int64_t layer, const Batch &batch
   const int64_t d = model.d_head, heads = model.n_heads, groups = model.n_kv_heads;
   const int64_t width = (heads + 2 * groups) * d;
   const float scale = 1.0f / std::sqrt(float(d));
+  const Cache &cache = model.cache;
   int64_t start = 0;
   for (int64_t s = 0; s < batch.n_sequences; start += batch.counts[s++])
     for_rows(batch.counts[s], [&](int64_t first, int64_t last) {
       for (int64_t i = first; i < last; ++i) {
         float *row = model.qkv.data() + (start + i) * width;
-        const float *cosines = batch.cosines + (start + i) * (d / 2);
-        const float *sines = batch.sines + (start + i) * (d / 2);
+        const int64_t position = batch.lengths[s] + i;
+        const float *cosines = model.cosines + position * (d / 2);
+        const float *sines = model.sines + position * (d / 2);
         for (int64_t h = 0; h < heads + groups; ++h) use.rotate(row + h * d, cosines, sines, d);
         for (int64_t j = 0; j < heads * d; ++j) row[j] *= scale;
-        const int64_t position = batch.lengths[s] + i;
-        const int64_t place = batch.pages[s][position / kPage] * batch.page_stride +
+        const int64_t place = batch.pages[s][position / kPage] * cache.page_stride +
                               position % kPage * d;
         for (int64_t g = 0; g < groups; ++g) {
-          const int64_t at = place + g * batch.head_stride;
-          use.to_half(row + (heads + g) * d, d, batch.keys[layer] + at);
-          use.to_half(row + (heads + groups + g) * d, d, batch.values[layer] + at);
+          const int64_t at = place + g * cache.head_stride;
+          use.to_half(row + (heads + g) * d, d, cache.keys[size_t(layer)] + at);
+          use.to_half(row + (heads + groups + g) * d, d, cache.values[size_t(layer)] + at);
         }
       }
     });
@@ -161,6 +162,21 @@ void run_layers(ds_model &model, const Batch &batch, float *x) {
     for (int64_t first = 0; first < n; first += kRowBlock)
       feed_forward(model, use, layer, x + first * model.d_model, std::min(kRowBlock, n - first));
   }
+}
+
+void embed(const ds_model &model, int64_t n_rows, const int64_t *token_ids, float *x) {
+  const Matrix &m = model.embedding;
+  const int64_t tile = tile_bytes(m.format, m.n_in);
+  for_rows(n_rows, [&](int64_t first, int64_t last) {
+    for (int64_t r = first; r < last; ++r) {
+      const int64_t n = token_ids[r];
+      const float factor = m.factors()[n];
+      for (int64_t k = 0; k < m.n_in; ++k) {
+        const uint8_t *block = m.packed + n / kTile * tile + tile_bytes(m.format, k / kBlock * kBlock);
+        x[r * m.n_in + k] = weight_at(m.format, block, n % kTile, k % kBlock) * factor;
+      }
+    }
+  });
 }
 
 void run_head(ds_model &model, int64_t n_rows, const float *x, float *logits) {

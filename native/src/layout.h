@@ -119,6 +119,9 @@ struct Kernels {
   void (*merge)(const Mixed &sum, const Mixed &part, int64_t n_rows, int64_t d);
 };
 
+// One weight as it is used in products, but for its row's factor.
+float weight_at(int format, const uint8_t *block, int64_t lane, int64_t column);
+
 // The best kernels of this processor, or the lesser ones that were asked for.
 const Kernels &kernels();
 

@@ -88,8 +88,8 @@ struct Mixer {
       work.n_keys = std::min(kStretch, most - start);
       for (int64_t i = 0; i * kPage < work.n_keys; ++i) {
         const int64_t at =
-            batch.pages[item.sequence][start / kPage + i] * batch.page_stride +
-            item.group * batch.head_stride;
+            batch.pages[item.sequence][start / kPage + i] * model.cache.page_stride +
+            item.group * model.cache.head_stride;
         work.keys[i] = keys + at;
         work.values[i] = values + at;
       }
@@ -185,7 +185,8 @@ void run_spans(const Mixer &mixer, const std::vector<Item> &items) {
 }  // namespace
 
 void mix_tokens(ds_model &model, const Kernels &use, int64_t layer, const Batch &batch) {
-  Mixer mixer{model, use, batch, batch.keys[layer], batch.values[layer], {}};
+  Mixer mixer{model, use, batch, model.cache.keys[size_t(layer)],
+              model.cache.values[size_t(layer)], {}};
   int64_t row = 0;
   for (int64_t s = 0; s < batch.n_sequences; row += batch.counts[s++]) mixer.starts.push_back(row);
   const std::vector<Item> items = mixer.items();

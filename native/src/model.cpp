@@ -26,7 +26,6 @@ Activations Rounded::reserve(int64_t n_rows, int64_t n_in) {
 namespace {
 
 constexpr int64_t kMaxRows = 8192;
-constexpr int64_t kMaxPositions = int64_t{1} << 40;
 
 bool is_complete(const ds_model &model) {
   for (const Layer &layer : model.layers) {
@@ -37,17 +36,25 @@ bool is_complete(const ds_model &model) {
   return true;
 }
 
-// Every page that a sequence reads or writes is there.
-bool good_pages(const Batch &batch, const int64_t *table_sizes, int64_t n_pages) {
+// Every page that a sequence reads or writes is there, and every position has a rotation.
+bool good_pages(const ds_model &model, const Batch &batch, const int64_t *table_sizes) {
   for (int64_t s = 0; s < batch.n_sequences; ++s) {
     const int64_t count = batch.counts[s], length = batch.lengths[s];
-    if (count < 1 || count > kMaxRows || length < 0 || length > kMaxPositions || !batch.pages[s])
+    if (count < 1 || count > kMaxRows || length < 0 || length > model.n_positions - count ||
+        !batch.pages[s])
       return false;
     const int64_t needed = (length + count + kPage - 1) / kPage;
     if (needed > table_sizes[s]) return false;
     for (int64_t i = 0; i < needed; ++i)
-      if (batch.pages[s][i] < 0 || batch.pages[s][i] >= n_pages) return false;
+      if (batch.pages[s][i] < 0 || batch.pages[s][i] >= model.cache.n_pages) return false;
   }
+  return true;
+}
+
+bool good_tokens(const ds_model &model, const int64_t *token_ids, int64_t n_rows) {
+  if (!model.embedding.packed) return false;
+  for (int64_t i = 0; i < n_rows; ++i)
+    if (token_ids[i] < 0 || token_ids[i] >= model.embedding.n_out) return false;
   return true;
 }
 
@@ -90,12 +97,15 @@ int ds_model_set_matrix(ds_model *model, int64_t layer, int which, int format, i
   if (layer < 0 || layer >= int64_t(model->layers.size())) return DS_BAD_SHAPE;
   const int64_t q = model->n_heads * model->d_head, kv = model->n_kv_heads * model->d_head;
   const int64_t outs[kMatrices] = {q, kv, kv, model->d_model, model->d_ff, model->d_ff,
-                                   model->d_model, n_out};
+                                   model->d_model, n_out, n_out};
   const int64_t ins[kMatrices] = {model->d_model, model->d_model, model->d_model, q,
-                                  model->d_model, model->d_model, model->d_ff, model->d_model};
+                                  model->d_model, model->d_model, model->d_ff, model->d_model,
+                                  model->d_model};
   if (n_out < 1 || n_out > kMaxDimension || n_out != outs[which] || n_in != ins[which])
     return DS_BAD_SHAPE;
-  Matrix &matrix = which == DS_HEAD ? model->head : model->layers[size_t(layer)].matrices[which];
+  Matrix &matrix = which == DS_HEAD        ? model->head
+                   : which == DS_EMBEDDING ? model->embedding
+                                           : model->layers[size_t(layer)].matrices[which];
   matrix = {format, n_out, n_in, static_cast<const uint8_t *>(packed), bias};
   return DS_OK;
 }
@@ -109,22 +119,40 @@ int ds_model_set_norm(ds_model *model, int64_t layer, int which, const float *we
   return DS_OK;
 }
 
-int ds_model_forward(ds_model *model, const ds_batch *b, float *x) {
-  if (!model || !b || !x || !b->counts || !b->lengths || !b->tables || !b->table_sizes ||
-      !b->cosines || !b->sines || !b->keys || !b->values)
-    return DS_BAD_POINTER;
-  if (b->n_sequences < 1 || b->n_sequences > kMaxRows || b->n_pages < 1 || !is_complete(*model))
-    return DS_BAD_SHAPE;
+int ds_model_set_rope(ds_model *model, int64_t n_positions, const float *cosines,
+                      const float *sines) {
+  if (!model || !cosines || !sines) return DS_BAD_POINTER;
+  if (n_positions < 1) return DS_BAD_SHAPE;
+  model->n_positions = n_positions;
+  model->cosines = cosines;
+  model->sines = sines;
+  return DS_OK;
+}
+
+int ds_model_set_cache(ds_model *model, uint16_t *const *keys, uint16_t *const *values,
+                       int64_t page_stride, int64_t head_stride, int64_t n_pages) {
+  if (!model || !keys || !values) return DS_BAD_POINTER;
   const int64_t head = kPage * model->d_head;
-  if (b->page_stride < head || b->head_stride < head) return DS_BAD_SHAPE;
-  for (size_t i = 0; i < model->layers.size(); ++i)
-    if (!b->keys[i] || !b->values[i]) return DS_BAD_POINTER;
-  Batch batch{b->n_sequences, 0,         b->counts, b->lengths, b->tables,      b->cosines,
-              b->sines,       b->keys,   b->values, b->page_stride, b->head_stride};
-  if (!good_pages(batch, b->table_sizes, b->n_pages)) return DS_BAD_SHAPE;
+  if (page_stride < head || head_stride < head || n_pages < 1) return DS_BAD_SHAPE;
+  const size_t n = model->layers.size();
+  for (size_t i = 0; i < n; ++i)
+    if (!keys[i] || !values[i]) return DS_BAD_POINTER;
+  model->cache = {{keys, keys + n}, {values, values + n}, page_stride, head_stride, n_pages};
+  return DS_OK;
+}
+
+int ds_model_forward(ds_model *model, const ds_batch *b, float *x) {
+  if (!model || !b || !x || !b->counts || !b->lengths || !b->tables || !b->table_sizes)
+    return DS_BAD_POINTER;
+  if (b->n_sequences < 1 || b->n_sequences > kMaxRows || !is_complete(*model))
+    return DS_BAD_SHAPE;
+  Batch batch{b->n_sequences, 0, b->counts, b->lengths, b->tables};
+  if (!good_pages(*model, batch, b->table_sizes)) return DS_BAD_SHAPE;
   for (int64_t s = 0; s < b->n_sequences; ++s) batch.n_rows += b->counts[s];
   if (batch.n_rows > kMaxRows) return DS_BAD_SHAPE;
+  if (b->token_ids && !good_tokens(*model, b->token_ids, batch.n_rows)) return DS_BAD_VALUE;
   try {
+    if (b->token_ids) embed(*model, batch.n_rows, b->token_ids, x);
     run_layers(*model, batch, x);
   } catch (const std::bad_alloc &) {
     return DS_NO_MEMORY;

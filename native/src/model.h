@@ -6,7 +6,8 @@
 
 namespace ds {
 
-constexpr int kMatrices = 8;  // the last is the head's, of no layer
+constexpr int kMatrices = 9;
+constexpr int kLayerMatrices = 7;
 constexpr int64_t kMaxHead = 256;
 constexpr int64_t kMaxLayers = 1024;
 
@@ -21,7 +22,7 @@ struct Matrix {
 };
 
 struct Layer {
-  Matrix matrices[kMatrices - 1];
+  Matrix matrices[kLayerMatrices];
   std::vector<float> norms[2];
 };
 
@@ -34,15 +35,18 @@ struct Rounded {
   Activations reserve(int64_t n_rows, int64_t n_in);
 };
 
-// New tokens of some sequences, behind each other, and the pages that keep what came before.
+// New tokens of some sequences, behind each other.
 struct Batch {
   int64_t n_sequences, n_rows;
   const int64_t *counts;        // [n_sequences] new tokens
   const int64_t *lengths;       // [n_sequences] earlier tokens
   const int32_t *const *pages;  // [n_sequences]: numbers of the pages, in order
-  const float *cosines, *sines; // [n_rows][d_head / 2]
-  uint16_t *const *keys, *const *values;  // [n_layers]: page 0 of head 0
-  int64_t page_stride, head_stride;
+};
+
+// Where keys and values are: page 0 of head 0 of each layer.
+struct Cache {
+  std::vector<uint16_t *> keys, values;
+  int64_t page_stride = 0, head_stride = 0, n_pages = 0;
 };
 
 }  // namespace ds
@@ -51,7 +55,10 @@ struct ds_model {
   int64_t d_model, n_heads, n_kv_heads, d_head, d_ff;
   float epsilon;
   std::vector<ds::Layer> layers;
-  ds::Matrix head;
+  ds::Matrix head, embedding;
+  ds::Cache cache;
+  int64_t n_positions = 0;
+  const float *cosines = nullptr, *sines = nullptr;  // [n_positions][d_head / 2]
   std::vector<float> last_norm;
   // Working memory, kept from call to call.
   ds::Rounded rounded;
@@ -62,6 +69,8 @@ namespace ds {
 
 // All layers, in place on x [n_rows][d_model].
 void run_layers(ds_model &model, const Batch &batch, float *x);
+// Rows of the embedding.
+void embed(const ds_model &model, int64_t n_rows, const int64_t *token_ids, float *x);
 // Last norm and head: logits [n_rows][vocabulary].
 void run_head(ds_model &model, int64_t n_rows, const float *x, float *logits);
 // Rows of queries in model.qkv against the pages of one layer, into model.mixed.

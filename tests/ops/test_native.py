@@ -106,7 +106,8 @@ def test_a_row_does_not_depend_on_its_company(kind: tuple[int, int]) -> None:
 def test_matrices_stand_side_by_side() -> None:
     """Projections of unequal kinds that read the same input."""
     parts = [
-        packed(random_codes(b, g, n, 64, n)) for (b, g), n in zip(KINDS, (32, 5, 40, 17), strict=True)
+        packed(random_codes(b, g, n, 64, n))
+        for (b, g), n in zip(KINDS, (32, 5, 40, 17), strict=True)
     ]
     x = torch.randn(2, 3, 64)
     bias = torch.randn(94)

@@ -30,6 +30,7 @@ SHAPES = (
     Shape(n_layers=2, d_model=128, n_heads=3, n_kv_heads=3, d_head=64, d_ff=160, epsilon=1e-5),
 )
 VOCABULARY = 50
+N_POSITIONS = 1_500
 THETA = 10_000.0
 
 
@@ -51,7 +52,15 @@ class Decoder:
             for norm in (Norm.ATTENTION, Norm.FEED_FORWARD):
                 self._add_norm(layer, norm)
         self._add(0, Matrix.HEAD, VOCABULARY, d, has_bias=False)
+        self._add(0, Matrix.EMBEDDING, VOCABULARY, d, has_bias=False)
+        cosines, sines = rope_table(torch.arange(N_POSITIONS), shape.d_head, THETA, torch.float32)
+        half = shape.d_head // 2
+        self.native.set_rope(cosines[:, :half], sines[:, half:])
         self._add_norm(0, Norm.LAST)
+
+    def matrix(self, which: Matrix) -> NativeMatrix:
+        """One of no layer."""
+        return self._matrices[0, which][0]
 
     def _random(self, *shape: int) -> Tensor:
         return torch.randn(*shape, generator=self._generator)
@@ -135,13 +144,10 @@ def run(
 ) -> list[Tensor]:
     """Run new tokens of some sequences (embeddings, earlier tokens, pages) in one pass."""
     x = torch.cat([x for x, _, _ in parts])
-    positions = torch.cat([torch.arange(n, n + len(x)) for x, n, _ in parts])
-    cosines, sines = rope_table(positions, decoder.shape.d_head, THETA, torch.float32)
-    half = decoder.shape.d_head // 2
     new = [NewTokens(count=len(x), length=n, pages=pages) for x, n, pages in parts]
-    tables = cosines[:, :half].contiguous(), sines[:, half:].contiguous()
-    decoder.native.forward(x, *tables, new, cache.pages)
-    return list(x.split([len(x) for x, _, _ in parts]))
+    decoder.native.set_cache(cache.pages)
+    got = decoder.native.forward(new, embeddings=x)
+    return list(got.split([len(x) for x, _, _ in parts]))
 
 
 @pytest.fixture(params=LEVELS[: LEVELS.index(BEST) + 1] if BEST in LEVELS else [])
@@ -201,12 +207,32 @@ def test_nothing_around_a_token_changes_its_bits(level: str) -> None:
     assert torch.equal(again[0], wanted[-1])
 
 
+def test_token_ids_become_rows_of_the_embedding(level: str) -> None:
+    shape = SHAPES[0]
+    decoder = Decoder(shape, seed=1)
+    ids = [3, 49, 0, 17, 17]
+    table = decoder.matrix(Matrix.EMBEDDING).unpack()
+    (wanted,) = run(decoder, Cache(shape, 1), [(table[ids].clone(), 0, (0,))])
+    new = [NewTokens(count=5, length=0, pages=(0,))]
+    assert torch.equal(decoder.native.forward(new, token_ids=ids), wanted)
+    for wrong in ([0, 1, 2, 3, 50], [0, -1, 2, 3, 4], [1, 2]):
+        with pytest.raises(ValueError, match=r"forward pass|token ids"):
+            decoder.native.forward(new, token_ids=wrong)
+
+
 def test_wrong_calls_are_refused() -> None:
     shape = SHAPES[0]
     decoder = Decoder(shape, seed=0)
     x = decoder.embeddings(3)
-    cache = Cache(shape, 2)
-    for wrong in ((0, (2,)), (0, (-1,)), (PAGE - 1, (0,)), (-1, (0,)), (0, ())):
+    cache = Cache(shape, 24)
+    for wrong in (
+        (0, (24,)),
+        (0, (-1,)),
+        (PAGE - 1, (0,)),
+        (-1, (0,)),
+        (0, ()),
+        (N_POSITIONS - 2, range(24)),
+    ):
         with pytest.raises(ValueError, match="forward pass"):
             run(decoder, cache, [(x, *wrong)])
     small = Pages(
@@ -214,7 +240,7 @@ def test_wrong_calls_are_refused() -> None:
         values=cache.pages.values,
         page_stride=cache.pages.page_stride,
         head_stride=cache.pages.head_stride,
-        n_pages=3,
+        n_pages=25,
     )
     cache.pages = small
     with pytest.raises(ValueError, match="needed"):
@@ -234,7 +260,7 @@ def test_the_library_checks_for_itself() -> None:
     assert found.ds_model_set_norm(model, 0, 3, norm.data_ptr())
     assert found.ds_model_set_matrix(model, 0, 0, 0, 64, 64, 64, None) == 0
     assert found.ds_model_set_matrix(model, 0, 0, 0, 64, 32, 64, None)
-    assert found.ds_model_set_matrix(model, 0, 8, 0, 64, 64, 64, None)
+    assert found.ds_model_set_matrix(model, 0, 9, 0, 64, 64, 64, None)
     assert found.ds_model_set_matrix(model, 0, 0, 0, 64, 64, 63, None)
     assert found.ds_model_forward(model, None, norm.data_ptr())
     assert found.ds_model_forward(model, ctypes.byref(ctypes.c_int64(1)), None)

@@ -48,6 +48,8 @@ class NativeDecoder:
         assert isinstance(model.head.packed, QuantisedWeight)
         (head,) = model.head.packed.parts
         self._native.set_matrix(0, Matrix.HEAD, head)
+        if config.tied_embeddings:
+            self._native.set_matrix(0, Matrix.EMBEDDING, head)
         self._native.set_norm(0, Norm.LAST, model.norm.weight)
 
     def run(
@@ -62,18 +64,29 @@ class NativeDecoder:
         Returns:
             The rows of all sequences, one sequence behind the other.
         """
-        config = self._model.config
         new = [s.extend(len(ids)) for s, ids in zip(sequences, token_ids, strict=True)]
         row = [token for ids in token_ids for token in ids]
-        x: Tensor = self._model.embedding(torch.tensor([row]))[0].float().contiguous()
-        positions = torch.cat([torch.arange(n.length, n.length + n.count) for n in new])
-        cosines, sines = rope_table(positions, config.d_head, config.rope_theta, torch.float32)
-        half = config.d_head // 2
-        cosines, sines = cosines[:, :half].contiguous(), sines[:, half:].contiguous()
-        self._native.forward(x, cosines, sines, new, self.pool.pages)
+        if self._native.pages is not self.pool.pages:
+            self._native.set_cache(self.pool.pages)
+        self._rotate_up_to(max(n.length + n.count for n in new))
+        if self._native.has_embedding:
+            x = self._native.forward(new, token_ids=row)
+        else:
+            rows: Tensor = self._model.embedding(torch.tensor([row]))
+            x = self._native.forward(new, embeddings=rows[0].float().contiguous())
         for sequence, n in zip(sequences, new, strict=True):
             sequence.advance(n.count)
         return x
+
+    def _rotate_up_to(self, length: int) -> None:
+        """Make sure of rotations for that many positions."""
+        if length <= self._native.n_positions:
+            return
+        config = self._model.config
+        positions = torch.arange(max(length, 2 * self._native.n_positions, 1_024))
+        cosines, sines = rope_table(positions, config.d_head, config.rope_theta, torch.float32)
+        half = config.d_head // 2
+        self._native.set_rope(cosines[:, :half], sines[:, half:])
 
     def logits(self, hidden: Float32[Tensor, "T D"]) -> Float32[Tensor, "T V"]:
         """Logits for the token after each hidden state."""

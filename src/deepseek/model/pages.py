@@ -18,6 +18,7 @@ class PagePool:
         self._values: list[Tensor] = [torch.empty(0)] * config.n_layers
         self._users: list[int] = []
         self._free: list[int] = []
+        self._grow()
 
     @property
     def n_used(self) -> int:
@@ -28,18 +29,6 @@ class PagePool:
     def n_bytes(self) -> int:
         """Bytes reserved."""
         return sum(t.nbytes for t in (*self._keys, *self._values))
-
-    @property
-    def pages(self) -> Pages:
-        """Where everything is, for the library."""
-        head = PAGE * self._shape[2]
-        return Pages(
-            keys=self._keys,
-            values=self._values,
-            page_stride=self._shape[0] * head,
-            head_stride=head,
-            n_pages=len(self._users),
-        )
 
     def take(self) -> int:
         """A page for one user; what it holds is undefined."""
@@ -82,6 +71,15 @@ class PagePool:
                 if had:
                     new[:had] = old
                 tensors[layer] = new
+        head = PAGE * self._shape[2]
+        self.pages = Pages(
+            keys=tuple(self._keys),
+            values=tuple(self._values),
+            page_stride=self._shape[0] * head,
+            head_stride=head,
+            n_pages=size,
+        )
+        """Where everything is, until it grows."""
         self._users += [0] * (size - had)
         self._free += range(size - 1, had - 1, -1)
 

@@ -22,6 +22,8 @@ LEVELS = ("portable", "AVX2", "AVX-512 VNNI", "AVX-512 VNNI and BF16")
 FORMATS: dict[Bits, int] = {4: 0, 8: 1, 6: 2}
 DTYPES = {torch.float32: 0, torch.bfloat16: 1}
 NAMES = ("deepseek_native.so", "deepseek_native.dylib", "deepseek_native.dll")
+VERSION = 2
+"""Of the library's interface."""
 BLOCK = 32
 """Columns come in multiples of this."""
 PROBLEMS = (
@@ -39,7 +41,10 @@ def library() -> ctypes.CDLL | None:
     """The compiled library; None if it was not built. `$DEEPSEEK_NATIVE` names another build."""
     for path in _candidates():
         if path.exists():
-            return _declared(ctypes.CDLL(str(path)))
+            found = ctypes.CDLL(str(path))
+            # One that was left from an earlier installation is as good as none.
+            if getattr(found, "ds_version", int)() == VERSION:
+                return _declared(found)
     return None
 
 

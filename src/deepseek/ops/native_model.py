@@ -17,9 +17,9 @@ PAGE = 64
 
 
 class Matrix(IntEnum):
-    """A layer's matrices, and the head of no layer, as the library numbers them."""
+    """A layer's matrices, and those of no layer, as the library numbers them."""
 
-    Q, K, V, O, GATE, UP, DOWN, HEAD = range(8)  # noqa: E741 (the field's names)
+    Q, K, V, O, GATE, UP, DOWN, HEAD, EMBEDDING = range(9)  # noqa: E741 (the field's names)
 
 
 class Norm(IntEnum):
@@ -74,6 +74,9 @@ class NativeModel:
         self._library = library()
         self.shape = shape
         self._kept: list[object] = []  # what the library points at
+        self._rope: tuple[Tensor, Tensor] | None = None
+        self._pages: Pages | None = None
+        self.has_embedding = False
         self._handle = self._library.ds_model_new(
             shape.n_layers,
             shape.d_model,
@@ -100,6 +103,7 @@ class NativeModel:
             f"{which.name} of layer {layer}",
         )
         self._kept += [matrix, bias]
+        self.has_embedding |= which is Matrix.EMBEDDING
 
     def set_norm(self, layer: int, which: Norm, weight: Tensor) -> None:
         """Copy a norm's weights."""
@@ -109,37 +113,78 @@ class NativeModel:
             f"norm {which.name} of layer {layer}",
         )
 
+    def set_rope(self, cosines: Float32[Tensor, "P J"], sines: Float32[Tensor, "P J"]) -> None:
+        """Give it the rotations of the positions from 0 on, one a pair of a head."""
+        shape = (len(cosines), self.shape.d_head // 2)
+        if cosines.shape != shape or sines.shape != shape:
+            raise ValueError(f"rotations {tuple(cosines.shape)} and {tuple(sines.shape)}")
+        kept = cosines.contiguous(), sines.contiguous()
+        places = [t.data_ptr() for t in kept]
+        _check(self._library.ds_model_set_rope(self._handle, len(cosines), *places), "rotations")
+        self._rope = kept
+
+    def set_cache(self, pages: Pages) -> None:
+        """Say where keys and values are. Pages that are written to must not be shared.
+
+        Raises:
+            ValueError: The tensors are too small for that.
+        """
+        self._check_pages(pages)
+        problem = self._library.ds_model_set_cache(
+            self._handle,
+            (ctypes.c_void_p * len(pages.keys))(*(k.data_ptr() for k in pages.keys)),
+            (ctypes.c_void_p * len(pages.values))(*(v.data_ptr() for v in pages.values)),
+            pages.page_stride,
+            pages.head_stride,
+            pages.n_pages,
+        )
+        _check(problem, "a cache")
+        self._pages = pages
+
+    @property
+    def n_positions(self) -> int:
+        """Positions that have a rotation."""
+        return len(self._rope[0]) if self._rope else 0
+
+    @property
+    def pages(self) -> Pages | None:
+        """Where keys and values are."""
+        return self._pages
+
     def forward(
         self,
-        x: Float32[Tensor, "T D"],
-        cosines: Float32[Tensor, "T J"],
-        sines: Float32[Tensor, "T J"],
         sequences: Sequence[NewTokens],
-        pages: Pages,
-    ) -> None:
-        """Bring embeddings through all layers, in place, and keep their keys and values.
+        *,
+        token_ids: Sequence[int] | None = None,
+        embeddings: Float32[Tensor, "T D"] | None = None,
+    ) -> Float32[Tensor, "T D"]:
+        """Bring new tokens through all layers and keep their keys and values.
 
         A token's numbers are the same to the last bit whatever else is in the batch, in however
         many chunks a prompt is read, and with any number of threads.
 
         Args:
-            x: The new tokens of all sequences, one sequence behind the other.
-            cosines: Of their positions, one for each pair of a head.
-            sines: Likewise.
-            sequences: In the order of `x`.
-            pages: Where keys and values are. Pages that are written to must not be shared.
+            sequences: How many new tokens each has, and where its keys and values are.
+            token_ids: Of all sequences, one behind the other; needs an embedding matrix.
+            embeddings: Instead of token ids; overwritten by the result.
 
         Raises:
             ValueError: Something does not fit together.
         """
-        half = self.shape.d_head // 2
         n_tokens = sum(s.count for s in sequences)
-        if x.shape != (n_tokens, self.shape.d_model) or x.dtype is not torch.float32:
-            raise ValueError(f"{tuple(x.shape)} numbers for {n_tokens} tokens")
-        if cosines.shape != (n_tokens, half) or sines.shape != (n_tokens, half):
-            raise ValueError(f"{tuple(cosines.shape)} cosines for {n_tokens} tokens")
-        self._check_pages(pages)
-        x_, cosines, sines = (_as_is(t) for t in (x, cosines, sines))
+        if (token_ids is None) == (embeddings is None):
+            raise ValueError("either token ids or embeddings")
+        ids = None
+        if token_ids is not None:
+            if len(token_ids) != n_tokens:
+                raise ValueError(f"{len(token_ids)} token ids for {n_tokens} tokens")
+            ids = _sizes(token_ids)
+            x = torch.empty(n_tokens, self.shape.d_model)
+        else:
+            assert embeddings is not None
+            x = embeddings
+            if x.shape != (n_tokens, self.shape.d_model) or not x.is_contiguous():
+                raise ValueError(f"{tuple(x.shape)} numbers for {n_tokens} tokens")
         tables = [(ctypes.c_int32 * len(s.pages))(*s.pages) for s in sequences]
         batch = _Batch(
             len(sequences),
@@ -147,16 +192,11 @@ class NativeModel:
             _sizes([s.length for s in sequences]),
             (ctypes.c_void_p * len(tables))(*(ctypes.addressof(table) for table in tables)),
             _sizes([len(s.pages) for s in sequences]),
-            cosines.data_ptr(),
-            sines.data_ptr(),
-            (ctypes.c_void_p * len(pages.keys))(*(k.data_ptr() for k in pages.keys)),
-            (ctypes.c_void_p * len(pages.values))(*(v.data_ptr() for v in pages.values)),
-            pages.page_stride,
-            pages.head_stride,
-            pages.n_pages,
+            ids,
         )
-        problem = self._library.ds_model_forward(self._handle, ctypes.byref(batch), x_.data_ptr())
+        problem = self._library.ds_model_forward(self._handle, ctypes.byref(batch), x.data_ptr())
         _check(problem, "a forward pass")
+        return x
 
     def logits(self, x: Float32[Tensor, "T D"], vocab_size: int) -> Float32[Tensor, "T V"]:
         """Last norm and head."""
@@ -193,13 +233,7 @@ class _Batch(ctypes.Structure):
         ("lengths", ctypes.POINTER(ctypes.c_int64)),
         ("tables", ctypes.POINTER(ctypes.c_void_p)),
         ("table_sizes", ctypes.POINTER(ctypes.c_int64)),
-        ("cosines", ctypes.c_void_p),
-        ("sines", ctypes.c_void_p),
-        ("keys", ctypes.POINTER(ctypes.c_void_p)),
-        ("values", ctypes.POINTER(ctypes.c_void_p)),
-        ("page_stride", ctypes.c_int64),
-        ("head_stride", ctypes.c_int64),
-        ("n_pages", ctypes.c_int64),
+        ("token_ids", ctypes.POINTER(ctypes.c_int64)),
     )
 
 
@@ -216,6 +250,8 @@ def library() -> ctypes.CDLL:
         *(pointer, size, integer, integer, size, size, pointer, pointer)
     ]
     found.ds_model_set_norm.argtypes = [pointer, size, integer, pointer]
+    found.ds_model_set_rope.argtypes = [pointer, size, pointer, pointer]
+    found.ds_model_set_cache.argtypes = [pointer, pointer, pointer, size, size, size]
     found.ds_model_forward.argtypes = [pointer, pointer, pointer]
     found.ds_model_head.argtypes = [pointer, size, pointer, pointer]
     found.ds_page_positions.restype = size
@@ -225,13 +261,6 @@ def library() -> ctypes.CDLL:
 
 def _sizes(numbers: Sequence[int]) -> "ctypes.Array[ctypes.c_int64]":
     return (ctypes.c_int64 * len(numbers))(*numbers)
-
-
-def _as_is(tensor: Tensor) -> Tensor:
-    """The library writes and reads where the tensor is: a copy would be lost."""
-    if not tensor.is_contiguous():
-        raise ValueError("the numbers do not lie behind each other")
-    return tensor
 
 
 def _check(problem: int, what: str) -> None:

@@ -1,8 +1,8 @@
 """Quantised tensors as whole numbers with scales, for kernels that multiply by those.
 
-GGUF's 4-bit formats are all `scale * code + zero` over groups of 32; its 8- and 6-bit formats are
-`scale * (code - 128)` over groups of 32 and `scale * (code - 32)` over groups of 16. Only the bits are put in order here, nothing is
-rounded.
+GGUF's 4-bit formats are all `scale * code + zero` over groups of 32; Q8_0 is
+`scale * (code - 128)` over groups of 32 and Q6_K `scale * (code - 32)` over groups of 16. Only the
+bits are put in order here, nothing is rounded.
 """
 
 from collections.abc import Callable
