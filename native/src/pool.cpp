@@ -46,20 +46,23 @@ void Pool::resize(int n_threads) {
   if (n_threads == n_threads_) return;
   stop();
   n_threads_ = n_threads;
+  stretches_ = std::vector<Stretch>(size_t(n_threads));
   const uint64_t seen = round_.load();
-  for (int i = 1; i < n_threads; ++i) threads_.emplace_back([this, seen] { serve(seen); });
+  for (int i = 1; i < n_threads; ++i) threads_.emplace_back([this, i, seen] { serve(i, seen); });
 }
 
-void Pool::work_off() {
-  for (;;) {
-    const int64_t first = next_.fetch_add(portion_);
-    if (first >= n_pieces_) return;
-    const int64_t last = first + portion_ < n_pieces_ ? first + portion_ : n_pieces_;
-    (*work_)(first, last);
+void Pool::work_off(int thread) {
+  for (int i = 0; i < n_threads_; ++i) {
+    Stretch &stretch = stretches_[size_t((thread + i) % n_threads_)];
+    for (;;) {
+      const int64_t first = stretch.next.fetch_add(portion_);
+      if (first >= stretch.end) break;
+      (*work_)(first, first + portion_ < stretch.end ? first + portion_ : stretch.end);
+    }
   }
 }
 
-void Pool::serve(uint64_t seen) {
+void Pool::serve(int thread, uint64_t seen) {
   for (;;) {
     const auto until = std::chrono::steady_clock::now() + kSpin;
     int spins = 0;
@@ -75,7 +78,7 @@ void Pool::serve(uint64_t seen) {
     // A thread that comes late, because others use the processor, finds the work closed: the
     // caller never waits for one that took nothing.
     inside_.fetch_add(1);
-    if (is_open_) work_off();
+    if (is_open_) work_off(thread);
     inside_.fetch_sub(1);
   }
 }
@@ -87,10 +90,12 @@ void Pool::run(int64_t n_pieces, int64_t portion,
     work(0, n_pieces);
     return;
   }
-  n_pieces_ = n_pieces;
   portion_ = portion;
   work_ = &work;
-  next_ = 0;
+  for (int i = 0; i < n_threads_; ++i) {
+    stretches_[size_t(i)].next = n_pieces * i / n_threads_;
+    stretches_[size_t(i)].end = n_pieces * (i + 1) / n_threads_;
+  }
   is_open_ = true;
   {
     // Under the lock, so that a thread between its check and its sleep does not miss it.
@@ -98,7 +103,7 @@ void Pool::run(int64_t n_pieces, int64_t portion,
     round_.fetch_add(1, std::memory_order_release);
   }
   wake_.notify_all();
-  work_off();
+  work_off(0);
   is_open_ = false;
   for (int spins = 0; inside_ != 0; ++spins) {
     if (spins < 4096)

@@ -14,7 +14,8 @@ class Pool {
  public:
   static Pool &get();
 
-  // Run `work(first, last)` over [0, n_pieces), in portions that idle threads take one by one.
+  // Run `work(first, last)` over [0, n_pieces). Each thread has a stretch of its own, so that it
+  // reads memory in one run, and takes portions of it; then it helps the others.
   // One caller at a time; the calling thread works too.
   void run(int64_t n_pieces, int64_t portion, const std::function<void(int64_t, int64_t)> &work);
 
@@ -23,8 +24,13 @@ class Pool {
   ~Pool();
 
  private:
-  void serve(uint64_t seen);
-  void work_off();
+  struct alignas(64) Stretch {
+    std::atomic<int64_t> next{0};
+    int64_t end = 0;
+  };
+
+  void serve(int thread, uint64_t seen);
+  void work_off(int thread);
   void stop();
 
   std::mutex callers_;
@@ -35,9 +41,9 @@ class Pool {
   std::atomic<uint64_t> round_{0};
   std::atomic<bool> is_open_{false};  // whether there is work to take
   std::atomic<int> inside_{0};        // threads that may be touching it
-  std::atomic<int64_t> next_{0};
   std::atomic<bool> ends_{false};
-  int64_t n_pieces_ = 0, portion_ = 1;
+  std::vector<Stretch> stretches_ = std::vector<Stretch>(1);  // of each thread
+  int64_t portion_ = 1;
   const std::function<void(int64_t, int64_t)> *work_ = nullptr;
 };
 
