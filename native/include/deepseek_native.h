@@ -105,8 +105,8 @@ DS_API int ds_model_set_norm(ds_model *model, int64_t layer, int which, const fl
 /* Rotations [n_positions][d_head / 2] of the positions from 0 on. */
 DS_API int ds_model_set_rope(ds_model *model, int64_t n_positions, const float *cosines,
                              const float *sines);
-/* Keys and values of each layer, bfloat16 [page][head][position][d_head], with the numbers from
- * one page, and from one head, to the next. */
+/* Keys and values of each layer, bfloat16 [page][head][64 * d_head], with the numbers from one
+ * page, and from one head, to the next. What lies in a page is the library's own business. */
 DS_API int ds_model_set_cache(ds_model *model, uint16_t *const *keys, uint16_t *const *values,
                               int64_t page_stride, int64_t head_stride, int64_t n_pages);
 

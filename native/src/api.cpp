@@ -191,7 +191,7 @@ using namespace ds;
 
 extern "C" {
 
-int ds_version(void) { return 2; }
+int ds_version(void) { return 3; }
 
 int ds_best_level(void) { return best_level(); }
 

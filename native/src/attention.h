@@ -1,8 +1,13 @@
 // Attention of some queries to one stretch of keys and values.
 //
-// Queries, keys, weights and values are multiplied as pairs of bfloat16 numbers and added up in
-// single precision: what a query gets from a stretch does not depend on the queries beside it, so
-// that one token alone and a whole chunk of a prompt agree to the last bit.
+// Keys lie in pages as pairs of neighbouring numbers, values as pairs of neighbouring positions, so
+// that one instruction multiplies a query's pair, or two positions' weights, with 16 of them:
+//
+//   keys of a page    [d / 2 pairs][64 positions][2]
+//   values of a page  for each slice of 64 numbers: [32 pairs of positions][64 numbers][2]
+//
+// All are bfloat16 and are added up in single precision: what a query gets does not depend on the
+// queries beside it, so that one token alone and a whole chunk of a prompt agree to the last bit.
 #pragma once
 #if defined(__AVX512F__)
 #include <immintrin.h>
@@ -13,22 +18,18 @@
 namespace ds {
 namespace {
 
-constexpr int64_t kPanel = kPage;  // keys that lie side by side
-constexpr int64_t kPanelVectors = kPanel / 16;
+constexpr int64_t kFew = 16;    // rows up to which memory is slower than the products
+constexpr int64_t kSlice = 64;  // numbers of a value that lie side by side
 #if defined(__AVX512F__)
 constexpr int kTogether = 6;  // queries that share one load of keys: what registers hold
 #else
 constexpr int kTogether = 1;
 #endif
 
-inline VU load_pairs(const uint32_t *place) {
+inline VU load_pairs(const uint16_t *place) {
   VU value;
   __builtin_memcpy(&value, place, sizeof value);
   return value;
-}
-
-inline void save_pairs(uint32_t *place, VU value) {
-  __builtin_memcpy(place, &value, sizeof value);
 }
 
 // total + the two products of each lane's pair
@@ -41,83 +42,39 @@ inline V add_products(V total, VU a, VU b) {
 #endif
 }
 
-// 16 rows of 16 pairs, `stride` numbers apart, become 16 columns, a panel's width apart.
-inline void transpose(const uint16_t *rows, int64_t stride, uint32_t *columns) {
-#if defined(__AVX512F__)
-  __m512i r[16], t[16];
-  for (int i = 0; i < 16; ++i) r[i] = _mm512_loadu_si512(rows + i * stride);
-  for (int i = 0; i < 16; i += 2) {
-    t[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]);
-    t[i + 1] = _mm512_unpackhi_epi32(r[i], r[i + 1]);
-  }
-  for (int i = 0; i < 16; i += 4) {
-    r[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
-    r[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
-    r[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
-    r[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
-  }
-  for (int c = 0; c < 4; ++c) {
-    const __m512i a = _mm512_shuffle_i32x4(r[c], r[4 + c], 0x88);
-    const __m512i b = _mm512_shuffle_i32x4(r[8 + c], r[12 + c], 0x88);
-    const __m512i e = _mm512_shuffle_i32x4(r[c], r[4 + c], 0xdd);
-    const __m512i f = _mm512_shuffle_i32x4(r[8 + c], r[12 + c], 0xdd);
-    _mm512_storeu_si512(columns + c * kPanel, _mm512_shuffle_i32x4(a, b, 0x88));
-    _mm512_storeu_si512(columns + (4 + c) * kPanel, _mm512_shuffle_i32x4(e, f, 0x88));
-    _mm512_storeu_si512(columns + (8 + c) * kPanel, _mm512_shuffle_i32x4(a, b, 0xdd));
-    _mm512_storeu_si512(columns + (12 + c) * kPanel, _mm512_shuffle_i32x4(e, f, 0xdd));
-  }
-#else
-  for (int64_t i = 0; i < 16; ++i) {
-    uint32_t row[16];
-    __builtin_memcpy(row, rows + i * stride, sizeof row);
-    for (int64_t j = 0; j < 16; ++j) columns[j * kPanel + i] = row[j];
-  }
-#endif
-}
-
-// A page becomes a panel: [d / 2 pairs][64 keys]
-void pack_keys(const uint16_t *keys, int64_t d, uint32_t *packed) {
-  for (int64_t i = 0; i < kPanel; i += 16)
-    for (int64_t j = 0; j < d / 2; j += 16)
-      transpose(keys + i * d + 2 * j, d, packed + j * kPanel + i);
-}
-
-// [slices of 64 numbers][pairs of keys][numbers of the slice]; behind the last key zeros, because
-// what lies there may be no number and its weight of zero would not silence it.
-void pack_values(const uint16_t *const *pages, int64_t d, int64_t n_keys, int64_t n_panels,
-                 uint32_t *packed) {
-  for (int64_t start = 0; start < d; start += kPanel) {
-    const int64_t width = d - start < kPanel ? d - start : kPanel;
-    for (int64_t key = 0; key < n_panels * kPanel; key += 2)
-      for (int64_t j = 0; j < width; j += 16) {
-        VH low = {}, high = {};
-        const uint16_t *place = pages[key / kPanel] + key % kPanel * d + start + j;
-        if (key < n_keys) __builtin_memcpy(&low, place, sizeof low);
-        if (key + 1 < n_keys) __builtin_memcpy(&high, place + d, sizeof high);
-        save_pairs(packed,
-                   __builtin_convertvector(low, VU) | __builtin_convertvector(high, VU) << 16);
-        packed += 16;
-      }
-  }
-}
-
 inline uint32_t pair_at(const uint16_t *row, int64_t j) {
   uint32_t pair;
   __builtin_memcpy(&pair, row + 2 * j, sizeof pair);
   return pair;
 }
 
-// M rows of pairs against N vectors side by side: out[m][..] = sum over j of row[m][j] * packed[j]
+// Pages that follow each other, and what will be wanted next: memory is asked for it meanwhile.
+struct Run {
+  int64_t n_pages, n_pairs;
+  const uint16_t *const *pages;
+  const uint16_t *const *next;  // null: nothing
+  int64_t offset;               // into each page
+};
+
+// M rows of pairs against N vectors side by side, page after page:
+// out[m][..] = sum over j of row[m][j] * packed[j]
 template <int M, int N>
-inline void multiply_pairs(const uint16_t *rows, int64_t stride, int64_t n_pairs,
-                           const uint32_t *packed, float *out, int64_t out_stride) {
+inline void multiply_pairs(const uint16_t *rows, int64_t stride, const Run &run, float *out,
+                           int64_t out_stride) {
   V total[M][N] = {};
-  for (int64_t j = 0; j < n_pairs; ++j) {
-    VU right[N];
-    for (int v = 0; v < N; ++v) right[v] = load_pairs(packed + (j * N + v) * 16);
-    for (int m = 0; m < M; ++m) {
-      const VU left = VU{} | pair_at(rows + m * stride, j);
-      for (int v = 0; v < N; ++v) total[m][v] = add_products(total[m][v], left, right[v]);
+  for (int64_t p = 0; p < run.n_pages; ++p) {
+    const uint16_t *row = rows + 2 * p * run.n_pairs, *page = run.pages[p] + run.offset;
+    const uint16_t *next = run.next && run.next[p] ? run.next[p] + run.offset : nullptr;
+    for (int64_t j = 0; j < run.n_pairs; ++j) {
+      VU right[N];
+      for (int v = 0; v < N; ++v) {
+        right[v] = load_pairs(page + (j * N + v) * 32);
+        if (next) __builtin_prefetch(next + (j * N + v) * 32, 0, 2);
+      }
+      for (int m = 0; m < M; ++m) {
+        const VU left = VU{} | pair_at(row + m * stride, j);
+        for (int v = 0; v < N; ++v) total[m][v] = add_products(total[m][v], left, right[v]);
+      }
     }
   }
   for (int m = 0; m < M; ++m)
@@ -125,18 +82,25 @@ inline void multiply_pairs(const uint16_t *rows, int64_t stride, int64_t n_pairs
 }
 
 template <int N>
-void multiply_all(const uint16_t *rows, int64_t n_rows, int64_t stride, int64_t n_pairs,
-                  const uint32_t *packed, float *out, int64_t out_stride) {
+void multiply_all(const uint16_t *rows, int64_t n_rows, int64_t stride, const Run &run, float *out,
+                  int64_t out_stride) {
   int64_t m = 0;
   for (; m + kTogether <= n_rows; m += kTogether)
-    multiply_pairs<kTogether, N>(rows + m * stride, stride, n_pairs, packed, out + m * out_stride,
-                                 out_stride);
+    multiply_pairs<kTogether, N>(rows + m * stride, stride, run, out + m * out_stride, out_stride);
   for (; kTogether > 3 && m + 3 <= n_rows; m += 3)
-    multiply_pairs<3, N>(rows + m * stride, stride, n_pairs, packed, out + m * out_stride,
-                         out_stride);
+    multiply_pairs<3, N>(rows + m * stride, stride, run, out + m * out_stride, out_stride);
   for (; m < n_rows; ++m)
-    multiply_pairs<1, N>(rows + m * stride, stride, n_pairs, packed, out + m * out_stride,
-                         out_stride);
+    multiply_pairs<1, N>(rows + m * stride, stride, run, out + m * out_stride, out_stride);
+}
+
+// Half the work of `save`, for numbers that are neither tiny nor infinite.
+inline void save_rounded(uint16_t *place, V value) {
+#if defined(__AVX512BF16__)
+  const __m256bh half = _mm512_cvtneps_pbh((__m512)value);
+  __builtin_memcpy(place, &half, sizeof half);
+#else
+  save(place, value);
+#endif
 }
 
 // The scores of one query become weights below one, those of keys it does not see zero.
@@ -159,7 +123,7 @@ void soften(const float *scores, int64_t n_visible, int64_t n_scores, uint16_t *
   const V zero = {};
   for (int64_t i = 0; i < n_scores; i += 16) {
     const V now = visible(i);
-    save(weights + i, now == nothing ? zero : exponential(now - top));
+    save_rounded(weights + i, now == nothing ? zero : exponential(now - top));
     sums += load(weights + i);  // as rounded: the weights that are used add up to one
   }
   *largest = top;
@@ -167,26 +131,36 @@ void soften(const float *scores, int64_t n_visible, int64_t n_scores, uint16_t *
 }
 
 void attend(const StretchWork &w) {
-  const int64_t n_panels = (w.n_keys + kPanel - 1) / kPanel, n_pairs = w.d / 2;
-  for (int64_t p = 0; p < n_panels; ++p) {
-    pack_keys(w.keys[p], w.d, w.packed);
-    multiply_all<kPanelVectors>(w.queries, w.n_rows, w.d, n_pairs, w.packed,
-                                w.scores + p * kPanel, kStretch);
-  }
+  const int64_t n_pages = (w.n_keys + kPage - 1) / kPage;
+  const bool is_few = w.n_rows <= kFew;
+  const uint16_t *const *next_values = is_few ? w.values : nullptr;
+  const uint16_t *const *next_keys = is_few ? w.next_keys : nullptr;
+  for (int64_t p = 0; p < n_pages; ++p)
+    multiply_all<kPage / 16>(w.queries, w.n_rows, w.d,
+                             {1, w.d / 2, w.keys + p, next_values ? next_values + p : nullptr, 0},
+                             w.scores + p * kPage, kStretch);
   for (int64_t r = 0; r < w.n_rows; ++r)
-    soften(w.scores + r * kStretch, w.visible[r], n_panels * kPanel, w.weights + r * kStretch,
+    soften(w.scores + r * kStretch, w.visible[r], n_pages * kPage, w.weights + r * kStretch,
            w.to.largest + r, w.to.total + r);
-  pack_values(w.values, w.d, w.n_keys, n_panels, w.packed);
-  const int64_t n_key_pairs = n_panels * kPanel / 2;
-  const uint32_t *packed = w.packed;
-  for (int64_t start = 0; start < w.d; start += kPanel) {
-    if (w.d - start >= kPanel)
-      multiply_all<4>(w.weights, w.n_rows, kStretch, n_key_pairs, packed, w.to.mixed + start,
-                      w.d);
-    else
-      multiply_all<2>(w.weights, w.n_rows, kStretch, n_key_pairs, packed, w.to.mixed + start,
-                      w.d);
-    packed += n_key_pairs * kPanel;
+  for (int64_t start = 0; start < w.d; start += kSlice) {
+    const auto multiply = w.d - start >= kSlice ? multiply_all<4> : multiply_all<2>;
+    multiply(w.weights, w.n_rows, kStretch,
+             {n_pages, kPage / 2, w.values, next_keys, start * kPage}, w.to.mixed + start, w.d);
+  }
+}
+
+// Put one token's key and value of one head into its page.
+[[maybe_unused]] void keep(const float *key, const float *value, int64_t d, int64_t place, uint16_t *keys,
+          uint16_t *values) {
+  uint16_t rounded[kMaxHead];
+  for (int64_t i = 0; i < d; i += 16) save(rounded + i, load(key + i));
+  for (int64_t i = 0; i < d; i += 2)
+    __builtin_memcpy(keys + (i / 2 * kPage + place) * 2, rounded + i, 4);
+  for (int64_t i = 0; i < d; i += 16) save(rounded + i, load(value + i));
+  for (int64_t start = 0; start < d; start += kSlice) {
+    const int64_t width = d - start < kSlice ? d - start : kSlice;
+    uint16_t *pairs = values + start * kPage + place / 2 * width * 2 + place % 2;
+    for (int64_t i = 0; i < width; ++i) pairs[2 * i] = rounded[start + i];
   }
 }
 

@@ -155,7 +155,7 @@ DS_ROWS(u8)
 
 const Kernels &avx2_kernels() {
   // Rounding activations is a small part of a product: the plain code serves.
-  static const Kernels kernels{{matmul_u4, matmul_u8, matmul_u6}, portable_kernels().quantise, DS_ROWS_OF_NUMBERS, attend, merge};
+  static const Kernels kernels{{matmul_u4, matmul_u8, matmul_u6}, portable_kernels().quantise, DS_ROWS_OF_NUMBERS, keep, attend, merge};
   return kernels;
 }
 

@@ -201,7 +201,7 @@ void quantise(const void *x, bool is_bf16, int64_t n_in, int64_t first, int64_t 
 }  // namespace
 
 const Kernels &avx512_kernels() {
-  static const Kernels kernels{{matmul_u4, matmul_u8, matmul_u6}, quantise, DS_ROWS_OF_NUMBERS, attend, merge};
+  static const Kernels kernels{{matmul_u4, matmul_u8, matmul_u6}, quantise, DS_ROWS_OF_NUMBERS, keep, attend, merge};
   return kernels;
 }
 

@@ -79,6 +79,18 @@ void project(ds_model &model, const Kernels &use, const Layer &layer, const floa
   });
 }
 
+// A page that is begun and stays incomplete: what lies behind its last value may be no number, and
+// a weight of zero would not silence it.
+void clear_last_page(const ds_model &model, int64_t layer, const Batch &batch, int64_t s) {
+  const int64_t end = batch.lengths[s] + batch.counts[s], page = (end - 1) / kPage;
+  if (end % kPage == 0 || page * kPage < batch.lengths[s]) return;
+  for (int64_t g = 0; g < model.n_kv_heads; ++g) {
+    uint16_t *values = model.cache.values[size_t(layer)] +
+                       batch.pages[s][page] * model.cache.page_stride + g * model.cache.head_stride;
+    std::fill_n(values, kPage * model.d_head, uint16_t{0});
+  }
+}
+
 // Rotate and scale queries, rotate keys, and put keys and values into their pages.
 void keep(ds_model &model, const Kernels &use, int64_t layer, const Batch &batch) {
   const int64_t d = model.d_head, heads = model.n_heads, groups = model.n_kv_heads;
@@ -86,7 +98,8 @@ void keep(ds_model &model, const Kernels &use, int64_t layer, const Batch &batch
   const float scale = 1.0f / std::sqrt(float(d));
   const Cache &cache = model.cache;
   int64_t start = 0;
-  for (int64_t s = 0; s < batch.n_sequences; start += batch.counts[s++])
+  for (int64_t s = 0; s < batch.n_sequences; start += batch.counts[s++]) {
+    clear_last_page(model, layer, batch, s);
     for_rows(batch.counts[s], [&](int64_t first, int64_t last) {
       for (int64_t i = first; i < last; ++i) {
         float *row = model.qkv.data() + (start + i) * width;
@@ -95,15 +108,15 @@ void keep(ds_model &model, const Kernels &use, int64_t layer, const Batch &batch
         const float *sines = model.sines + position * (d / 2);
         for (int64_t h = 0; h < heads + groups; ++h) use.rotate(row + h * d, cosines, sines, d);
         for (int64_t j = 0; j < heads * d; ++j) row[j] *= scale;
-        const int64_t place = batch.pages[s][position / kPage] * cache.page_stride +
-                              position % kPage * d;
+        const int64_t place = batch.pages[s][position / kPage] * cache.page_stride;
         for (int64_t g = 0; g < groups; ++g) {
           const int64_t at = place + g * cache.head_stride;
-          use.to_half(row + (heads + g) * d, d, cache.keys[size_t(layer)] + at);
-          use.to_half(row + (heads + groups + g) * d, d, cache.values[size_t(layer)] + at);
+          use.keep(row + (heads + g) * d, row + (heads + groups + g) * d, d, position % kPage,
+                   cache.keys[size_t(layer)] + at, cache.values[size_t(layer)] + at);
         }
       }
     });
+  }
 }
 
 void multiply_and_add(ds_model &model, const Kernels &use, const Matrix &m, const float *in,

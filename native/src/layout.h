@@ -76,6 +76,7 @@ struct Share {
   int64_t y_stride;
 };
 
+constexpr int64_t kMaxHead = 256;
 constexpr int64_t kPage = 64;      // positions of a sequence whose keys lie behind each other
 constexpr int64_t kStretch = 256;  // positions whose scores are made weights at once
 constexpr int64_t kStretchPages = kStretch / kPage;
@@ -91,11 +92,11 @@ struct Mixed {
 // Queries that share keys and values, and one stretch of these.
 struct StretchWork {
   const uint16_t *queries;  // [n_rows][d] bfloat16, scaled
-  const uint16_t *keys[kStretchPages], *values[kStretchPages];  // [kPage][d] bfloat16 each
+  const uint16_t *keys[kStretchPages], *values[kStretchPages];  // see attention.h
+  const uint16_t *next_keys[kStretchPages];  // of the stretch after this one, or null
   int64_t n_rows, d;
   int64_t n_keys;          // of the stretch's keys, those that any row sees
   const int64_t *visible;  // [n_rows]: how many of them each row sees
-  uint32_t *packed;        // room for kStretch * d / 2
   float *scores;           // room for n_rows * kStretch
   uint16_t *weights;       // the same
   Mixed to;
@@ -115,6 +116,8 @@ struct Kernels {
   void (*add)(float *x, const float *y, int64_t n);
   void (*to_half)(const float *x, int64_t n, uint16_t *y);
   // See attention.h.
+  void (*keep)(const float *key, const float *value, int64_t d, int64_t place, uint16_t *keys,
+               uint16_t *values);
   void (*attend)(const StretchWork &);
   void (*merge)(const Mixed &sum, const Mixed &part, int64_t n_rows, int64_t d);
 };

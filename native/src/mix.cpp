@@ -24,7 +24,6 @@ struct Item {
 
 struct Memory {
   std::vector<uint16_t> queries, weights;
-  std::vector<uint32_t> packed;
   std::vector<float> scores;
   std::vector<float> sums[2];
   std::vector<int64_t> visible;
@@ -33,7 +32,6 @@ struct Memory {
     const size_t rows = size_t(kQueries), width = size_t(d);
     if (queries.size() >= rows * width) return;
     queries.resize(rows * width);
-    packed.resize(size_t(kStretch) * width / 2);
     scores.resize(rows * size_t(kStretch));
     weights.resize(rows * size_t(kStretch));
     for (auto &sum : sums) sum.resize(rows * (width + 2));
@@ -67,6 +65,11 @@ struct Mixer {
     return starts[size_t(item.sequence)] + (item.first + row) / heads_per_group();
   }
 
+  int64_t place_of(const Item &item, int64_t page) const {
+    return batch.pages[item.sequence][page] * model.cache.page_stride +
+           item.group * model.cache.head_stride;
+  }
+
   void take_queries(const Item &item, Memory &memory) const {
     const int64_t d = model.d_head;
     for (int64_t r = 0; r < item.n_rows; ++r)
@@ -86,18 +89,19 @@ struct Mixer {
       work.n_rows = item.n_rows;
       work.d = model.d_head;
       work.n_keys = std::min(kStretch, most - start);
-      for (int64_t i = 0; i * kPage < work.n_keys; ++i) {
-        const int64_t at =
-            batch.pages[item.sequence][start / kPage + i] * model.cache.page_stride +
-            item.group * model.cache.head_stride;
-        work.keys[i] = keys + at;
-        work.values[i] = values + at;
+      for (int64_t i = 0; i < kStretchPages; ++i) {
+        const int64_t page = start / kPage + i;
+        if (page * kPage < most) {
+          work.keys[i] = keys + place_of(item, page);
+          work.values[i] = values + place_of(item, page);
+        }
+        if ((page + kStretchPages) * kPage < last)
+          work.next_keys[i] = keys + place_of(item, page + kStretchPages);
       }
       for (int64_t r = 0; r < item.n_rows; ++r)
         memory.visible[size_t(r)] =
             std::max(int64_t{0}, std::min(kStretch, n_seen(item, r) - start));
       work.visible = memory.visible.data();
-      work.packed = memory.packed.data();
       work.scores = memory.scores.data();
       work.weights = memory.weights.data();
       work.to = start == first ? sum : mixed_at(memory.sums[1].data(), item.n_rows);

@@ -8,7 +8,6 @@ namespace ds {
 
 constexpr int kMatrices = 9;
 constexpr int kLayerMatrices = 7;
-constexpr int64_t kMaxHead = 256;
 constexpr int64_t kMaxLayers = 1024;
 
 struct Matrix {

@@ -112,7 +112,7 @@ void quantise(const void *x, bool is_bf16, int64_t n_in, int64_t first, int64_t 
 
 const Kernels &portable_kernels() {
   static const Kernels kernels{
-      {matmul_u4, matmul_centred<U8>, matmul_centred<U6>}, quantise, DS_ROWS_OF_NUMBERS, attend, merge};
+      {matmul_u4, matmul_centred<U8>, matmul_centred<U6>}, quantise, DS_ROWS_OF_NUMBERS, keep, attend, merge};
   return kernels;
 }
 

@@ -22,7 +22,7 @@ LEVELS = ("portable", "AVX2", "AVX-512 VNNI", "AVX-512 VNNI and BF16")
 FORMATS: dict[Bits, int] = {4: 0, 8: 1, 6: 2}
 DTYPES = {torch.float32: 0, torch.bfloat16: 1}
 NAMES = ("deepseek_native.so", "deepseek_native.dylib", "deepseek_native.dll")
-VERSION = 2
+VERSION = 3
 """Of the library's interface."""
 BLOCK = 32
 """Columns come in multiples of this."""
