@@ -2,8 +2,8 @@
  *
  *     cc -O3 -march=native -fopenmp ceilings.c -o ceilings && ./ceilings THREADS
  *
- * Prints one JSON object. Reading: every 64-byte line of 1 GiB on huge pages, with prefetches at
- * the best of some distances. Arithmetic: byte dot products on registers alone; 0 where the
+ * Prints one JSON object. Reading: every 64-byte line of 1 GiB on huge pages, from the best number
+ * of places at once, with prefetches at the best distance. Arithmetic: byte dot products on registers alone; 0 where the
  * processor has none.
  */
 #define _GNU_SOURCE
@@ -22,21 +22,21 @@ static const size_t SIZE = (size_t)1 << 30;
 
 typedef int64_t line_t __attribute__((vector_size(LINE)));
 
-/* Each thread reads two places in turn, which keeps more of the memory busy than one. */
-static int64_t read_part(const char *from, size_t size, size_t ahead) {
-    line_t sums[8] = {0};
-    size_t half = size / 2;
-    for (size_t at = 0; at + 4 * LINE <= half; at += 4 * LINE) {
-        for (int side = 0; side < 2; side++) {
-            const char *place = from + (side ? half : 0) + at;
+/* A thread reads several places in turn, which keeps more of the memory busy than one. */
+static int64_t read_part(const char *from, size_t size, size_t places, size_t ahead) {
+    line_t sums[4] = {0};
+    size_t each = size / places / (4 * LINE) * (4 * LINE);
+    for (size_t at = 0; at < each; at += 4 * LINE) {
+        for (size_t place = 0; place < places; place++) {
+            const char *here = from + place * each + at;
             for (int i = 0; i < 4; i++) {
-                __builtin_prefetch(place + ahead + i * LINE, 0, 3);
-                sums[side * 4 + i] += *(const line_t *)(place + i * LINE);
+                if (ahead) __builtin_prefetch(here + ahead + i * LINE, 0, 0);
+                sums[i] += *(const line_t *)(here + i * LINE);
             }
         }
     }
     int64_t sum = 0;
-    for (int i = 0; i < 8; i++)
+    for (int i = 0; i < 4; i++)
         for (int j = 0; j < 8; j++) sum += sums[i][j];
     return sum;
 }
@@ -48,21 +48,23 @@ static double read_rate(int n_threads) {
     madvise(memory, SIZE, MADV_HUGEPAGE);
 #endif
     memset(memory, 1, SIZE);
-    static const size_t distances[] = {0, 1024, 2048, 4096, 8192, 16384};
     double best = 0;
     volatile int64_t kept = 0;
-    for (size_t d = 0; d < sizeof distances / sizeof *distances; d++) {
-        for (int pass = 0; pass < PASSES; pass++) {
-            int64_t sum = 0;
-            double start = omp_get_wtime();
+    for (int pass = 0; pass < PASSES; pass++) {
+        for (size_t places = 1; places <= 8; places *= 2) {
+            for (size_t ahead = 0; ahead <= 8192; ahead = ahead ? ahead * 2 : 512) {
+                int64_t sum = 0;
+                double start = omp_get_wtime();
 #pragma omp parallel num_threads(n_threads) reduction(+ : sum)
-            {
-                size_t part = SIZE / (size_t)n_threads / LINE * LINE;
-                sum += read_part(memory + part * (size_t)omp_get_thread_num(), part, distances[d]);
+                {
+                    size_t part = SIZE / (size_t)n_threads / LINE * LINE;
+                    const char *from = memory + part * (size_t)omp_get_thread_num();
+                    sum += read_part(from, part, places, ahead);
+                }
+                double rate = (double)SIZE / (omp_get_wtime() - start);
+                kept += sum;
+                if (rate > best) best = rate;
             }
-            double rate = (double)SIZE / (omp_get_wtime() - start);
-            kept += sum;
-            if (rate > best) best = rate;
         }
     }
     munmap(memory, SIZE);
