@@ -3,8 +3,8 @@
  *     cc -O3 -march=native -fopenmp ceilings.c -o ceilings && ./ceilings THREADS
  *
  * Prints one JSON object. Reading: every 64-byte line of 1 GiB on huge pages, from the best number
- * of places at once, with prefetches at the best distance. Arithmetic: byte dot products on registers alone; 0 where the
- * processor has none.
+ * of places at once, with prefetches at the best distance. Arithmetic: byte dot products on
+ * registers alone; 0 where the processor has none.
  */
 #define _GNU_SOURCE
 #include <omp.h>
