@@ -9,7 +9,7 @@ LMEVAL ?= .venv-lm-eval
 export PYTHONDONTWRITEBYTECODE = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-large check format bench-inference bench-papers bench-extraction bench-evaluation bench-lm-eval check-native clean
+.PHONY: help install demo test test-large check format bench-inference bench-papers bench-extraction bench-evaluation bench-lm-eval bench-kernels bench-accuracy check-native clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-18s %s\n", $$1, $$2}'
@@ -54,6 +54,12 @@ format: $(VENV)/.dev  ## rewrite the files in the house format
 
 bench-inference: $(VENV)/.peers  ## prefill and decode beside llama.cpp
 	$(BIN)/python benchmarks/inference.py
+
+bench-kernels: $(VENV)/.peers  ## the kernels beside llama.cpp (half an hour; IK=… is llama-bench of ik_llama.cpp)
+	$(BIN)/python benchmarks/kernels.py $(if $(IK),--ik "$(IK)") $(KERNELS_ARGS)
+
+bench-accuracy: $(VENV)/.peers  ## what int8 costs beside llama.cpp (hours; goes on where it stopped)
+	$(BIN)/python benchmarks/accuracy.py $(ACCURACY_ARGS)
 
 bench-papers: $(VENV)/.dev  ## paper analysis on ground truth: NCG_TRAIN=… NCG_TEST=… PDFS="a.pdf b.pdf"
 	$(BIN)/python benchmarks/papers.py $(if $(NCG_TRAIN),--ncg-train "$(NCG_TRAIN)") \

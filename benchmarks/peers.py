@@ -1,6 +1,14 @@
 """Child processes that each hold one inference engine and run one timed job at a time.
 
-Job lines on standard input: `prefill N` or `decode N`; answers on standard output: seconds.
+Job lines on standard input, answers as JSON on standard output:
+
+    prefill N                    seconds to read N tokens from scratch
+    decode N [CONTEXT]           seconds for N tokens after CONTEXT (128), which stay in the cache
+    streams N COUNT [UNIFIED]    seconds for N tokens each of COUNT sequences after 128
+    memory                       resident bytes after a prompt of 512 and 32 tokens
+    facts                        sizes of the model
+    products ROWS                seconds, bytes and operations of each matrix (ours only)
+
 The engine that is not asked sleeps, so that two engines can take turns on the same threads.
 """
 
@@ -8,88 +16,16 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
+
+from engines import KINDS, Peer
+from streams import Streams
 
 DECODE_PROMPT = 128  # tokens in the cache before decoding is timed
-
-
-class Peer(Protocol):
-    """What is timed."""
-
-    def tokens(self, text: str) -> list[int]:
-        """Token ids."""
-        ...
-
-    def prefill(self, ids: list[int]) -> int:
-        """Read a prompt from scratch; return the likeliest next token."""
-        ...
-
-    def step(self, token_id: int) -> int:
-        """Append a token; return the likeliest next one."""
-        ...
-
-
-class Ours:
-    """The engine of this package."""
-
-    def __init__(self, path: str, n_threads: int, **settings: Any) -> None:
-        from deepseek.engine.loader import load_engine
-
-        self._engine, _ = load_engine(path, threads=n_threads, **settings)
-
-    def tokens(self, text: str) -> list[int]:
-        """Token ids."""
-        return self._engine.tokenizer.encode(text)
-
-    def prefill(self, ids: list[int]) -> int:
-        """Read a prompt from scratch; return the likeliest next token."""
-        self._engine.forget()
-        return int(self._engine.runner.read(ids).argmax())
-
-    def step(self, token_id: int) -> int:
-        """Append a token; return the likeliest next one."""
-        return int(self._engine.runner.step(token_id).argmax())
-
-
-class LlamaCpp:
-    """llama.cpp through llama-cpp-python."""
-
-    def __init__(self, path: str, n_threads: int, **settings: Any) -> None:
-        import llama_cpp
-
-        self._llama = llama_cpp.Llama(
-            path,
-            n_ctx=8_192,
-            n_threads=n_threads,
-            n_threads_batch=n_threads,
-            verbose=False,
-            **settings,
-        )
-
-    def tokens(self, text: str) -> list[int]:
-        """Token ids."""
-        return self._llama.tokenize(text.encode(), add_bos=False)
-
-    def prefill(self, ids: list[int]) -> int:
-        """Read a prompt from scratch; return the likeliest next token."""
-        self._llama.reset()
-        return self._eval(ids)
-
-    def step(self, token_id: int) -> int:
-        """Append a token; return the likeliest next one."""
-        return self._eval([token_id])
-
-    def _eval(self, ids: list[int]) -> int:
-        import llama_cpp
-        import numpy as np
-
-        self._llama.eval(ids)
-        logits = llama_cpp.llama_get_logits_ith(self._llama.ctx, -1)
-        return int(np.ctypeslib.as_array(logits, shape=(self._llama.n_vocab(),)).argmax())
-
-
-KINDS = {"ours": Ours, "llama.cpp": LlamaCpp}
+ROOM = 128  # tokens that a stream may grow by
+STATUS = Path("/proc/self/smaps_rollup")
 
 
 class Worker:
@@ -102,16 +38,28 @@ class Worker:
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
 
-    def rate(self, job: str, n_tokens: int) -> float:
-        """Tokens a second of one run."""
+    def rate(self, job: str, n_tokens: int, *more: int) -> float:
+        """Tokens a second of one run; those of all streams together."""
+        n_streams = more[0] if job == "streams" else 1
+        seconds: float = self.ask(job, n_tokens, *more)
+        return n_tokens * n_streams / seconds
+
+    def ask(self, job: str, *numbers: int) -> Any:
+        """The answer to a job line.
+
+        Raises:
+            RuntimeError: The child has ended.
+        """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._process.stdin.write(f"{job} {n_tokens}\n")
-        self._process.stdin.flush()
-        answer = self._process.stdout.readline()
+        try:
+            print(job, *numbers, file=self._process.stdin, flush=True)
+            answer = self._process.stdout.readline()
+        except BrokenPipeError:
+            answer = ""
         if not answer:
-            raise RuntimeError(f"{self._process.args} ended with {self._process.wait()}")
-        return n_tokens / float(answer)
+            raise RuntimeError(f"{self._process.args!r} ended with {self._process.wait()}")
+        return json.loads(answer)
 
     def close(self) -> None:
         """End the child."""
@@ -120,17 +68,58 @@ class Worker:
         self._process.wait()
 
 
-def seconds(peer: Peer, ids: list[int], job: str, n_tokens: int) -> float:
-    """Time one job."""
-    if job == "prefill":
+class Jobs:
+    """What a child does when asked."""
+
+    def __init__(self, peer: Peer, ids: list[int]) -> None:
+        self._peer, self._ids = peer, ids
+        self._streams: dict[tuple[int, bool], Streams] = {}
+
+    def prefill(self, n_tokens: int) -> float:
+        """Seconds to read that many tokens from scratch."""
         start = time.perf_counter()
-        peer.prefill(ids[:n_tokens])
+        self._peer.prefill(self._ids[:n_tokens])
         return time.perf_counter() - start
-    token = peer.prefill(ids[:DECODE_PROMPT])
-    start = time.perf_counter()
-    for _ in range(n_tokens):
-        token = peer.step(token)
-    return time.perf_counter() - start
+
+    def decode(self, n_tokens: int, context: int = DECODE_PROMPT) -> float:
+        """Seconds for that many tokens after others, which are read only once."""
+        token = self._peer.hold(self._ids[:context])
+        start = time.perf_counter()
+        for _ in range(n_tokens):
+            token = self._peer.step(token)
+        return time.perf_counter() - start
+
+    def streams(self, n_tokens: int, n_streams: int, unified: int = 1) -> float:
+        """Seconds for that many tokens each of some sequences."""
+        key = n_streams, bool(unified)
+        if key not in self._streams:
+            step = (len(self._ids) - DECODE_PROMPT) // n_streams
+            starts = [i * step for i in range(n_streams)]
+            prompts = [self._ids[start : start + DECODE_PROMPT] for start in starts]
+            self._streams[key] = self._peer.streams(prompts, ROOM, unified=bool(unified))
+        streams = self._streams[key]
+        streams.rewind()
+        tokens = streams.first
+        start = time.perf_counter()
+        for _ in range(n_tokens):
+            tokens = streams.step(tokens)
+        return time.perf_counter() - start
+
+    def memory(self) -> dict[str, int]:
+        """Resident and proportional bytes after a prompt and some tokens."""
+        self.prefill(512)
+        self.decode(32, 512)
+        lines = STATUS.read_text().splitlines()[1:]
+        sizes = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines}
+        return {"resident": sizes["Rss"], "proportional": sizes["Pss"]}
+
+    def facts(self) -> dict[str, int]:
+        """Sizes of the model."""
+        return self._peer.facts()
+
+    def products(self, n_rows: int) -> dict[str, dict[str, float]]:
+        """What each matrix takes for so many rows of activations."""
+        return self._peer.products(n_rows)
 
 
 def serve(kind: str, path: str, n_threads: str, settings: str) -> None:
@@ -143,10 +132,12 @@ def serve(kind: str, path: str, n_threads: str, settings: str) -> None:
         ids += peer.tokens(file.read_text(encoding="utf-8"))
         if len(ids) >= 8_200:
             break
-    seconds(peer, ids, "decode", 4)  # warm
+    jobs = Jobs(peer, ids)
+    jobs.decode(4)  # warm
     for line in sys.stdin:
-        job, n_tokens = line.split()
-        print(seconds(peer, ids, job, int(n_tokens)), flush=True)
+        job, *numbers = line.split()
+        do: Callable[..., Any] = getattr(jobs, job)
+        print(json.dumps(do(*map(int, numbers))), flush=True)
 
 
 if __name__ == "__main__":
