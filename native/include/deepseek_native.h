@@ -45,7 +45,7 @@ DS_API int64_t ds_packed_bytes(int format, int64_t n_out, int64_t n_in);
 
 /* Zeroed memory aligned for packed weights, on huge pages where the system has them. */
 DS_API void *ds_allocate(int64_t n_bytes);
-DS_API void ds_release(void *memory, int64_t n_bytes);
+DS_API void ds_release(void *memory);
 
 /* Pack rows `first` to `first + n_rows` of a matrix; rows come in any portions of 16.
  *   codes  [n_rows][n_in]

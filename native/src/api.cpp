@@ -1,13 +1,8 @@
 // The C interface: checks every argument, then packs weights or shares a product among threads.
 #include <cmath>
-#include <cstdlib>
 #include <cstring>
 #include <memory>
 #include <new>
-
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
 
 #include "deepseek_native.h"
 #include "layout.h"
@@ -16,7 +11,6 @@
 namespace ds {
 namespace {
 
-constexpr int64_t kHugePage = int64_t{1} << 21;
 constexpr int64_t kPadding = 8192;  // kernels ask for weights ahead; never past the allocation
 
 int best_level() {
@@ -191,7 +185,7 @@ using namespace ds;
 
 extern "C" {
 
-int ds_version(void) { return 3; }
+int ds_version(void) { return 4; }
 
 int ds_best_level(void) { return best_level(); }
 
@@ -213,32 +207,6 @@ int64_t ds_packed_bytes(int format, int64_t n_out, int64_t n_in) {
   if (!is_format(format) || !good_shape(n_out, n_in)) return 0;
   return factors_at(format, n_out, n_in) + tiles_of(n_out) * kTile * int64_t(sizeof(float)) +
          kPadding;
-}
-
-void *ds_allocate(int64_t n_bytes) {
-  if (n_bytes <= 0) return nullptr;
-#if defined(__linux__)
-  const size_t size = size_t((n_bytes + kHugePage - 1) / kHugePage * kHugePage);
-  void *memory = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (memory == MAP_FAILED) return nullptr;
-  madvise(memory, size, MADV_HUGEPAGE);
-  return memory;
-#else
-  const size_t size = size_t((n_bytes + 63) / 64 * 64);
-  void *memory = std::aligned_alloc(64, size);
-  if (memory) std::memset(memory, 0, size);
-  return memory;
-#endif
-}
-
-void ds_release(void *memory, int64_t n_bytes) {
-  if (!memory) return;
-#if defined(__linux__)
-  munmap(memory, size_t((n_bytes + kHugePage - 1) / kHugePage * kHugePage));
-#else
-  (void)n_bytes;
-  std::free(memory);
-#endif
 }
 
 int ds_pack(int format, int64_t n_out, int64_t n_in, int group, int64_t first, int64_t n_rows,

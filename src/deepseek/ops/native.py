@@ -22,7 +22,7 @@ LEVELS = ("portable", "AVX2", "AVX-512 VNNI", "AVX-512 VNNI and BF16")
 FORMATS: dict[Bits, int] = {4: 0, 8: 1, 6: 2}
 DTYPES = {torch.float32: 0, torch.bfloat16: 1}
 NAMES = ("deepseek_native.so", "deepseek_native.dylib", "deepseek_native.dll")
-VERSION = 3
+VERSION = 4
 """Of the library's interface."""
 BLOCK = 32
 """Columns come in multiples of this."""
@@ -126,7 +126,7 @@ class NativeMatrix:
 
     def __del__(self) -> None:
         if getattr(self, "_memory", None):
-            self._library.ds_release(self._memory, self.n_bytes)
+            self._library.ds_release(self._memory)
 
     def put(self, first: int, rows: Codes) -> None:
         """Pack some rows.
@@ -198,7 +198,7 @@ def _declared(found: ctypes.CDLL) -> ctypes.CDLL:
     found.ds_packed_bytes.restype = size
     found.ds_allocate.argtypes = [size]
     found.ds_allocate.restype = pointer
-    found.ds_release.argtypes = [pointer, size]
+    found.ds_release.argtypes = [pointer]
     found.ds_release.restype = None
     found.ds_pack.argtypes = [integer, size, size, integer, size, size, *[pointer] * 4]
     found.ds_unpack.argtypes = [integer, size, size, size, size, pointer, pointer]
