@@ -1,12 +1,12 @@
 """What 8-bit products cost in accuracy, beside llama.cpp on the same file.
 
-    python benchmarks/accuracy.py [--models smollm2-135m qwen2.5-coder-1.5b] [--tokens 50000]
+    python benchmarks/accuracy.py [--models smollm2-135m qwen2.5-coder-1.5b] [--tokens 25000]
 
 The reference are the dequantised weights in float32. Papers and code are read in windows of
 1,024 tokens, every token but a window's first is predicted, and all three engines get the same
 token ids. A finished window is written down (in the cache folder, under the state of the code),
 so that a run that was stopped goes on. Writes benchmarks/results/accuracy.json and .md after
-each model, unless fewer tokens than 50,000 are asked for. Memory: about 5 bytes a weight, and
+each model, unless fewer tokens of a kind than 25,000 are asked for. Memory: about 5 bytes a weight, and
 3 GB for the logits of a model of 150,000 tokens.
 """
 
@@ -38,7 +38,7 @@ from report import Row, write_results
 
 FORMATS = {"smollm2-135m": "Q4_1", "qwen2.5-coder-1.5b": "Q4_K_M"}
 WINDOW = 1_024
-ENOUGH = 50_000
+ENOUGH = 25_000
 ROWS = 128  # positions compared at a time: bounds the memory of the comparison
 RESAMPLES = 2_000
 MUST = 1.005

@@ -65,7 +65,7 @@ class Ours:
 
     def streams(self, prompts: Sequence[list[int]], room: int, *, unified: bool) -> Streams:
         """Sequences that begin with prompts; `unified` is llama.cpp's affair."""
-        return OurStreams(self._engine.runner.model, prompts, room)
+        return OurStreams(self._engine.runner.model, prompts)
 
     def facts(self) -> dict[str, int]:
         """Packed bytes and multiplications of all matrices, and bytes that a position caches."""

@@ -9,8 +9,9 @@ from typing import Any, Protocol
 import torch
 
 from deepseek.model.decoder import NativeDecoder
+from deepseek.model.pages import PagedSequence
 from deepseek.model.transformer import Transformer
-from deepseek.ops.native_model import PAGE, NewTokens, Pages
+from deepseek.ops.native_model import PAGE
 
 
 class Streams(Protocol):
@@ -29,27 +30,18 @@ class Streams(Protocol):
 
 
 class OurStreams:
-    """Sequences in the pages of one cache, all brought through the layers in one call."""
+    """Sequences in pages of one pool, all brought through the layers in one call."""
 
-    def __init__(self, model: Transformer, prompts: Sequence[Sequence[int]], room: int) -> None:
-        config = model.config
+    def __init__(self, model: Transformer, prompts: Sequence[Sequence[int]]) -> None:
         self._decoder = NativeDecoder(model)
-        self._prompt, self._length = len(prompts[0]), 0
-        each = -(-(self._prompt + room) // PAGE)
-        shape = (len(prompts) * each, config.n_kv_heads, PAGE, config.d_head)
-        self._pages = Pages(
-            keys=[torch.zeros(shape, dtype=torch.bfloat16) for _ in range(config.n_layers)],
-            values=[torch.zeros(shape, dtype=torch.bfloat16) for _ in range(config.n_layers)],
-            page_stride=config.n_kv_heads * PAGE * config.d_head,
-            head_stride=PAGE * config.d_head,
-            n_pages=shape[0],
-        )
-        self._tables = [range(i * each, (i + 1) * each) for i in range(len(prompts))]
+        self._prompt = len(prompts[0])
+        self._sequences = [PagedSequence(self._decoder.pool) for _ in prompts]
         self.first = self._run(prompts)
 
     def rewind(self) -> None:
         """Back to the prompts."""
-        self._length = self._prompt
+        for sequence in self._sequences:
+            sequence.truncate(self._prompt)
 
     def step(self, token_ids: Sequence[int]) -> list[int]:
         """Append a token to each; return the likeliest next ones."""
@@ -59,12 +51,8 @@ class OurStreams:
     def _run(self, rows: Sequence[Sequence[int]]) -> list[int]:
         """Append as many tokens to each."""
         count = len(rows[0])
-        new = [NewTokens(count=count, length=self._length, pages=table) for table in self._tables]
-        positions = torch.arange(self._length, self._length + count).repeat(len(rows))
-        hidden = self._decoder.run([t for row in rows for t in row], positions, new, self._pages)
-        self._length += count
-        last = hidden if count == 1 else hidden[count - 1 :: count]
-        found: list[int] = self._decoder.logits(last).argmax(dim=1).tolist()
+        hidden = self._decoder.run(rows, self._sequences)
+        found: list[int] = self._decoder.logits(hidden[count - 1 :: count]).argmax(dim=1).tolist()
         return found
 
 
