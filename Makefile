@@ -9,7 +9,7 @@ LMEVAL ?= .venv-lm-eval
 export PYTHONDONTWRITEBYTECODE = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-large check format bench-inference bench-papers bench-extraction bench-evaluation bench-lm-eval bench-kernels bench-accuracy check-native clean
+.PHONY: check-native-arm help install demo test test-large check format bench-inference bench-papers bench-extraction bench-evaluation bench-lm-eval bench-kernels bench-accuracy check-native clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-18s %s\n", $$1, $$2}'
@@ -72,7 +72,13 @@ check-native: $(VENV)/.dev  ## the kernels' tests under the address and undefine
 	cmake -S native -B build/sanitised -DSANITIZE=ON -DCMAKE_BUILD_TYPE=RelWithDebInfo
 	cmake --build build/sanitised
 	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" ASAN_OPTIONS=detect_leaks=0 \
-	  DEEPSEEK_NATIVE=build/sanitised/deepseek_native.so $(BIN)/python -m pytest tests/ops/test_native.py
+	  DEEPSEEK_NATIVE=build/sanitised/deepseek_native.so $(BIN)/python -m pytest tests/ops/test_native.py tests/ops/test_native_model.py
+
+check-native-arm:  ## the Arm kernels in an emulator (needs g++-aarch64-linux-gnu, qemu-user-static)
+	cmake -S native -B build/arm -DLEVEL_TEST=ON -DCMAKE_BUILD_TYPE=Release -DCMAKE_SYSTEM_NAME=Linux \
+	  -DCMAKE_SYSTEM_PROCESSOR=aarch64 -DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++
+	cmake --build build/arm
+	qemu-aarch64-static -L /usr/aarch64-linux-gnu build/arm/level_test
 
 bench-lm-eval: $(VENV)/.dev $(LMEVAL)/.ready  ## the same items through lm-eval with transformers
 	$(BIN)/python benchmarks/lm_eval_parity.py --peer $(LMEVAL)/bin/python

@@ -6,7 +6,7 @@ The reference are the dequantised weights in float32. Papers and code are read i
 1,024 tokens, every token but a window's first is predicted, and all three engines get the same
 token ids. A finished window is written down (in the cache folder, under the state of the code),
 so that a run that was stopped goes on. Writes benchmarks/results/accuracy.json and .md after
-each model, unless fewer tokens of a kind than 25,000 are asked for. Memory: about 5 bytes a weight, and
+each model, unless fewer tokens of a kind are asked for. Memory: about 5 bytes a weight, and
 3 GB for the logits of a model of 150,000 tokens.
 """
 

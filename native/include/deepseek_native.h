@@ -22,7 +22,9 @@ extern "C" {
 
 enum ds_format { DS_U4 = 0, DS_U8 = 1, DS_U6 = 2 };
 enum ds_dtype { DS_F32 = 0, DS_BF16 = 1 };
-enum ds_level { DS_PORTABLE = 0, DS_AVX2 = 1, DS_AVX512_VNNI = 2, DS_AVX512_BF16 = 3 };
+enum ds_level {
+  DS_PORTABLE = 0, DS_AVX2 = 1, DS_AVX512_VNNI = 2, DS_AVX512_BF16 = 3, DS_NEON_DOT = 4
+};
 enum ds_status {
   DS_OK = 0,
   DS_BAD_SHAPE = 1,   /* a dimension is not positive, too large or no multiple of 32 */

@@ -4,6 +4,11 @@
 #include <memory>
 #include <new>
 
+#if defined(__aarch64__) && defined(__linux__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+#endif
+
 #include "deepseek_native.h"
 #include "layout.h"
 #include "pool.h"
@@ -23,8 +28,19 @@ int best_level() {
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
       __builtin_cpu_supports("f16c"))
     return DS_AVX2;
+#elif defined(__aarch64__) && defined(__linux__)
+  if (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) return DS_NEON_DOT;
+#elif defined(__aarch64__) && defined(__APPLE__)
+  return DS_NEON_DOT;
 #endif
   return DS_PORTABLE;
+}
+
+// Those below the best of the same family of processors are there too.
+bool is_level(int wanted) {
+  const int best = best_level();
+  return wanted == DS_PORTABLE || wanted == best ||
+         (wanted > DS_PORTABLE && wanted < best && best <= DS_AVX512_BF16);
 }
 
 std::atomic<int> level_in_use{-1};
@@ -174,6 +190,8 @@ const Kernels &kernels() {
     case DS_AVX512_BF16: return avx512_bf16_kernels();
     case DS_AVX512_VNNI: return avx512_kernels();
     case DS_AVX2: return avx2_kernels();
+#elif defined(__aarch64__)
+    case DS_NEON_DOT: return neon_kernels();
 #endif
     default: return portable_kernels();
   }
@@ -185,14 +203,14 @@ using namespace ds;
 
 extern "C" {
 
-int ds_version(void) { return 4; }
+int ds_version(void) { return 5; }
 
 int ds_best_level(void) { return best_level(); }
 
 int ds_level_in_use(void) { return level(); }
 
 int ds_use_level(int wanted) {
-  if (wanted < DS_PORTABLE || wanted > best_level()) return DS_BAD_ENUM;
+  if (!is_level(wanted)) return DS_BAD_ENUM;
   level_in_use = wanted;
   return DS_OK;
 }

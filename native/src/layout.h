@@ -133,6 +133,8 @@ const Kernels &portable_kernels();
 const Kernels &avx2_kernels();
 const Kernels &avx512_kernels();
 const Kernels &avx512_bf16_kernels();
+#elif defined(__aarch64__)
+const Kernels &neon_kernels();
 #endif
 
 static inline float half_to_float(uint16_t h) {

@@ -92,19 +92,23 @@ void quantise(const void *x, bool is_bf16, int64_t n_in, int64_t first, int64_t 
         const int64_t at = row * n_in + b * kBlock + i;
         values[i] = is_bf16 ? bf16_to_float(static_cast<const uint16_t *>(x)[at])
                             : static_cast<const float *>(x)[at];
-        largest = std::fmax(largest, std::fabs(values[i]));
+        const float size = std::fabs(values[i]);
+        largest = size > largest ? size : largest;
       }
       const float step = largest / 127.0f, inverse = largest > 0.0f ? 127.0f / largest : 0.0f;
       to.scale[row * n_blocks + b] = step;
-      int32_t totals[2] = {0, 0};
-      for (int64_t i = 0; i < kBlock; ++i) {
-        const int32_t code = int32_t(std::nearbyint(values[i] * inverse));
-        to.codes[row * n_in + b * kBlock + i] = int8_t(code);
-        totals[i / 16] += code;
+      int32_t whole = 0;
+      for (int half = 0; half < 2; ++half) {
+        int32_t total = 0;
+        for (int64_t i = 16 * half; i < 16 * half + 16; ++i) {
+          const int32_t code = int32_t(std::nearbyint(values[i] * inverse));
+          to.codes[row * n_in + b * kBlock + i] = int8_t(code);
+          total += code;
+        }
+        to.offset[(row * n_blocks + b) * 2 + half] = -128 * total;
+        whole += total;
       }
-      to.sum[row * n_blocks + b] = step * float(totals[0] + totals[1]);
-      for (int half = 0; half < 2; ++half)
-        to.offset[(row * n_blocks + b) * 2 + half] = -128 * totals[half];
+      to.sum[row * n_blocks + b] = step * float(whole);
     }
 }
 

@@ -61,8 +61,8 @@ class R1Model:
                 takes at most what its weights were trained for; longer documents are read
                 section by section.
             device: `auto`, `cpu` or `cuda`.
-            dtype: `auto`, `bfloat16`, `float16`, `float32`, or `int8`: quantised weights stay so
-                and are multiplied in 8 bits by the native kernels.
+            dtype: `int8`, `bfloat16`, `float16`, `float32`, or `auto`: quantised weights stay so
+                and are multiplied in 8 bits by the native kernels, others as suits the machine.
             threads: CPU threads; default: what the machine grants this process.
             on_load: Told of layers loaded and layers in all.
             on_pull: Told what is happening, bytes done and bytes in all while weights are pulled.

@@ -93,5 +93,5 @@ def test_int8_is_a_way_to_multiply_and_keeps_the_best_dtype_for_the_rest() -> No
     compute = choose_compute(device="cpu", dtype="int8")
     assert compute.quantised
     assert compute.dtype is choose_compute(device="cpu").dtype
-    assert "int8 products" in compute.describe()
+    assert "int8 (as requested)" in compute.describe()
     assert not choose_compute(device="cpu", dtype="float32").quantised

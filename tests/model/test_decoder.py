@@ -65,7 +65,7 @@ def keep(sequence: PagedSequence, pool: PagePool, exact: DenseCache, place: int)
 @torch.inference_mode()
 def differences(model: Transformer) -> torch.Tensor:
     """Relative difference of what the last block returns, for each of some new tokens."""
-    assert can_decode(model, torch.bfloat16)
+    assert can_decode(model)
     generator = torch.Generator().manual_seed(1)
     ids = torch.randint(100, 10_000, (1, N_PROMPT + N_NEW), generator=generator)
     exact = RoundedCache(model.config, dtype=torch.float32, device=CPU)
@@ -109,4 +109,4 @@ def test_qwen2_with_biases(qwen_path: Path) -> None:
 
 
 def test_a_model_of_plain_numbers_is_left_to_torch() -> None:
-    assert not can_decode(tiny_model(tiny_config()), torch.bfloat16)
+    assert not can_decode(tiny_model(tiny_config()))

@@ -9,7 +9,7 @@ from deepseek.core.codes import Codes
 from deepseek.core.errors import CheckpointError
 from deepseek.ops import native
 from deepseek.ops.linear import QuantisedWeight, linear
-from deepseek.ops.native import LEVELS, NativeMatrix
+from deepseek.ops.native import NativeMatrix
 
 SHAPES = ((16, 32, 1), (1, 64, 2), (37, 96, 3), (64, 576, 8), (130, 256, 17), (48, 1_536, 33))
 """Rows of weights, columns, rows of activations."""
@@ -17,12 +17,7 @@ KINDS = ((4, 32), (6, 16), (8, 32), (8, 16))
 BEST = native.level()
 
 
-def levels() -> list[str]:
-    """What this processor has."""
-    return list(LEVELS[: LEVELS.index(BEST) + 1]) if BEST in LEVELS else []
-
-
-@pytest.fixture(params=levels())
+@pytest.fixture(params=native.levels())
 def level(request: pytest.FixtureRequest) -> Iterator[str]:
     native.use_level(request.param)
     yield request.param

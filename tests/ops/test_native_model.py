@@ -9,7 +9,7 @@ from torch import Tensor
 
 from deepseek.core.codes import Codes
 from deepseek.ops import native
-from deepseek.ops.native import LEVELS, NativeMatrix
+from deepseek.ops.native import NativeMatrix
 from deepseek.ops.native_model import (
     PAGE,
     Matrix,
@@ -150,7 +150,7 @@ def run(
     return list(got.split([len(x) for x, _, _ in parts]))
 
 
-@pytest.fixture(params=LEVELS[: LEVELS.index(BEST) + 1] if BEST in LEVELS else [])
+@pytest.fixture(params=native.levels())
 def level(request: pytest.FixtureRequest) -> Iterator[str]:
     native.use_level(request.param)
     yield request.param

@@ -26,15 +26,13 @@ class Compute:
     dtype: torch.dtype
     dtype_reason: str
     quantised: bool
-    """Keep 4- and 8-bit weights as they are and multiply in 8 bits; dtype is the rest's."""
+    """Keep quantised weights as they are and multiply in 8 bits; dtype is the rest's."""
     n_threads: int
     threads_reason: str
 
     def describe(self) -> str:
         """One line for people."""
-        dtype = str(self.dtype).removeprefix("torch.")
-        if self.quantised:
-            dtype = f"{INT8} products and {dtype}"
+        dtype = INT8 if self.quantised else str(self.dtype).removeprefix("torch.")
         return (
             f"{self.device}, {dtype} ({self.dtype_reason}), "
             f"{self.n_threads} threads ({self.threads_reason})"
@@ -55,6 +53,8 @@ def choose_compute(
     if dtype == INT8 and chosen_device.type != "cpu":
         raise ConfigError("dtype int8 is for the CPU", "use --device cpu, or another dtype")
     chosen_dtype, reason = _dtype("auto" if dtype == INT8 else dtype, chosen_device)
+    if dtype == INT8:
+        reason = "as requested"
     return Compute(
         device=chosen_device,
         dtype=chosen_dtype,

@@ -44,7 +44,7 @@ class Engine:
         on_prefill: Callable[[int, int], None] | None = None,
     ) -> None:
         self.tokenizer = tokenizer
-        kind: type[Runner] = NativeRunner if can_decode(model, dtype) else TorchRunner
+        kind: type[Runner] = NativeRunner if can_decode(model) else TorchRunner
         self.runner: Runner = kind(model, dtype=dtype, device=device)
         self.on_prefill = on_prefill
         self._name = name

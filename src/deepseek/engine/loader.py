@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -10,7 +10,7 @@ from deepseek.core.device import choose_compute
 from deepseek.core.log import LOGGER
 from deepseek.core.memory import peak_bytes, reset_peak
 from deepseek.engine.engine import Engine
-from deepseek.model.checkpoint import load_model
+from deepseek.model.checkpoint import is_quantised, load_model
 from deepseek.ops import native
 from deepseek.tokenizer.tokenizer import Tokenizer
 from deepseek.weights.pull import OnProgress, ensure
@@ -69,6 +69,10 @@ def load_engine(
         if source.folder is not None
         else Tokenizer.from_gguf_metadata(source.metadata)
     )
+    on_cpu = compute.device.type == "cpu"
+    if dtype == "auto" and on_cpu and native.is_fast() and is_quantised(source):
+        reason = "the weights are quantised"
+        compute = replace(compute, quantised=True, dtype_reason=reason)
     if compute.quantised:
         native.require()
         native.use_threads(compute.n_threads)

@@ -46,7 +46,7 @@ def load_model(
         device: Where they go.
         pack: Reorder matrices for fast inference and leave the embedding table in the file.
             A packed model cannot be trained.
-        quantised: Keep matrices that are stored in 4 or 8 bits so, for the native kernels.
+        quantised: Keep quantised matrices as they are stored, for the native kernels.
         on_progress: Told after each layer.
 
     Raises:
@@ -70,6 +70,15 @@ def load_model(
     if on_progress:
         on_progress(total, total)
     return model.eval()
+
+
+def is_quantised(source: WeightSource) -> bool:
+    """Whether the kernels can take all matrices as they are stored."""
+    shapes = {name: source.shape(name) for name in source.names()}
+    matrices = [name for name, shape in shapes.items() if len(shape) == 2]
+    return bool(matrices) and all(
+        shapes[name][1] % BLOCK == 0 and source.has_codes(name) for name in matrices
+    )
 
 
 class _Placement:

@@ -93,13 +93,12 @@ class NativeDecoder:
         return self._native.logits(hidden, self._model.config.vocab_size)
 
 
-def can_decode(model: Transformer, dtype: torch.dtype) -> bool:
+def can_decode(model: Transformer) -> bool:
     """Whether a model is all quantised and of a shape that the library takes."""
     config = model.config
     linears = [m for m in model.modules() if isinstance(m, Linear)]
     return (
         native.is_available()
-        and dtype is torch.bfloat16
         and all(isinstance(linear.packed, QuantisedWeight) for linear in linears)
         and config.d_head % 32 == 0
         and config.d_head <= 256

@@ -34,7 +34,7 @@ class Linear(nn.Module):
             self.weight = None
 
     def use_quantised(self, weight: QuantisedWeight) -> None:
-        """Multiply by 4- and 8-bit weights from now on. The bias becomes float32."""
+        """Multiply by quantised weights from now on. The bias becomes float32."""
         self.packed = weight
         self.weight = None
         if self.bias is not None:

@@ -38,7 +38,7 @@ class PackedWeight:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class QuantisedWeight:
-    """4- and 8-bit matrices, one below the other, for the native kernels."""
+    """Quantised matrices, one below the other, for the native kernels."""
 
     parts: tuple[NativeMatrix, ...]
 

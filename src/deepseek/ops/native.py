@@ -18,11 +18,17 @@ from torch import Tensor
 from deepseek.core.codes import Bits, Codes
 from deepseek.core.errors import CheckpointError, ConfigError
 
-LEVELS = ("portable", "AVX2", "AVX-512 VNNI", "AVX-512 VNNI and BF16")
+LEVELS = (
+    "portable",
+    "AVX2",
+    "AVX-512 VNNI",
+    "AVX-512 VNNI and BF16",
+    "NEON with dot products",
+)
 FORMATS: dict[Bits, int] = {4: 0, 8: 1, 6: 2}
 DTYPES = {torch.float32: 0, torch.bfloat16: 1}
 NAMES = ("deepseek_native.so", "deepseek_native.dylib", "deepseek_native.dll")
-VERSION = 4
+VERSION = 5
 """Of the library's interface."""
 BLOCK = 32
 """Columns come in multiples of this."""
@@ -66,6 +72,11 @@ def is_available() -> bool:
     return library() is not None
 
 
+def is_fast() -> bool:
+    """Whether there are kernels for this processor that beat torch's."""
+    return level() not in ("none", LEVELS[0])
+
+
 def require() -> None:
     """Make sure of the kernels.
 
@@ -83,6 +94,16 @@ def level() -> str:
     """The instruction set in use."""
     found = library()
     return LEVELS[found.ds_level_in_use()] if found else "none"
+
+
+def levels() -> list[str]:
+    """The instruction sets that this processor has kernels for, the plain code first."""
+    found, best = library(), level()
+    if found is None:
+        return []
+    here = [name for i, name in enumerate(LEVELS) if not found.ds_use_level(i)]
+    use_level(best)
+    return here
 
 
 def use_level(name: str) -> None:
