@@ -1,4 +1,4 @@
-"""Prefill and decode speed beside llama.cpp: same files, same threads, taking turns.
+"""Prefill and decode through torch in bfloat16 beside llama.cpp: same files, taking turns.
 
     python benchmarks/inference.py [--quick] [--models smollm2-135m qwen2.5-coder-1.5b]
 
@@ -52,7 +52,7 @@ def compare(model: str, *, quick: bool, rounds: int) -> list[Row]:
         "prefill": best_variant(model, ("prefill", 512 if quick else 2_000)),
         "decode": best_variant(model, ("decode", 16 if quick else 32)),
     }
-    ours = Worker("ours", path, n_threads)
+    ours = Worker("ours", path, n_threads, dtype="bfloat16")
     theirs = {
         str(variant): Worker("llama.cpp", path, n_threads, **variant) for variant in best.values()
     }
