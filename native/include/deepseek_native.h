@@ -1,7 +1,8 @@
 /* Matrix products with 4-, 6- and 8-bit weights on a CPU. Plain C: no torch, no Python.
  *
  * Weights are w[n][k] = scale[n][k / group] * code[n][k] + zero[n][k / group], which covers GGUF's
- * Q4_0, Q4_1, Q4_K (4 bits, groups of 32), Q8_0 (8 bits, 32) and Q6_K (6 bits, 16).
+ * Q4_0, Q4_1 (4 bits, groups of 32) and Q8_0 (8 bits, 32). With units, scales and zeros are whole
+ * numbers times the unit of 256 columns: Q4_K (4 bits, 32) and Q6_K (6 bits, 16).
  * Activations are rounded to 8 bits in groups of 32 while they are read.
  * All functions are safe to call with wrong arguments: they return an error and touch nothing.
  */
@@ -20,7 +21,7 @@
 extern "C" {
 #endif
 
-enum ds_format { DS_U4 = 0, DS_U8 = 1, DS_U6 = 2 };
+enum ds_format { DS_U4 = 0, DS_U8 = 1, DS_U6K = 2, DS_U4K = 3 };
 enum ds_dtype { DS_F32 = 0, DS_BF16 = 1 };
 enum ds_level {
   DS_PORTABLE = 0, DS_AVX2 = 1, DS_AVX512_VNNI = 2, DS_AVX512_BF16 = 3, DS_NEON_DOT = 4
@@ -52,10 +53,11 @@ DS_API void ds_release(void *memory);
 /* Pack rows `first` to `first + n_rows` of a matrix; rows come in any portions of 16.
  *   codes  [n_rows][n_in]
  *   scales [n_rows][n_in / group], zeros likewise; null zeros: -2^(bits-1) * scale
- *   group  16 or 32
- */
+ *   units  [n_rows][n_in / 256][2] of scales and zeros, for the formats that have them
+ *   group  16 or 32 */
 DS_API int ds_pack(int format, int64_t n_out, int64_t n_in, int group, int64_t first, int64_t n_rows,
-            const uint8_t *codes, const float *scales, const float *zeros, void *packed);
+            const uint8_t *codes, const float *scales, const float *zeros, const float *units,
+            void *packed);
 
 /* The weights of some rows as they are used in products, for tests. */
 DS_API int ds_unpack(int format, int64_t n_out, int64_t n_in, int64_t first, int64_t n_rows,

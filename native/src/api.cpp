@@ -56,6 +56,10 @@ bool good_shape(int64_t n_out, int64_t n_in) {
          n_in % kBlock == 0;
 }
 
+bool fits_units(int format, int64_t n_in) {
+  return !has_units(format) || n_in % (kSuper * kBlock) == 0;
+}
+
 bool is_aligned(const void *memory) { return reinterpret_cast<uintptr_t>(memory) % 64 == 0; }
 
 float *factors(int format, int64_t n_out, int64_t n_in, void *packed) {
@@ -83,49 +87,98 @@ struct Row {
   int64_t n_in;
   int group;
   const uint8_t *codes;
-  const float *scales, *zeros;
+  const float *scales, *zeros, *units;
 };
+
+bool are_whole(const float *numbers, int64_t n, float least, float most) {
+  for (int64_t i = 0; i < n; ++i)
+    if (!(numbers[i] >= least && numbers[i] <= most) || numbers[i] != std::floor(numbers[i]))
+      return false;
+  return true;
+}
+
+bool are_finite(const float *numbers, int64_t n) {
+  for (int64_t i = 0; i < n; ++i)
+    if (!std::isfinite(numbers[i])) return false;
+  return true;
+}
 
 bool good_row(const Row &row) {
   const int64_t n_groups = row.n_in / row.group;
-  for (int64_t g = 0; g < n_groups; ++g)
-    if (!std::isfinite(row.scales[g]) || (row.zeros && !std::isfinite(row.zeros[g]))) return false;
-  const int most = row.format == DS_U4 ? 15 : row.format == DS_U6 ? 63 : 255;
+  if (!are_finite(row.scales, n_groups) || (row.zeros && !are_finite(row.zeros, n_groups)))
+    return false;
+  if (row.units && !are_finite(row.units, row.n_in / (kSuper * kBlock) * 2)) return false;
+  if (row.format == DS_U4K &&
+      !(are_whole(row.scales, n_groups, 0, 255) && are_whole(row.zeros, n_groups, 0, 255)))
+    return false;
+  if (row.format == DS_U6K && !are_whole(row.scales, n_groups, -128, 127)) return false;
+  const int most = row.format == DS_U8 ? 255 : row.format == DS_U6K ? 63 : 15;
   for (int64_t k = 0; k < row.n_in; ++k)
     if (row.codes[k] > most) return false;
   return true;
 }
 
-void pack_row(const Row &row, int64_t lane, uint8_t *tile, float *factor) {
-  *factor = factor_of(row.scales, row.zeros, row.n_in / row.group);
-  const float inverse = *factor > 0.0f ? 1.0f / *factor : 0.0f;
-  const int64_t n_bytes = tile_bytes(row.format, kBlock);
-  for (int64_t b = 0; b < row.n_in / kBlock; ++b) {
-    uint8_t *block = tile + b * n_bytes;
-    const uint8_t *codes = row.codes + b * kBlock;
-    if (row.format == DS_U8) {
-      for (int i = 0; i < kBlock; ++i) block[64 * (i / 4) + 4 * lane + i % 4] = codes[i];
-    } else {
-      for (int i = 0; i < 16; ++i)
-        block[64 * (i / 4) + 4 * lane + i % 4] = uint8_t((codes[i] & 15) | codes[16 + i] << 4);
-    }
-    if (row.format == DS_U6)
-      for (int i = 0; i < kBlock; ++i)
-        block[U6::kTops + 64 * (i / 16) + 4 * lane + i % 4] |=
-            uint8_t(codes[i] >> 4 << 2 * (i % 16 / 4));
-    if (row.format == DS_U4) {
-      const float scale = row.scales[b];
-      const float zero = row.zeros ? row.zeros[b] : -8.0f * scale;
-      put_half(block + U4::kScales + 2 * lane, scale * inverse);
-      put_half(block + U4::kScales + 32 + 2 * lane, zero * inverse);
-      continue;
-    }
-    const int64_t scales = row.format == DS_U6 ? U6::kScales : U8::kScales;
-    for (int half = 0; half < 2; ++half) {
-      const int64_t g = row.group == 16 ? 2 * b + half : b;
-      put_half(block + scales + 32 * half + 2 * lane, row.scales[g] * inverse);
-    }
+void pack_pairs(const uint8_t *codes, int64_t lane, uint8_t *place) {
+  for (int i = 0; i < 16; ++i)
+    place[64 * (i / 4) + 4 * lane + i % 4] = uint8_t((codes[i] & 15) | codes[16 + i] << 4);
+}
+
+void pack_block(U4, const Row &row, int64_t b, int64_t lane, float inverse, uint8_t *tile) {
+  pack_pairs(row.codes + b * kBlock, lane, tile + U4::codes(b));
+  const float scale = row.scales[b], zero = row.zeros ? row.zeros[b] : -8.0f * scale;
+  put_half(tile + U4::scales(b) + 2 * lane, scale * inverse);
+  put_half(tile + U4::zeros(b) + 2 * lane, zero * inverse);
+}
+
+void pack_block(U8, const Row &row, int64_t b, int64_t lane, float inverse, uint8_t *tile) {
+  for (int i = 0; i < kBlock; ++i)
+    tile[U8::codes(b) + 64 * (i / 4) + 4 * lane + i % 4] = row.codes[b * kBlock + i];
+  for (int half = 0; half < 2; ++half) {
+    const int64_t g = row.group == 16 ? 2 * b + half : b;
+    put_half(tile + U8::scales(b, half) + 2 * lane, row.scales[g] * inverse);
   }
+}
+
+void pack_block(U4K, const Row &row, int64_t b, int64_t lane, float, uint8_t *tile) {
+  pack_pairs(row.codes + b * kBlock, lane, tile + U4K::codes(b));
+  tile[U4K::scales(b) + lane] = uint8_t(row.scales[b]);
+  tile[U4K::zeros(b) + lane] = uint8_t(row.zeros[b]);
+  put_half(tile + U4K::units(b) + 2 * lane, row.units[b / kSuper * 2]);
+  put_half(tile + U4K::zero_units(b) + 2 * lane, row.units[b / kSuper * 2 + 1]);
+}
+
+void pack_block(U6K, const Row &row, int64_t b, int64_t lane, float, uint8_t *tile) {
+  const uint8_t *codes = row.codes + b * kBlock;
+  pack_pairs(codes, lane, tile + U6K::codes(b));
+  for (int half = 0; half < 2; ++half) {
+    for (int i = 0; i < 4; ++i) {
+      const uint8_t *c = codes + 16 * half + i;
+      tile[U6K::tops(b, half) + 4 * lane + i] =
+          uint8_t(c[0] >> 4 | c[4] >> 4 << 2 | c[8] >> 4 << 4 | c[12] >> 4 << 6);
+    }
+    tile[U6K::scales(b, half) + lane] = uint8_t(int8_t(row.scales[2 * b + half]));
+  }
+  put_half(tile + U6K::units(b) + 2 * lane, row.units[b / kSuper * 2]);
+}
+
+void pack_row(const Row &row, int64_t lane, uint8_t *tile, float *factor) {
+  *factor = row.units ? 1.0f : factor_of(row.scales, row.zeros, row.n_in / row.group);
+  const float inverse = *factor > 0.0f ? 1.0f / *factor : 0.0f;
+  for (int64_t b = 0; b < row.n_in / kBlock; ++b) switch (row.format) {
+      case DS_U4: pack_block(U4{}, row, b, lane, inverse, tile); break;
+      case DS_U8: pack_block(U8{}, row, b, lane, inverse, tile); break;
+      case DS_U4K: pack_block(U4K{}, row, b, lane, inverse, tile); break;
+      default: pack_block(U6K{}, row, b, lane, inverse, tile);
+    }
+}
+
+template <typename Format>
+float weight_of(Format f, const uint8_t *tile, int64_t b, int64_t lane, int i) {
+  if constexpr (Format::kCentre == 0)
+    return scale_of(f, tile, b, lane) * float(code_of(f, tile, b, lane, i)) +
+           zero_of(f, tile, b, lane);
+  else
+    return scale_of(f, tile, b, i / 16, lane) * float(code_of(f, tile, b, lane, i));
 }
 
 // Memory for rounded activations, kept by the calling thread from product to product.
@@ -163,25 +216,15 @@ int64_t portion_of(int64_t n_tiles, int n_threads) {
 
 }  // namespace
 
-// One weight as it is used in products, but for its row's factor.
-float weight_at(int format, const uint8_t *block, int64_t lane, int64_t i) {
-  const auto half_at = [](const uint8_t *place) {
-    uint16_t h;
-    std::memcpy(&h, place, 2);
-    return half_to_float(h);
-  };
-  const uint8_t pair = block[64 * (i % 16 / 4) + 4 * lane + i % 4];
-  const int low = i < 16 ? pair & 15 : pair >> 4;
-  if (format == DS_U4)
-    return half_at(block + U4::kScales + 2 * lane) * float(low) +
-           half_at(block + U4::kScales + 32 + 2 * lane);
-  if (format == DS_U6) {
-    const int top = block[U6::kTops + 64 * (i / 16) + 4 * lane + i % 4] >> 2 * (i % 16 / 4) & 3;
-    return half_at(block + U6::kScales + 32 * (i / 16) + 2 * lane) *
-           float((low | top << 4) - U6::kCentre);
+float weight_at(int format, const uint8_t *tile, int64_t lane, int64_t column) {
+  const int64_t b = column / kBlock;
+  const int i = int(column % kBlock);
+  switch (format) {
+    case DS_U4: return weight_of(U4{}, tile, b, lane, i);
+    case DS_U8: return weight_of(U8{}, tile, b, lane, i);
+    case DS_U4K: return weight_of(U4K{}, tile, b, lane, i);
+    default: return weight_of(U6K{}, tile, b, lane, i);
   }
-  return half_at(block + U8::kScales + 32 * (i / 16) + 2 * lane) *
-         float(int(block[64 * (i / 4) + 4 * lane + i % 4]) - U8::kCentre);
 }
 
 const Kernels &kernels() {
@@ -203,7 +246,7 @@ using namespace ds;
 
 extern "C" {
 
-int ds_version(void) { return 5; }
+int ds_version(void) { return 6; }
 
 int ds_best_level(void) { return best_level(); }
 
@@ -222,32 +265,42 @@ int ds_use_threads(int n_threads) {
 }
 
 int64_t ds_packed_bytes(int format, int64_t n_out, int64_t n_in) {
-  if (!is_format(format) || !good_shape(n_out, n_in)) return 0;
+  if (!is_format(format) || !good_shape(n_out, n_in) || !fits_units(format, n_in)) return 0;
   return factors_at(format, n_out, n_in) + tiles_of(n_out) * kTile * int64_t(sizeof(float)) +
          kPadding;
 }
 
 int ds_pack(int format, int64_t n_out, int64_t n_in, int group, int64_t first, int64_t n_rows,
-            const uint8_t *codes, const float *scales, const float *zeros, void *packed) {
+            const uint8_t *codes, const float *scales, const float *zeros, const float *units,
+            void *packed) {
   if (!is_format(format)) return DS_BAD_ENUM;
-  if (!good_shape(n_out, n_in) || first < 0 || n_rows <= 0 || first + n_rows > n_out)
+  if (!good_shape(n_out, n_in) || !fits_units(format, n_in) || first < 0 || n_rows <= 0 ||
+      first + n_rows > n_out)
     return DS_BAD_SHAPE;
-  if (group != 32 && !(group == 16 && format != DS_U4)) return DS_BAD_SHAPE;
-  if (zeros && format != DS_U4) return DS_BAD_SHAPE;
+  const bool is_fine = format == DS_U6K || format == DS_U8;
+  if (group != 32 && !(group == 16 && is_fine)) return DS_BAD_SHAPE;
+  if (format == DS_U6K && group != 16) return DS_BAD_SHAPE;
+  if (zeros && is_fine) return DS_BAD_SHAPE;
   if (!codes || !scales || !packed || !is_aligned(packed)) return DS_BAD_POINTER;
-  const int64_t n_groups = n_in / group;
-  for (int64_t r = 0; r < n_rows; ++r) {
-    const Row row{format, n_in,          group, codes + r * n_in, scales + r * n_groups,
-                  zeros ? zeros + r * n_groups : nullptr};
-    if (!good_row(row)) return DS_BAD_VALUE;
-  }
+  if (has_units(format) != (units != nullptr) || (format == DS_U4K && !zeros))
+    return DS_BAD_POINTER;
+  const int64_t n_groups = n_in / group, n_units = n_in / (kSuper * kBlock) * 2;
+  const auto row_of = [&](int64_t r) {
+    return Row{format,
+               n_in,
+               group,
+               codes + r * n_in,
+               scales + r * n_groups,
+               zeros ? zeros + r * n_groups : nullptr,
+               units ? units + r * n_units : nullptr};
+  };
+  for (int64_t r = 0; r < n_rows; ++r)
+    if (!good_row(row_of(r))) return DS_BAD_VALUE;
   float *all_factors = factors(format, n_out, n_in, packed);
   for (int64_t r = 0; r < n_rows; ++r) {
     const int64_t n = first + r;
-    const Row row{format, n_in,          group, codes + r * n_in, scales + r * n_groups,
-                  zeros ? zeros + r * n_groups : nullptr};
     uint8_t *tile = static_cast<uint8_t *>(packed) + n / kTile * tile_bytes(format, n_in);
-    pack_row(row, n % kTile, tile, all_factors + n);
+    pack_row(row_of(r), n % kTile, tile, all_factors + n);
   }
   return DS_OK;
 }
@@ -255,7 +308,8 @@ int ds_pack(int format, int64_t n_out, int64_t n_in, int group, int64_t first, i
 int ds_unpack(int format, int64_t n_out, int64_t n_in, int64_t first, int64_t n_rows,
               const void *packed, float *weights) {
   if (!is_format(format)) return DS_BAD_ENUM;
-  if (!good_shape(n_out, n_in) || first < 0 || n_rows <= 0 || first + n_rows > n_out)
+  if (!good_shape(n_out, n_in) || !fits_units(format, n_in) || first < 0 || n_rows <= 0 ||
+      first + n_rows > n_out)
     return DS_BAD_SHAPE;
   if (!weights || !packed || !is_aligned(packed)) return DS_BAD_POINTER;
   const float *all_factors = factors(format, n_out, n_in, const_cast<void *>(packed));
@@ -264,9 +318,7 @@ int ds_unpack(int format, int64_t n_out, int64_t n_in, int64_t first, int64_t n_
     const uint8_t *tile =
         static_cast<const uint8_t *>(packed) + n / kTile * tile_bytes(format, n_in);
     for (int64_t k = 0; k < n_in; ++k)
-      weights[r * n_in + k] =
-          weight_at(format, tile + tile_bytes(format, k / kBlock * kBlock), lane, k % kBlock) *
-          all_factors[n];
+      weights[r * n_in + k] = weight_at(format, tile, lane, k) * all_factors[n];
   }
   return DS_OK;
 }
@@ -275,7 +327,8 @@ int ds_matmul(int format, int64_t n_out, int64_t n_in, const void *packed, int d
               int64_t n_rows, const void *x, const float *bias, void *y, int64_t y_stride) {
   if (!is_format(format) || (dtype != DS_F32 && dtype != DS_BF16))
     return DS_BAD_ENUM;
-  if (!good_shape(n_out, n_in) || n_rows < 0 || n_rows > kMaxDimension) return DS_BAD_SHAPE;
+  if (!good_shape(n_out, n_in) || !fits_units(format, n_in)) return DS_BAD_SHAPE;
+  if (n_rows < 0 || n_rows > kMaxDimension) return DS_BAD_SHAPE;
   if (y_stride < n_out) return DS_BAD_SHAPE;
   if (n_rows == 0) return DS_OK;
   if (!packed || !is_aligned(packed) || !x || !y) return DS_BAD_POINTER;

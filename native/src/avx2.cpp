@@ -37,24 +37,63 @@ void store(const Share &s, int64_t row, int64_t n, __m256 total) {
   }
 }
 
-template <int M>
-void tile_u4(const Share &s, int64_t tile, int half, int64_t row) {
+template <typename Format>
+inline void prefetch(const uint8_t *tile, int64_t b) {
+  const uint8_t *ahead = tile + b * Format::kBytes + kAhead;
+  for (int64_t i = 0; i < (Format::kBytes + 63) / 64; ++i)
+    _mm_prefetch(reinterpret_cast<const char *>(ahead + 64 * i), _MM_HINT_T0);
+}
+
+inline __m128i load_bytes(const uint8_t *place) {
+  return _mm_loadl_epi64(reinterpret_cast<const __m128i *>(place));
+}
+
+// Of 8 rows: `side` is 0 for the tile's first ones and 1 for the others.
+inline __m256 scales_of(U4, const uint8_t *tile, int64_t b, int side) {
+  return load_half(tile + U4::scales(b) + 16 * side);
+}
+
+inline __m256 zeros_of(U4, const uint8_t *tile, int64_t b, int side) {
+  return load_half(tile + U4::zeros(b) + 16 * side);
+}
+
+inline __m256 scales_of(U4K, const uint8_t *tile, int64_t b, int side) {
+  const __m256i whole = _mm256_cvtepu8_epi32(load_bytes(tile + U4K::scales(b) + 8 * side));
+  return _mm256_mul_ps(load_half(tile + U4K::units(b) + 16 * side), _mm256_cvtepi32_ps(whole));
+}
+
+inline __m256 zeros_of(U4K, const uint8_t *tile, int64_t b, int side) {
+  const __m256i whole = _mm256_cvtepu8_epi32(load_bytes(tile + U4K::zeros(b) + 8 * side));
+  return _mm256_mul_ps(load_half(tile + U4K::zero_units(b) + 16 * side),
+                       _mm256_cvtepi32_ps(whole));
+}
+
+inline __m256 scales_of(U8, const uint8_t *tile, int64_t b, int half, int side) {
+  return load_half(tile + U8::scales(b, half) + 16 * side);
+}
+
+inline __m256 scales_of(U6K, const uint8_t *tile, int64_t b, int half, int side) {
+  const __m256i whole = _mm256_cvtepi8_epi32(load_bytes(tile + U6K::scales(b, half) + 8 * side));
+  return _mm256_mul_ps(load_half(tile + U6K::units(b) + 16 * side), _mm256_cvtepi32_ps(whole));
+}
+
+template <typename Format, int M>
+void multiply_tile(const Share &s, int64_t tile_number, int side, int64_t row) {
   const int64_t n_blocks = s.n_in / kBlock;
-  const uint8_t *block = s.packed + tile * n_blocks * U4::kBytes;
+  const uint8_t *tile = s.packed + tile_number * n_blocks * Format::kBytes;
   const __m256i low = _mm256_set1_epi8(15), ones = _mm256_set1_epi16(1);
   __m256 total[M];
   for (int m = 0; m < M; ++m) total[m] = _mm256_setzero_ps();
-  for (int64_t b = 0; b < n_blocks; ++b, block += U4::kBytes) {
-    for (int i = 0; i < 5; ++i)
-      _mm_prefetch(reinterpret_cast<const char *>(block + kAhead + 64 * i), _MM_HINT_T0);
+  for (int64_t b = 0; b < n_blocks; ++b) {
+    prefetch<Format>(tile, b);
     __m256i w[8];
     for (int j = 0; j < 4; ++j) {
-      const __m256i pair = load(block + 64 * j + 32 * half);
+      const __m256i pair = load(tile + Format::codes(b) + 64 * j + 32 * side);
       w[j] = _mm256_and_si256(pair, low);
       w[j + 4] = _mm256_and_si256(_mm256_srli_epi16(pair, 4), low);
     }
-    const __m256 scale = load_half(block + U4::kScales + 16 * half);
-    const __m256 zero = load_half(block + U4::kScales + 32 + 16 * half);
+    const __m256 scale = scales_of(Format{}, tile, b, side);
+    const __m256 zero = zeros_of(Format{}, tile, b, side);
     for (int m = 0; m < M; ++m) {
       const int8_t *x = s.x.codes + (row + m) * s.n_in + b * kBlock;
       __m256i sum = _mm256_maddubs_epi16(w[0], four(x));
@@ -67,46 +106,45 @@ void tile_u4(const Share &s, int64_t tile, int half, int64_t row) {
       total[m] = _mm256_fmadd_ps(zero, _mm256_set1_ps(s.x.sum[at]), total[m]);
     }
   }
-  for (int m = 0; m < M; ++m) store(s, row + m, tile * kTile + 8 * half, total[m]);
+  for (int m = 0; m < M; ++m) store(s, row + m, tile_number * kTile + 8 * side, total[m]);
 }
 
-// Columns 16 * part to 16 * part + 15 of a block, their codes' centre taken off.
-inline void unpack(U8, const uint8_t *block, int part, int half, __m256i *w) {
+// Columns 16 * half to 16 * half + 15 of a block, their codes' centre taken off.
+inline void unpack(U8, const uint8_t *tile, int64_t b, int half, int side, __m256i *w) {
   const __m256i centre = _mm256_set1_epi8(-128);
   for (int j = 0; j < 4; ++j)
-    w[j] = _mm256_xor_si256(load(block + 64 * (4 * part + j) + 32 * half), centre);
+    w[j] = _mm256_xor_si256(load(tile + U8::codes(b) + 64 * (4 * half + j) + 32 * side), centre);
 }
 
-inline void unpack(U6, const uint8_t *block, int part, int half, __m256i *w) {
+inline void unpack(U6K, const uint8_t *tile, int64_t b, int half, int side, __m256i *w) {
   const __m256i low = _mm256_set1_epi8(15), high = _mm256_set1_epi8(0x30);
-  const __m256i top = load(block + U6::kTops + 64 * part + 32 * half);
+  const __m256i top = load(tile + U6K::tops(b, half) + 32 * side);
   const __m256i tops[4] = {_mm256_slli_epi16(top, 4), _mm256_slli_epi16(top, 2), top,
                            _mm256_srli_epi16(top, 2)};
   for (int j = 0; j < 4; ++j) {
-    __m256i pair = load(block + 64 * j + 32 * half);
-    if (part) pair = _mm256_srli_epi16(pair, 4);
+    __m256i pair = load(tile + U6K::codes(b) + 64 * j + 32 * side);
+    if (half) pair = _mm256_srli_epi16(pair, 4);
     w[j] = _mm256_or_si256(_mm256_and_si256(pair, low), _mm256_and_si256(tops[j], high));
-    w[j] = _mm256_sub_epi8(w[j], _mm256_set1_epi8(U6::kCentre));
+    w[j] = _mm256_sub_epi8(w[j], _mm256_set1_epi8(U6K::kCentre));
   }
 }
 
 template <typename Format, int M>
-void tile_centred(const Share &s, int64_t tile, int half, int64_t row) {
+void multiply_centred_tile(const Share &s, int64_t tile_number, int side, int64_t row) {
   const int64_t n_blocks = s.n_in / kBlock;
-  const uint8_t *block = s.packed + tile * n_blocks * Format::kBytes;
+  const uint8_t *tile = s.packed + tile_number * n_blocks * Format::kBytes;
   const __m256i ones = _mm256_set1_epi16(1);
   __m256 total[M];
   for (int m = 0; m < M; ++m) total[m] = _mm256_setzero_ps();
-  for (int64_t b = 0; b < n_blocks; ++b, block += Format::kBytes) {
-    for (int64_t i = 0; i < Format::kBytes / 64; ++i)
-      _mm_prefetch(reinterpret_cast<const char *>(block + kAhead + 64 * i), _MM_HINT_T0);
-    for (int part = 0; part < 2; ++part) {
+  for (int64_t b = 0; b < n_blocks; ++b) {
+    prefetch<Format>(tile, b);
+    for (int half = 0; half < 2; ++half) {
       __m256i w[4], size[4];
-      unpack(Format{}, block, part, half, w);
+      unpack(Format{}, tile, b, half, side, w);
       for (int j = 0; j < 4; ++j) size[j] = _mm256_abs_epi8(w[j]);
-      const __m256 scale = load_half(block + Format::kScales + 32 * part + 16 * half);
+      const __m256 scale = scales_of(Format{}, tile, b, half, side);
       for (int m = 0; m < M; ++m) {
-        const int8_t *x = s.x.codes + (row + m) * s.n_in + b * kBlock + 16 * part;
+        const int8_t *x = s.x.codes + (row + m) * s.n_in + b * kBlock + 16 * half;
         __m256i sum = _mm256_setzero_si256();
         for (int j = 0; j < 4; ++j) {
           const __m256i signed_x = _mm256_sign_epi8(four(x + 4 * j), w[j]);
@@ -119,43 +157,38 @@ void tile_centred(const Share &s, int64_t tile, int half, int64_t row) {
       }
     }
   }
-  for (int m = 0; m < M; ++m) store(s, row + m, tile * kTile + 8 * half, total[m]);
+  for (int m = 0; m < M; ++m) store(s, row + m, tile_number * kTile + 8 * side, total[m]);
 }
 
-template <int M>
-void tile_u8(const Share &s, int64_t tile, int half, int64_t row) {
-  tile_centred<U8, M>(s, tile, half, row);
+template <typename Format, int M>
+void multiply_rows(const Share &s, int64_t tile, int side, int64_t row) {
+  if constexpr (Format::kCentre == 0)
+    multiply_tile<Format, M>(s, tile, side, row);
+  else
+    multiply_centred_tile<Format, M>(s, tile, side, row);
 }
 
-template <int M>
-void tile_u6(const Share &s, int64_t tile, int half, int64_t row) {
-  tile_centred<U6, M>(s, tile, half, row);
+template <typename Format>
+void matmul(const Share &s, int64_t first, int64_t last) {
+  for (int64_t tile = first; tile < last; ++tile)
+    for (int side = 0; side < 2; ++side) {
+      int64_t row = 0;
+      for (; row + kRows <= s.n_rows; row += kRows)
+        multiply_rows<Format, kRows>(s, tile, side, row);
+      switch (s.n_rows - row) {
+        case 3: multiply_rows<Format, 3>(s, tile, side, row); break;
+        case 2: multiply_rows<Format, 2>(s, tile, side, row); break;
+        case 1: multiply_rows<Format, 1>(s, tile, side, row); break;
+        default: break;
+      }
+    }
 }
-
-#define DS_ROWS(NAME)                                                                       \
-  void matmul_##NAME(const Share &s, int64_t first, int64_t last) {                         \
-    for (int64_t tile = first; tile < last; ++tile)                                         \
-      for (int half = 0; half < 2; ++half) {                                                \
-        int64_t row = 0;                                                                    \
-        for (; row + kRows <= s.n_rows; row += kRows) tile_##NAME<kRows>(s, tile, half, row); \
-        switch (s.n_rows - row) {                                                           \
-          case 3: tile_##NAME<3>(s, tile, half, row); break;                                \
-          case 2: tile_##NAME<2>(s, tile, half, row); break;                                \
-          case 1: tile_##NAME<1>(s, tile, half, row); break;                                \
-          default: break;                                                                   \
-        }                                                                                   \
-      }                                                                                     \
-  }
-DS_ROWS(u4)
-DS_ROWS(u6)
-DS_ROWS(u8)
-#undef DS_ROWS
 
 }  // namespace
 
 const Kernels &avx2_kernels() {
   // Rounding activations is a small part of a product: the plain code serves.
-  static const Kernels kernels{{matmul_u4, matmul_u8, matmul_u6}, portable_kernels().quantise, DS_ROWS_OF_NUMBERS, keep, attend, merge};
+  static const Kernels kernels{{matmul<U4>, matmul<U8>, matmul<U6K>, matmul<U4K>}, portable_kernels().quantise, DS_ROWS_OF_NUMBERS, keep, attend, merge};
   return kernels;
 }
 

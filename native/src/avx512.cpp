@@ -19,9 +19,42 @@ inline __m512 load_half(const uint8_t *place) {
 
 inline __m512i four(const int8_t *x) { return _mm512_set1_epi32(*reinterpret_cast<const int32_t *>(x)); }
 
-inline void prefetch(const uint8_t *block, int64_t n_lines) {
-  for (int64_t i = 0; i < n_lines; ++i)
-    _mm_prefetch(reinterpret_cast<const char *>(block + kAhead + 64 * i), _MM_HINT_T0);
+template <typename Format>
+inline void prefetch(const uint8_t *tile, int64_t b) {
+  const uint8_t *ahead = tile + b * Format::kBytes + kAhead;
+  for (int64_t i = 0; i < (Format::kBytes + 63) / 64; ++i)
+    _mm_prefetch(reinterpret_cast<const char *>(ahead + 64 * i), _MM_HINT_T0);
+}
+
+inline __m128i load_bytes(const uint8_t *place) {
+  return _mm_load_si128(reinterpret_cast<const __m128i *>(place));
+}
+
+inline __m512 scales_of(U4, const uint8_t *tile, int64_t b) {
+  return load_half(tile + U4::scales(b));
+}
+
+inline __m512 zeros_of(U4, const uint8_t *tile, int64_t b) {
+  return load_half(tile + U4::zeros(b));
+}
+
+inline __m512 scales_of(U4K, const uint8_t *tile, int64_t b) {
+  const __m512i whole = _mm512_cvtepu8_epi32(load_bytes(tile + U4K::scales(b)));
+  return _mm512_mul_ps(load_half(tile + U4K::units(b)), _mm512_cvtepi32_ps(whole));
+}
+
+inline __m512 zeros_of(U4K, const uint8_t *tile, int64_t b) {
+  const __m512i whole = _mm512_cvtepu8_epi32(load_bytes(tile + U4K::zeros(b)));
+  return _mm512_mul_ps(load_half(tile + U4K::zero_units(b)), _mm512_cvtepi32_ps(whole));
+}
+
+inline __m512 scales_of(U8, const uint8_t *tile, int64_t b, int half) {
+  return load_half(tile + U8::scales(b, half));
+}
+
+inline __m512 scales_of(U6K, const uint8_t *tile, int64_t b, int half) {
+  const __m512i whole = _mm512_cvtepi8_epi32(load_bytes(tile + U6K::scales(b, half)));
+  return _mm512_mul_ps(load_half(tile + U6K::units(b)), _mm512_cvtepi32_ps(whole));
 }
 
 void store(const Share &s, int64_t row, int64_t tile, __m512 total) {
@@ -44,26 +77,25 @@ void store(const Share &s, int64_t row, int64_t tile, __m512 total) {
   }
 }
 
-template <int M>
-void tile_u4(const Share &s, int64_t tile, int64_t row) {
+template <typename Format, int M>
+void multiply_tile(const Share &s, int64_t tile_number, int64_t row) {
   const int64_t n_blocks = s.n_in / kBlock;
-  const uint8_t *block = s.packed + tile * n_blocks * U4::kBytes;
+  const uint8_t *tile = s.packed + tile_number * n_blocks * Format::kBytes;
   const __m512i low = _mm512_set1_epi8(15);
   __m512 total[M];
   for (int m = 0; m < M; ++m) total[m] = _mm512_setzero_ps();
   const int8_t *x = s.x.codes + row * s.n_in;
   const float *scales = s.x.scale + row * n_blocks;
   const float *sums = s.x.sum + row * n_blocks;
-  for (int64_t b = 0; b < n_blocks; ++b, block += U4::kBytes) {
-    prefetch(block, 5);
+  for (int64_t b = 0; b < n_blocks; ++b) {
+    prefetch<Format>(tile, b);
     __m512i w[8];
     for (int j = 0; j < 4; ++j) {
-      const __m512i pair = _mm512_load_si512(block + 64 * j);
+      const __m512i pair = _mm512_load_si512(tile + Format::codes(b) + 64 * j);
       w[j] = _mm512_and_si512(pair, low);
       w[j + 4] = _mm512_and_si512(_mm512_srli_epi16(pair, 4), low);
     }
-    const __m512 scale = load_half(block + U4::kScales);
-    const __m512 zero = load_half(block + U4::kScales + 32);
+    const __m512 scale = scales_of(Format{}, tile, b), zero = zeros_of(Format{}, tile, b);
     for (int m = 0; m < M; ++m) {
       const int8_t *xm = x + m * s.n_in + b * kBlock;
       __m512i even = _mm512_setzero_si512(), odd = even;
@@ -77,42 +109,42 @@ void tile_u4(const Share &s, int64_t tile, int64_t row) {
       total[m] = _mm512_fmadd_ps(zero, _mm512_set1_ps(sums[m * n_blocks + b]), total[m]);
     }
   }
-  for (int m = 0; m < M; ++m) store(s, row + m, tile, total[m]);
+  for (int m = 0; m < M; ++m) store(s, row + m, tile_number, total[m]);
 }
 
 // Columns 16 * half to 16 * half + 15 of a block.
-inline void unpack(U8, const uint8_t *block, int half, __m512i *w) {
-  for (int j = 0; j < 4; ++j) w[j] = _mm512_load_si512(block + 64 * (4 * half + j));
+inline void unpack(U8, const uint8_t *tile, int64_t b, int half, __m512i *w) {
+  for (int j = 0; j < 4; ++j) w[j] = _mm512_load_si512(tile + U8::codes(b) + 64 * (4 * half + j));
 }
 
-inline void unpack(U6, const uint8_t *block, int half, __m512i *w) {
+inline void unpack(U6K, const uint8_t *tile, int64_t b, int half, __m512i *w) {
   const __m512i low = _mm512_set1_epi8(15), high = _mm512_set1_epi8(0x30);
-  const __m512i top = _mm512_load_si512(block + U6::kTops + 64 * half);
+  const __m512i top = _mm512_load_si512(tile + U6K::tops(b, half));
   const __m512i tops[4] = {_mm512_slli_epi16(top, 4), _mm512_slli_epi16(top, 2), top,
                            _mm512_srli_epi16(top, 2)};
   for (int j = 0; j < 4; ++j) {
-    __m512i pair = _mm512_load_si512(block + 64 * j);
+    __m512i pair = _mm512_load_si512(tile + U6K::codes(b) + 64 * j);
     if (half) pair = _mm512_srli_epi16(pair, 4);
     w[j] = _mm512_or_si512(_mm512_and_si512(pair, low), _mm512_and_si512(tops[j], high));
   }
 }
 
 template <typename Format, int M>
-void tile_centred(const Share &s, int64_t tile, int64_t row) {
+void multiply_centred_tile(const Share &s, int64_t tile_number, int64_t row) {
   constexpr int kShift = Format::kCentre == 128 ? 0 : 2;  // offsets are for a centre of 128
   const int64_t n_blocks = s.n_in / kBlock;
-  const uint8_t *block = s.packed + tile * n_blocks * Format::kBytes;
+  const uint8_t *tile = s.packed + tile_number * n_blocks * Format::kBytes;
   __m512 total[M];
   for (int m = 0; m < M; ++m) total[m] = _mm512_setzero_ps();
   const int8_t *x = s.x.codes + row * s.n_in;
   const float *scales = s.x.scale + row * n_blocks;
   const int32_t *offsets = s.x.offset + row * n_blocks * 2;
-  for (int64_t b = 0; b < n_blocks; ++b, block += Format::kBytes) {
-    prefetch(block, Format::kBytes / 64);
+  for (int64_t b = 0; b < n_blocks; ++b) {
+    prefetch<Format>(tile, b);
     for (int half = 0; half < 2; ++half) {
       __m512i w[4];
-      unpack(Format{}, block, half, w);
-      const __m512 scale = load_half(block + Format::kScales + 32 * half);
+      unpack(Format{}, tile, b, half, w);
+      const __m512 scale = scales_of(Format{}, tile, b, half);
       for (int m = 0; m < M; ++m) {
         const int8_t *xm = x + m * s.n_in + b * kBlock + 16 * half;
         __m512i even = _mm512_set1_epi32(offsets[(m * n_blocks + b) * 2 + half] >> kShift);
@@ -127,41 +159,35 @@ void tile_centred(const Share &s, int64_t tile, int64_t row) {
       }
     }
   }
-  for (int m = 0; m < M; ++m) store(s, row + m, tile, total[m]);
+  for (int m = 0; m < M; ++m) store(s, row + m, tile_number, total[m]);
 }
 
-template <int M>
-void tile_u8(const Share &s, int64_t tile, int64_t row) {
-  tile_centred<U8, M>(s, tile, row);
-}
-
-template <int M>
-void tile_u6(const Share &s, int64_t tile, int64_t row) {
-  tile_centred<U6, M>(s, tile, row);
+template <typename Format, int M>
+void multiply_rows(const Share &s, int64_t tile, int64_t row) {
+  if constexpr (Format::kCentre == 0)
+    multiply_tile<Format, M>(s, tile, row);
+  else
+    multiply_centred_tile<Format, M>(s, tile, row);
 }
 
 // All rows against one tile before the next: its weights stay in the nearest cache.
-#define DS_ROWS(NAME)                                                                \
-  void matmul_##NAME(const Share &s, int64_t first, int64_t last) {                  \
-    for (int64_t tile = first; tile < last; ++tile) {                                \
-      int64_t row = 0;                                                               \
-      for (; row + kRows <= s.n_rows; row += kRows) tile_##NAME<kRows>(s, tile, row); \
-      switch (s.n_rows - row) {                                                      \
-        case 7: tile_##NAME<7>(s, tile, row); break;                                 \
-        case 6: tile_##NAME<6>(s, tile, row); break;                                 \
-        case 5: tile_##NAME<5>(s, tile, row); break;                                 \
-        case 4: tile_##NAME<4>(s, tile, row); break;                                 \
-        case 3: tile_##NAME<3>(s, tile, row); break;                                 \
-        case 2: tile_##NAME<2>(s, tile, row); break;                                 \
-        case 1: tile_##NAME<1>(s, tile, row); break;                                 \
-        default: break;                                                              \
-      }                                                                              \
-    }                                                                                \
+template <typename Format>
+void matmul(const Share &s, int64_t first, int64_t last) {
+  for (int64_t tile = first; tile < last; ++tile) {
+    int64_t row = 0;
+    for (; row + kRows <= s.n_rows; row += kRows) multiply_rows<Format, kRows>(s, tile, row);
+    switch (s.n_rows - row) {
+      case 7: multiply_rows<Format, 7>(s, tile, row); break;
+      case 6: multiply_rows<Format, 6>(s, tile, row); break;
+      case 5: multiply_rows<Format, 5>(s, tile, row); break;
+      case 4: multiply_rows<Format, 4>(s, tile, row); break;
+      case 3: multiply_rows<Format, 3>(s, tile, row); break;
+      case 2: multiply_rows<Format, 2>(s, tile, row); break;
+      case 1: multiply_rows<Format, 1>(s, tile, row); break;
+      default: break;
+    }
   }
-DS_ROWS(u4)
-DS_ROWS(u6)
-DS_ROWS(u8)
-#undef DS_ROWS
+}
 
 void quantise(const void *x, bool is_bf16, int64_t n_in, int64_t first, int64_t last,
               const Activations &to) {
@@ -201,7 +227,7 @@ void quantise(const void *x, bool is_bf16, int64_t n_in, int64_t first, int64_t 
 }  // namespace
 
 const Kernels &avx512_kernels() {
-  static const Kernels kernels{{matmul_u4, matmul_u8, matmul_u6}, quantise, DS_ROWS_OF_NUMBERS, keep, attend, merge};
+  static const Kernels kernels{{matmul<U4>, matmul<U8>, matmul<U6K>, matmul<U4K>}, quantise, DS_ROWS_OF_NUMBERS, keep, attend, merge};
   return kernels;
 }
 

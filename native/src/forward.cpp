@@ -184,10 +184,9 @@ void embed(const ds_model &model, int64_t n_rows, const int64_t *token_ids, floa
     for (int64_t r = first; r < last; ++r) {
       const int64_t n = token_ids[r];
       const float factor = m.factors()[n];
-      for (int64_t k = 0; k < m.n_in; ++k) {
-        const uint8_t *block = m.packed + n / kTile * tile + tile_bytes(m.format, k / kBlock * kBlock);
-        x[r * m.n_in + k] = weight_at(m.format, block, n % kTile, k % kBlock) * factor;
-      }
+      const uint8_t *tile_of_row = m.packed + n / kTile * tile;
+      for (int64_t k = 0; k < m.n_in; ++k)
+        x[r * m.n_in + k] = weight_at(m.format, tile_of_row, n % kTile, k) * factor;
     }
   });
 }

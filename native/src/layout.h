@@ -1,59 +1,13 @@
-// How weights and activations lie in memory. The same for every instruction set.
-//
-// A tile is 16 rows of weights. Its columns come in blocks of 32, one behind the other:
-//
-//   u4 block, 320 bytes: 4 x 64 bytes of codes, 16 scales, 16 zeros (half precision)
-//   u6 block, 448 bytes: 4 x 64 bytes of low halves, 2 x 64 bytes of high bits, 2 x 16 scales
-//   u8 block, 576 bytes: 8 x 64 bytes of codes, 2 x 16 scales (half precision)
-//
-// 64 bytes of codes hold 16 rows of 4 columns, so that one byte-dot-product instruction serves
-// 16 rows. In a u4 block the low halves are columns 4j..4j+3 and the high halves 16 more; a u6
-// block has two more bits of each beside them, those of 4 columns in a byte.
-// A u4 tile's scales are relative to the row's own factor, kept behind the tiles in single
-// precision: half precision alone would lose what Q4_K's products need.
+// What kernels work on: weights (formats.h), rounded activations, and keys and values.
 #pragma once
 #include <cstddef>
 #include <cstdint>
 
-#include "deepseek_native.h"
+#include "formats.h"
 
 namespace ds {
 
-constexpr int64_t kTile = 16;
-constexpr int64_t kBlock = 32;
 constexpr int64_t kMaxDimension = int64_t{1} << 24;
-
-struct U4 {
-  static constexpr int64_t kBytes = 4 * 64 + 2 * 32;
-  static constexpr int64_t kScales = 4 * 64;
-};
-
-struct U6 {
-  static constexpr int64_t kTops = 4 * 64;
-  static constexpr int64_t kScales = 6 * 64;
-  static constexpr int64_t kBytes = 6 * 64 + 2 * 32;
-  static constexpr int kCentre = 32;  // the code of zero
-};
-
-struct U8 {
-  static constexpr int64_t kScales = 8 * 64;
-  static constexpr int64_t kBytes = 8 * 64 + 2 * 32;
-  static constexpr int kCentre = 128;
-};
-
-inline bool is_format(int format) { return format >= DS_U4 && format <= DS_U6; }
-
-inline int64_t tile_bytes(int format, int64_t n_in) {
-  return n_in / kBlock *
-         (format == DS_U4 ? U4::kBytes : format == DS_U6 ? U6::kBytes : U8::kBytes);
-}
-
-inline int64_t tiles_of(int64_t n_out) { return (n_out + kTile - 1) / kTile; }
-
-// Where a packed matrix keeps its rows' factors.
-inline int64_t factors_at(int format, int64_t n_out, int64_t n_in) {
-  return tiles_of(n_out) * tile_bytes(format, n_in);
-}
 
 // Activations of a product: n_rows x n_in bytes, and per block of 32 four numbers a row.
 struct Activations {
@@ -107,7 +61,7 @@ using Quantiser = void (*)(const void *x, bool is_bf16, int64_t n_in, int64_t fi
                            const Activations &to);
 
 struct Kernels {
-  Kernel multiply[3];  // by format
+  Kernel multiply[4];  // by format
   Quantiser quantise;
   // See rows.h.
   void (*normalise)(const float *x, const float *weight, int64_t n, float epsilon, float *y);
@@ -122,8 +76,8 @@ struct Kernels {
   void (*merge)(const Mixed &sum, const Mixed &part, int64_t n_rows, int64_t d);
 };
 
-// One weight as it is used in products, but for its row's factor.
-float weight_at(int format, const uint8_t *block, int64_t lane, int64_t column);
+// One weight of a tile as it is used in products, but for its row's factor.
+float weight_at(int format, const uint8_t *tile, int64_t lane, int64_t column);
 
 // The best kernels of this processor, or the lesser ones that were asked for.
 const Kernels &kernels();
@@ -187,6 +141,12 @@ static inline uint16_t float_to_bf16(float value) {
   __builtin_memcpy(&bits, &value, 4);
   if ((bits & 0x7fffffff) > 0x7f800000) return uint16_t(bits >> 16 | 64);
   return uint16_t((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+}
+
+inline float half_at(const uint8_t *place) {
+  uint16_t h;
+  __builtin_memcpy(&h, place, 2);
+  return half_to_float(h);
 }
 
 }  // namespace ds

@@ -93,6 +93,7 @@ int ds_model_set_matrix(ds_model *model, int64_t layer, int which, int format, i
                         int64_t n_in, const void *packed, const float *bias) {
   if (!model || !packed || reinterpret_cast<uintptr_t>(packed) % 64) return DS_BAD_POINTER;
   if (!is_format(format)) return DS_BAD_ENUM;
+  if (has_units(format) && n_in % (kSuper * kBlock)) return DS_BAD_SHAPE;
   if (which < 0 || which >= kMatrices) return DS_BAD_ENUM;
   if (layer < 0 || layer >= int64_t(model->layers.size())) return DS_BAD_SHAPE;
   const int64_t q = model->n_heads * model->d_head, kv = model->n_kv_heads * model->d_head;

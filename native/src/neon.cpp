@@ -35,21 +35,64 @@ inline int32x4_t add_dots(int32x4_t total, const int8x16_t *w, int8x16_t x) {
   return vdotq_laneq_s32(total, w[3], x, 3);
 }
 
-template <int M>
-void tile_u4(const Share &s, int64_t tile, int quarter, int64_t row) {
+// Four bytes as whole numbers in single precision.
+inline float32x4_t unsigned_numbers(const uint8_t *place) {
+  uint32_t four;
+  __builtin_memcpy(&four, place, 4);
+  const uint16x8_t wide = vmovl_u8(vreinterpret_u8_u32(vdup_n_u32(four)));
+  return vcvtq_f32_u32(vmovl_u16(vget_low_u16(wide)));
+}
+
+inline float32x4_t signed_numbers(const uint8_t *place) {
+  uint32_t four;
+  __builtin_memcpy(&four, place, 4);
+  const int16x8_t wide = vmovl_s8(vreinterpret_s8_u32(vdup_n_u32(four)));
+  return vcvtq_f32_s32(vmovl_s16(vget_low_s16(wide)));
+}
+
+// Of the 4 rows of a quarter.
+inline float32x4_t scales_of(U4, const uint8_t *tile, int64_t b, int quarter) {
+  return load_half(tile + U4::scales(b) + 8 * quarter);
+}
+
+inline float32x4_t zeros_of(U4, const uint8_t *tile, int64_t b, int quarter) {
+  return load_half(tile + U4::zeros(b) + 8 * quarter);
+}
+
+inline float32x4_t scales_of(U4K, const uint8_t *tile, int64_t b, int quarter) {
+  return vmulq_f32(load_half(tile + U4K::units(b) + 8 * quarter),
+                   unsigned_numbers(tile + U4K::scales(b) + 4 * quarter));
+}
+
+inline float32x4_t zeros_of(U4K, const uint8_t *tile, int64_t b, int quarter) {
+  return vmulq_f32(load_half(tile + U4K::zero_units(b) + 8 * quarter),
+                   unsigned_numbers(tile + U4K::zeros(b) + 4 * quarter));
+}
+
+inline float32x4_t scales_of(U8, const uint8_t *tile, int64_t b, int half, int quarter) {
+  return load_half(tile + U8::scales(b, half) + 8 * quarter);
+}
+
+inline float32x4_t scales_of(U6K, const uint8_t *tile, int64_t b, int half, int quarter) {
+  return vmulq_f32(load_half(tile + U6K::units(b) + 8 * quarter),
+                   signed_numbers(tile + U6K::scales(b, half) + 4 * quarter));
+}
+
+template <typename Format, int M>
+void multiply_tile(const Share &s, int64_t tile_number, int quarter, int64_t row) {
   const int64_t n_blocks = s.n_in / kBlock;
-  const uint8_t *block = s.packed + tile * n_blocks * U4::kBytes;
+  const uint8_t *tile = s.packed + tile_number * n_blocks * Format::kBytes;
   float32x4_t total[M];
   for (int m = 0; m < M; ++m) total[m] = vdupq_n_f32(0.0f);
-  for (int64_t b = 0; b < n_blocks; ++b, block += U4::kBytes) {
+  for (int64_t b = 0; b < n_blocks; ++b) {
     int8x16_t low[4], high[4];
     for (int j = 0; j < 4; ++j) {
-      const uint8x16_t pair = vld1q_u8(block + 64 * j + 16 * quarter);
+      const uint8x16_t pair = vld1q_u8(tile + Format::codes(b) + 64 * j + 16 * quarter);
       low[j] = vreinterpretq_s8_u8(vandq_u8(pair, vdupq_n_u8(15)));
       high[j] = vreinterpretq_s8_u8(vshrq_n_u8(pair, 4));
     }
-    const float32x4_t scale = load_half(block + U4::kScales + 8 * quarter);
-    const float32x4_t zero = load_half(block + U4::kScales + 32 + 8 * quarter);
+    const float32x4_t scale = scales_of(Format{}, tile, b, quarter);
+    const float32x4_t zero = zeros_of(Format{}, tile, b, quarter);
     for (int m = 0; m < M; ++m) {
       const int8_t *x = s.x.codes + (row + m) * s.n_in + b * kBlock;
       int32x4_t dot = add_dots(vdupq_n_s32(0), low, vld1q_s8(x));
@@ -59,39 +102,39 @@ void tile_u4(const Share &s, int64_t tile, int quarter, int64_t row) {
       total[m] = vfmaq_f32(total[m], zero, vdupq_n_f32(s.x.sum[at]));
     }
   }
-  for (int m = 0; m < M; ++m) store(s, row + m, tile * kTile + 4 * quarter, total[m]);
+  for (int m = 0; m < M; ++m) store(s, row + m, tile_number * kTile + 4 * quarter, total[m]);
 }
 
 // Columns 16 * half to 16 * half + 15 of a block, their codes' centre taken off.
-inline void unpack(U8, const uint8_t *block, int half, int quarter, int8x16_t *w) {
+inline void unpack(U8, const uint8_t *tile, int64_t b, int half, int quarter, int8x16_t *w) {
   for (int j = 0; j < 4; ++j) {
-    const uint8x16_t codes = vld1q_u8(block + 64 * (4 * half + j) + 16 * quarter);
+    const uint8x16_t codes = vld1q_u8(tile + U8::codes(b) + 64 * (4 * half + j) + 16 * quarter);
     w[j] = vreinterpretq_s8_u8(veorq_u8(codes, vdupq_n_u8(128)));
   }
 }
 
-inline void unpack(U6, const uint8_t *block, int half, int quarter, int8x16_t *w) {
-  const uint8x16_t top = vld1q_u8(block + U6::kTops + 64 * half + 16 * quarter);
+inline void unpack(U6K, const uint8_t *tile, int64_t b, int half, int quarter, int8x16_t *w) {
+  const uint8x16_t top = vld1q_u8(tile + U6K::tops(b, half) + 16 * quarter);
   const uint8x16_t tops[4] = {vshlq_n_u8(top, 4), vshlq_n_u8(top, 2), top, vshrq_n_u8(top, 2)};
   for (int j = 0; j < 4; ++j) {
-    const uint8x16_t pair = vld1q_u8(block + 64 * j + 16 * quarter);
+    const uint8x16_t pair = vld1q_u8(tile + U6K::codes(b) + 64 * j + 16 * quarter);
     const uint8x16_t low = half ? vshrq_n_u8(pair, 4) : vandq_u8(pair, vdupq_n_u8(15));
     const uint8x16_t code = vorrq_u8(low, vandq_u8(tops[j], vdupq_n_u8(0x30)));
-    w[j] = vsubq_s8(vreinterpretq_s8_u8(code), vdupq_n_s8(U6::kCentre));
+    w[j] = vsubq_s8(vreinterpretq_s8_u8(code), vdupq_n_s8(U6K::kCentre));
   }
 }
 
 template <typename Format, int M>
-void tile_centred(const Share &s, int64_t tile, int quarter, int64_t row) {
+void multiply_centred_tile(const Share &s, int64_t tile_number, int quarter, int64_t row) {
   const int64_t n_blocks = s.n_in / kBlock;
-  const uint8_t *block = s.packed + tile * n_blocks * Format::kBytes;
+  const uint8_t *tile = s.packed + tile_number * n_blocks * Format::kBytes;
   float32x4_t total[M];
   for (int m = 0; m < M; ++m) total[m] = vdupq_n_f32(0.0f);
-  for (int64_t b = 0; b < n_blocks; ++b, block += Format::kBytes)
+  for (int64_t b = 0; b < n_blocks; ++b)
     for (int half = 0; half < 2; ++half) {
       int8x16_t w[4];
-      unpack(Format{}, block, half, quarter, w);
-      const float32x4_t scale = load_half(block + Format::kScales + 32 * half + 8 * quarter);
+      unpack(Format{}, tile, b, half, quarter, w);
+      const float32x4_t scale = scales_of(Format{}, tile, b, half, quarter);
       for (int m = 0; m < M; ++m) {
         const int8_t *x = s.x.codes + (row + m) * s.n_in + b * kBlock + 16 * half;
         const float32x4_t dot = vcvtq_f32_s32(add_dots(vdupq_n_s32(0), w, vld1q_s8(x)));
@@ -99,42 +142,37 @@ void tile_centred(const Share &s, int64_t tile, int quarter, int64_t row) {
         total[m] = vfmaq_f32(total[m], dot, vmulq_n_f32(scale, step));
       }
     }
-  for (int m = 0; m < M; ++m) store(s, row + m, tile * kTile + 4 * quarter, total[m]);
+  for (int m = 0; m < M; ++m) store(s, row + m, tile_number * kTile + 4 * quarter, total[m]);
 }
 
-template <int M>
-void tile_u8(const Share &s, int64_t tile, int quarter, int64_t row) {
-  tile_centred<U8, M>(s, tile, quarter, row);
+template <typename Format, int M>
+void multiply_rows(const Share &s, int64_t tile, int quarter, int64_t row) {
+  if constexpr (Format::kCentre == 0)
+    multiply_tile<Format, M>(s, tile, quarter, row);
+  else
+    multiply_centred_tile<Format, M>(s, tile, quarter, row);
 }
 
-template <int M>
-void tile_u6(const Share &s, int64_t tile, int quarter, int64_t row) {
-  tile_centred<U6, M>(s, tile, quarter, row);
+template <typename Format>
+void matmul(const Share &s, int64_t first, int64_t last) {
+  for (int64_t tile = first; tile < last; ++tile)
+    for (int quarter = 0; quarter < 4; ++quarter) {
+      int64_t row = 0;
+      for (; row + kRows <= s.n_rows; row += kRows)
+        multiply_rows<Format, kRows>(s, tile, quarter, row);
+      switch (s.n_rows - row) {
+        case 3: multiply_rows<Format, 3>(s, tile, quarter, row); break;
+        case 2: multiply_rows<Format, 2>(s, tile, quarter, row); break;
+        case 1: multiply_rows<Format, 1>(s, tile, quarter, row); break;
+        default: break;
+      }
+    }
 }
-
-#define DS_ROWS(NAME)                                                                            \
-  void matmul_##NAME(const Share &s, int64_t first, int64_t last) {                              \
-    for (int64_t tile = first; tile < last; ++tile)                                              \
-      for (int quarter = 0; quarter < 4; ++quarter) {                                            \
-        int64_t row = 0;                                                                         \
-        for (; row + kRows <= s.n_rows; row += kRows) tile_##NAME<kRows>(s, tile, quarter, row); \
-        switch (s.n_rows - row) {                                                                \
-          case 3: tile_##NAME<3>(s, tile, quarter, row); break;                                  \
-          case 2: tile_##NAME<2>(s, tile, quarter, row); break;                                  \
-          case 1: tile_##NAME<1>(s, tile, quarter, row); break;                                  \
-          default: break;                                                                        \
-        }                                                                                        \
-      }                                                                                          \
-  }
-DS_ROWS(u4)
-DS_ROWS(u6)
-DS_ROWS(u8)
-#undef DS_ROWS
 
 }  // namespace
 
 const Kernels &neon_kernels() {
-  static const Kernels kernels{{matmul_u4, matmul_u8, matmul_u6},
+  static const Kernels kernels{{matmul<U4>, matmul<U8>, matmul<U6K>, matmul<U4K>},
                                portable_kernels().quantise,
                                DS_ROWS_OF_NUMBERS,
                                keep,

@@ -15,16 +15,20 @@ struct Case {
 };
 
 void *packed_matrix(const Case &c, std::mt19937 &random) {
-  std::uniform_int_distribution<int> code(0, (1 << c.bits) - 1);
+  const bool has_units = c.format == DS_U4K || c.format == DS_U6K;
+  std::uniform_int_distribution<int> code(0, (1 << c.bits) - 1), whole(0, 63);
   std::uniform_real_distribution<float> scale(-0.005f, 0.015f), zero(-0.2f, 0.0f);
   std::vector<uint8_t> codes(size_t(c.n_out * c.n_in));
   std::vector<float> scales(size_t(c.n_out * c.n_in / c.group)), zeros(scales.size());
+  std::vector<float> units(has_units ? size_t(c.n_out * c.n_in / 128) : 0);
   for (auto &v : codes) v = uint8_t(code(random));
-  for (auto &v : scales) v = scale(random);
-  for (auto &v : zeros) v = zero(random);
+  for (auto &v : scales) v = has_units ? float(whole(random)) : scale(random);
+  for (auto &v : zeros) v = has_units ? float(whole(random)) : zero(random);
+  for (auto &v : units) v = scale(random) * 0.01f;
   void *packed = ds_allocate(ds_packed_bytes(c.format, c.n_out, c.n_in));
   const int problem = ds_pack(c.format, c.n_out, c.n_in, c.group, 0, c.n_out, codes.data(),
-                              scales.data(), c.bits == 4 ? zeros.data() : nullptr, packed);
+                              scales.data(), c.bits == 4 ? zeros.data() : nullptr,
+                              has_units ? units.data() : nullptr, packed);
   if (problem) std::printf("packing: %d\n", problem);
   return packed;
 }
@@ -51,9 +55,10 @@ double difference(const std::vector<float> &a, const std::vector<float> &b) {
 int main() {
   std::mt19937 random(7);
   std::normal_distribution<float> normal;
-  const Case cases[] = {{DS_U4, 4, 32, 37, 96, 3},    {DS_U6, 6, 16, 64, 256, 8},
-                        {DS_U8, 8, 16, 130, 64, 17},  {DS_U8, 8, 32, 16, 576, 1},
-                        {DS_U4, 4, 32, 128, 1536, 5}, {DS_U6, 6, 16, 1, 32, 2}};
+  const Case cases[] = {{DS_U4, 4, 32, 37, 96, 3},     {DS_U6K, 6, 16, 64, 256, 8},
+                        {DS_U8, 8, 16, 130, 64, 17},   {DS_U8, 8, 32, 16, 576, 1},
+                        {DS_U4K, 4, 32, 128, 1536, 5}, {DS_U6K, 6, 16, 1, 512, 2},
+                        {DS_U4K, 4, 32, 33, 256, 9},   {DS_U4, 4, 32, 1, 32, 2}};
   int n_levels = 0;
   bool agrees = true;
   for (int level = DS_AVX2; level <= DS_NEON_DOT; ++level) {

@@ -13,7 +13,8 @@ from deepseek.ops.native import NativeMatrix
 
 SHAPES = ((16, 32, 1), (1, 64, 2), (37, 96, 3), (64, 576, 8), (130, 256, 17), (48, 1_536, 33))
 """Rows of weights, columns, rows of activations."""
-KINDS = ((4, 32), (6, 16), (8, 32), (8, 16))
+KINDS = ((4, 32, False), (4, 32, True), (6, 16, True), (8, 32, False), (8, 16, False))
+"""Bits, columns that share a scale, and whether scales have units."""
 BEST = native.level()
 
 
@@ -25,17 +26,29 @@ def level(request: pytest.FixtureRequest) -> Iterator[str]:
     native.use_threads(1)
 
 
-def random_codes(bits: int, group: int, n_out: int, n_in: int, seed: int) -> Codes:
+def random_codes(
+    bits: int, group: int, has_units: bool, n_out: int, n_in: int, seed: int
+) -> Codes:
     generator = torch.Generator().manual_seed(seed)
     codes = torch.randint(1 << bits, (n_out, n_in), generator=generator, dtype=torch.uint8)
-    scales = torch.rand(n_out, n_in // group, generator=generator) * 0.02 - 0.005
-    zeros = None if bits != 4 else torch.rand(scales.shape, generator=generator) * -0.2
+    shape = (n_out, n_in // group)
+    if has_units:
+        scales, zeros = (torch.randint(64, shape, generator=generator).float() for _ in range(2))
+        units = torch.rand(n_out, n_in // 256, 2, generator=generator) * 4e-4 - 1e-4
+        return Codes(bits, codes, scales, zeros if bits == 4 else None, units.half().float())
+    scales = torch.rand(shape, generator=generator) * 0.02 - 0.005
+    zeros = None if bits != 4 else torch.rand(shape, generator=generator) * -0.2
     return Codes(bits, codes, scales, zeros)
+
+
+def columns(n_in: int, has_units: bool) -> int:
+    """As many as are allowed."""
+    return -(-n_in // 256) * 256 if has_units else n_in
 
 
 def packed(codes: Codes) -> NativeMatrix:
     n_out, n_in = codes.codes.shape
-    matrix = NativeMatrix(codes.bits, n_out, n_in)
+    matrix = NativeMatrix(codes.bits, n_out, n_in, has_units=codes.units is not None)
     for first in range(0, n_out, 16):
         matrix.put(first, codes.rows(torch.arange(first, min(first + 16, n_out))))
     return matrix
@@ -57,12 +70,18 @@ pytestmark = pytest.mark.usefixtures("level")
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_unpacked_weights_are_the_packed_ones(
-    kind: tuple[int, int], shape: tuple[int, int, int]
+    kind: tuple[int, int, bool], shape: tuple[int, int, int]
 ) -> None:
-    """Scales keep half precision's 11 bits, relative to the largest of their row."""
-    codes = random_codes(*kind, *shape[:2], seed=sum(shape))
+    """Scales keep half precision's 11 bits, relative to the largest of their row.
+
+    With units nothing is rounded.
+    """
+    codes = random_codes(*kind, shape[0], columns(shape[1], kind[2]), seed=sum(shape))
     wanted = codes.numbers()
     error = (packed(codes).unpack() - wanted).abs()
+    if codes.units is not None:
+        assert float(error.max()) <= 1e-6 * float(wanted.abs().max())
+        return
     largest = codes.scales.abs().amax(1) * (1 << kind[0]) + 0.2
     assert (error <= largest[:, None] * 2**-11).all()
 
@@ -70,8 +89,9 @@ def test_unpacked_weights_are_the_packed_ones(
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_products(dtype: torch.dtype, kind: tuple[int, int], shape: tuple[int, int, int]) -> None:
-    n_out, n_in, n_rows = shape
+def test_products(dtype: torch.dtype, kind: tuple[int, int, bool], shape: tuple[int, int, int]) -> None:
+    n_out, n_rows = shape[0], shape[2]
+    n_in = columns(shape[1], kind[2])
     matrix = packed(random_codes(*kind, n_out, n_in, seed=n_out))
     generator = torch.Generator().manual_seed(n_in)
     x = torch.randn(n_rows, n_in, generator=generator).to(dtype)
@@ -85,12 +105,15 @@ def test_products(dtype: torch.dtype, kind: tuple[int, int], shape: tuple[int, i
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)
-def test_a_row_does_not_depend_on_its_company(kind: tuple[int, int]) -> None:
+def test_a_row_does_not_depend_on_its_company(kind: tuple[int, int, bool]) -> None:
     """To the last bit: alone, among others, with any number of threads."""
     weight = QuantisedWeight(
-        (packed(random_codes(*kind, 100, 320, seed=1)), packed(random_codes(8, 16, 20, 320, 2)))
+        (
+            packed(random_codes(*kind, 100, 512, seed=1)),
+            packed(random_codes(8, 16, False, 20, 512, 2)),
+        )
     )
-    x = torch.randn(23, 320, generator=torch.Generator().manual_seed(3))
+    x = torch.randn(23, 512, generator=torch.Generator().manual_seed(3))
     whole = linear(x, weight)
     for n_threads in (1, 2, 3):
         native.use_threads(n_threads)
@@ -101,20 +124,20 @@ def test_a_row_does_not_depend_on_its_company(kind: tuple[int, int]) -> None:
 def test_matrices_stand_side_by_side() -> None:
     """Projections of unequal kinds that read the same input."""
     parts = [
-        packed(random_codes(b, g, n, 64, n))
-        for (b, g), n in zip(KINDS, (32, 5, 40, 17), strict=True)
+        packed(random_codes(*kind, n, 256, n))
+        for kind, n in zip(KINDS, (32, 5, 40, 17, 3), strict=True)
     ]
-    x = torch.randn(2, 3, 64)
-    bias = torch.randn(94)
+    x = torch.randn(2, 3, 256)
+    bias = torch.randn(97)
     got = linear(x, QuantisedWeight(tuple(parts)), bias)
     alone = torch.cat([linear(x, QuantisedWeight((part,))) for part in parts], -1) + bias
-    assert got.shape == (2, 3, 94)
+    assert got.shape == (2, 3, 97)
     torch.testing.assert_close(got, alone, atol=1e-5, rtol=1e-5)
-    assert QuantisedWeight(tuple(parts)).shape == (94, 64)
+    assert QuantisedWeight(tuple(parts)).shape == (97, 256)
 
 
 def test_other_dtypes_and_no_rows() -> None:
-    weight = QuantisedWeight((packed(random_codes(4, 32, 16, 64, 0)),))
+    weight = QuantisedWeight((packed(random_codes(4, 32, False, 16, 64, 0)),))
     x = torch.randn(3, 64)
     half = linear(x.half(), weight)
     assert half.dtype is torch.float16
@@ -130,22 +153,28 @@ def test_columns_that_do_not_fit_are_refused(n_in: int) -> None:
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_scales_that_are_no_numbers_are_refused(value: float) -> None:
-    codes = random_codes(4, 32, 16, 64, 0)
+    codes = random_codes(4, 32, False, 16, 64, 0)
     codes.scales[3, 1] = value
     with pytest.raises(CheckpointError, match="no numbers"):
         packed(codes)
 
 
 def test_codes_that_do_not_fit_are_refused() -> None:
-    codes = random_codes(4, 32, 16, 64, 0)
+    codes = random_codes(4, 32, False, 16, 64, 0)
     codes.codes[2, 2] = 16
     with pytest.raises(CheckpointError, match="do not fit"):
         packed(codes)
-    codes = random_codes(6, 16, 16, 64, 0)
+    codes = random_codes(6, 16, True, 16, 256, 0)
     codes.codes[2, 2] = 64
     with pytest.raises(CheckpointError, match="do not fit"):
         packed(codes)
-    whole = random_codes(8, 16, 16, 64, 0)
+    codes = random_codes(4, 32, True, 16, 256, 0)
+    codes.scales[1, 1] = 256
+    with pytest.raises(CheckpointError, match="do not fit"):
+        packed(codes)
+    with pytest.raises(CheckpointError, match="units of 256"):
+        NativeMatrix(4, 16, 288, has_units=True)
+    whole = random_codes(8, 16, False, 16, 64, 0)
     with pytest.raises(CheckpointError, match="does not fit"):
         NativeMatrix(8, 16, 64).put(8, whole)  # more rows than are left
 

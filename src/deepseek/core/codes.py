@@ -1,12 +1,14 @@
 """Quantised matrices between those who read them and those who multiply by them."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from jaxtyping import Float32, UInt8
 from torch import Tensor
 
 Bits = Literal[4, 6, 8]
+SUPER = 256
+"""Columns that share a unit."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -19,6 +21,8 @@ class Codes:
     scales: Float32[Tensor, "N J"]
     zeros: Float32[Tensor, "N J"] | None
     """What is added, with 4 bits; the others' codes have zero in the middle."""
+    units: Float32[Tensor, "N S 2"] | None = None
+    """Of scales and of zeros, which are whole numbers then, for each 256 columns."""
 
     @property
     def group(self) -> int:
@@ -28,11 +32,18 @@ class Codes:
     def numbers(self) -> Float32[Tensor, "N K"]:
         """The weights."""
         wide = self.codes.view(*self.scales.shape, self.group).float()
-        if self.zeros is None:
-            return ((wide - (1 << (self.bits - 1))) * self.scales.unsqueeze(-1)).flatten(1)
-        return (wide * self.scales.unsqueeze(-1) + self.zeros.unsqueeze(-1)).flatten(1)
+        scales, zeros = self._in_units(self.scales, 0), self._in_units(self.zeros, 1)
+        if zeros is None:
+            return ((wide - (1 << (self.bits - 1))) * scales.unsqueeze(-1)).flatten(1)
+        return (wide * scales.unsqueeze(-1) + zeros.unsqueeze(-1)).flatten(1)
 
     def rows(self, order: Tensor) -> "Codes":
         """Some rows, in that order."""
         zeros = None if self.zeros is None else self.zeros[order]
-        return Codes(self.bits, self.codes[order], self.scales[order], zeros)
+        units = None if self.units is None else self.units[order]
+        return Codes(self.bits, self.codes[order], self.scales[order], zeros, units)
+
+    def _in_units(self, numbers: Tensor | None, which: int) -> Any:
+        if numbers is None or self.units is None:
+            return numbers
+        return numbers * self.units[..., which].repeat_interleave(SUPER // self.group, 1)

@@ -147,8 +147,8 @@ class _Placement:
 
     def _matrix(self, name: str) -> NativeMatrix:
         n_out, n_in = self.source.shape(name)
-        bits = self.source.codes(name, 0, 1).bits
-        matrix = NativeMatrix(bits, n_out, n_in)
+        sample = self.source.codes(name, 0, 1)
+        matrix = NativeMatrix(sample.bits, n_out, n_in, has_units=sample.units is not None)
         step = max(16, PORTION // n_in // 16 * 16)
         for first in range(0, n_out, step):
             matrix.put(first, self.source.codes(name, first, min(step, n_out - first)))

@@ -25,16 +25,17 @@ LEVELS = (
     "AVX-512 VNNI and BF16",
     "NEON with dot products",
 )
-FORMATS: dict[Bits, int] = {4: 0, 8: 1, 6: 2}
+FORMATS: dict[tuple[Bits, bool], int] = {(4, False): 0, (8, False): 1, (6, True): 2, (4, True): 3}
+"""By bits, and whether scales have units."""
 DTYPES = {torch.float32: 0, torch.bfloat16: 1}
 NAMES = ("deepseek_native.so", "deepseek_native.dylib", "deepseek_native.dll")
-VERSION = 5
+VERSION = 6
 """Of the library's interface."""
 BLOCK = 32
 """Columns come in multiples of this."""
 PROBLEMS = (
     "",
-    "its shape does not fit: columns must come in multiples of 32",
+    "its shape does not fit: columns must come in multiples of 32, with units of 256",
     "it holds scales that are no numbers, or codes that do not fit",
     "its memory is not aligned",
     "its format is unknown",
@@ -126,7 +127,7 @@ def use_threads(n_threads: int) -> None:
 class NativeMatrix:
     """A matrix of 4-, 6- or 8-bit weights in the kernels' layout, outside torch's memory."""
 
-    def __init__(self, bits: Bits, n_out: int, n_in: int) -> None:
+    def __init__(self, bits: Bits, n_out: int, n_in: int, *, has_units: bool = False) -> None:
         """Reserve memory; fill it with `put`.
 
         Raises:
@@ -137,7 +138,7 @@ class NativeMatrix:
         assert found is not None
         self._library = found
         self.bits, self.shape = bits, (n_out, n_in)
-        self._format = FORMATS[bits]
+        self._format = FORMATS[bits, has_units]
         self.n_bytes = int(found.ds_packed_bytes(self._format, n_out, n_in))
         if not self.n_bytes:
             raise CheckpointError(f"a matrix of {n_out} x {n_in} weights: {PROBLEMS[1]}")
@@ -157,6 +158,7 @@ class NativeMatrix:
         """
         codes, scales = rows.codes.contiguous(), rows.scales.contiguous()
         zeros = None if rows.zeros is None else rows.zeros.contiguous()
+        units = None if rows.units is None else rows.units.contiguous()
         problem = self._library.ds_pack(
             self._format,
             *self.shape,
@@ -166,6 +168,7 @@ class NativeMatrix:
             codes.data_ptr(),
             scales.data_ptr(),
             None if zeros is None else zeros.data_ptr(),
+            None if units is None else units.data_ptr(),
             self._memory,
         )
         if problem:
@@ -221,7 +224,7 @@ def _declared(found: ctypes.CDLL) -> ctypes.CDLL:
     found.ds_allocate.restype = pointer
     found.ds_release.argtypes = [pointer]
     found.ds_release.restype = None
-    found.ds_pack.argtypes = [integer, size, size, integer, size, size, *[pointer] * 4]
+    found.ds_pack.argtypes = [integer, size, size, integer, size, size, *[pointer] * 5]
     found.ds_unpack.argtypes = [integer, size, size, size, size, pointer, pointer]
     found.ds_matmul.argtypes = [
         *(integer, size, size, pointer, integer, size),

@@ -15,8 +15,8 @@ from deepseek.core.codes import Bits, Codes
 from deepseek.core.errors import CheckpointError
 from deepseek.weights.blocks import half, k_scales
 
-Parts = tuple[Tensor, Tensor, Tensor | None]
-"""Codes [blocks, n], scales and zeros [blocks, groups]."""
+Parts = tuple[Tensor, Tensor, Tensor | None, Tensor | None]
+"""Codes [blocks, n], scales and zeros [blocks, groups], and their units [blocks, 2]."""
 
 
 def _nibbles(packed: Tensor) -> Tensor:
@@ -25,22 +25,23 @@ def _nibbles(packed: Tensor) -> Tensor:
 
 def _q4_0(block: Tensor) -> Parts:
     scale = half(block, 0)
-    return _nibbles(block[:, 2:]), scale, scale * -8
+    return _nibbles(block[:, 2:]), scale, scale * -8, None
 
 
 def _q4_1(block: Tensor) -> Parts:
-    return _nibbles(block[:, 4:]), half(block, 0), half(block, 2)
+    return _nibbles(block[:, 4:]), half(block, 0), half(block, 2), None
 
 
 def _q8_0(block: Tensor) -> Parts:
-    return block[:, 2:] ^ 128, half(block, 0), None
+    return block[:, 2:] ^ 128, half(block, 0), None, None
 
 
 def _q4_k(block: Tensor) -> Parts:
     scales, minima = k_scales(block[:, 4:16])
     runs = block[:, 16:].view(-1, 4, 32)
     codes = torch.stack((runs & 15, runs >> 4), 2).view(-1, 256)
-    return codes, half(block, 0) * scales, half(block, 2) * minima * -1
+    units = torch.cat((half(block, 0), half(block, 2) * -1), 1)
+    return codes, scales, minima, units
 
 
 def _q6_k(block: Tensor) -> Parts:
@@ -54,7 +55,8 @@ def _q6_k(block: Tensor) -> Parts:
     )
     codes = torch.stack(quarters, 2).view(-1, 256)
     scales = block[:, 192:208].contiguous().view(torch.int8).float()
-    return codes, half(block, 208) * scales, None
+    unit = half(block, 208)
+    return codes, scales, None, torch.cat((unit, torch.zeros_like(unit)), 1)
 
 
 DECODERS: dict[str, tuple[Bits, Callable[[Tensor], Parts]]] = {
@@ -80,9 +82,9 @@ def decode_rows(raw: UInt8[Tensor, " B"], name: str, n_bytes: int, n_columns: in
         CheckpointError: A scale is infinite or not a number.
     """
     bits, decoder = DECODERS[name]
-    codes, scales, zeros = decoder(raw.view(-1, n_bytes))
+    codes, scales, zeros, units = decoder(raw.view(-1, n_bytes))
     n_rows = codes.numel() // n_columns
-    for numbers in (scales, zeros):
+    for numbers in (scales, zeros, units):
         if numbers is not None and not torch.isfinite(numbers.sum()):
             raise CheckpointError(
                 "a tensor holds scales that are infinite or not numbers",
@@ -93,4 +95,5 @@ def decode_rows(raw: UInt8[Tensor, " B"], name: str, n_bytes: int, n_columns: in
         codes.view(n_rows, n_columns),
         scales.reshape(n_rows, -1),
         None if zeros is None else zeros.reshape(n_rows, -1),
+        None if units is None else units.reshape(n_rows, -1, 2),
     )
