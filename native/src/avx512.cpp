@@ -11,7 +11,7 @@ namespace {
 
 // How far ahead of use weights are asked for: the latency of memory at the speed they are used.
 constexpr int64_t kAhead = 4096;
-constexpr int kRows = 8;  // rows of activations that share one unpacking
+constexpr int kRows = 12;  // rows of activations that share one unpacking
 
 inline __m512 load_half(const uint8_t *place) {
   return _mm512_cvtph_ps(_mm256_load_si256(reinterpret_cast<const __m256i *>(place)));
@@ -170,22 +170,24 @@ void multiply_rows(const Share &s, int64_t tile, int64_t row) {
     multiply_centred_tile<Format, M>(s, tile, row);
 }
 
+// As many rows as are left, at most M.
+template <typename Format, int M>
+void multiply_rest(const Share &s, int64_t tile, int64_t row) {
+  if constexpr (M > 0) {
+    if (s.n_rows - row == M)
+      multiply_rows<Format, M>(s, tile, row);
+    else
+      multiply_rest<Format, M - 1>(s, tile, row);
+  }
+}
+
 // All rows against one tile before the next: its weights stay in the nearest cache.
 template <typename Format>
 void matmul(const Share &s, int64_t first, int64_t last) {
   for (int64_t tile = first; tile < last; ++tile) {
     int64_t row = 0;
     for (; row + kRows <= s.n_rows; row += kRows) multiply_rows<Format, kRows>(s, tile, row);
-    switch (s.n_rows - row) {
-      case 7: multiply_rows<Format, 7>(s, tile, row); break;
-      case 6: multiply_rows<Format, 6>(s, tile, row); break;
-      case 5: multiply_rows<Format, 5>(s, tile, row); break;
-      case 4: multiply_rows<Format, 4>(s, tile, row); break;
-      case 3: multiply_rows<Format, 3>(s, tile, row); break;
-      case 2: multiply_rows<Format, 2>(s, tile, row); break;
-      case 1: multiply_rows<Format, 1>(s, tile, row); break;
-      default: break;
-    }
+    multiply_rest<Format, kRows - 1>(s, tile, row);
   }
 }
 

@@ -26,9 +26,7 @@ def level(request: pytest.FixtureRequest) -> Iterator[str]:
     native.use_threads(1)
 
 
-def random_codes(
-    bits: int, group: int, has_units: bool, n_out: int, n_in: int, seed: int
-) -> Codes:
+def random_codes(bits: int, group: int, has_units: bool, n_out: int, n_in: int, seed: int) -> Codes:
     generator = torch.Generator().manual_seed(seed)
     codes = torch.randint(1 << bits, (n_out, n_in), generator=generator, dtype=torch.uint8)
     shape = (n_out, n_in // group)
@@ -89,7 +87,9 @@ def test_unpacked_weights_are_the_packed_ones(
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_products(dtype: torch.dtype, kind: tuple[int, int, bool], shape: tuple[int, int, int]) -> None:
+def test_products(
+    dtype: torch.dtype, kind: tuple[int, int, bool], shape: tuple[int, int, int]
+) -> None:
     n_out, n_rows = shape[0], shape[2]
     n_in = columns(shape[1], kind[2])
     matrix = packed(random_codes(*kind, n_out, n_in, seed=n_out))

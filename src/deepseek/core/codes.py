@@ -1,7 +1,7 @@
 """Quantised matrices between those who read them and those who multiply by them."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from jaxtyping import Float32, UInt8
 from torch import Tensor
@@ -32,10 +32,11 @@ class Codes:
     def numbers(self) -> Float32[Tensor, "N K"]:
         """The weights."""
         wide = self.codes.view(*self.scales.shape, self.group).float()
-        scales, zeros = self._in_units(self.scales, 0), self._in_units(self.zeros, 1)
-        if zeros is None:
-            return ((wide - (1 << (self.bits - 1))) * scales.unsqueeze(-1)).flatten(1)
-        return (wide * scales.unsqueeze(-1) + zeros.unsqueeze(-1)).flatten(1)
+        wide = wide - (0 if self.bits == 4 else 1 << (self.bits - 1))
+        weights: Tensor = wide * self._in_units(self.scales, 0).unsqueeze(-1)
+        if self.zeros is not None:
+            weights = weights + self._in_units(self.zeros, 1).unsqueeze(-1)
+        return weights.flatten(1)
 
     def rows(self, order: Tensor) -> "Codes":
         """Some rows, in that order."""
@@ -43,7 +44,7 @@ class Codes:
         units = None if self.units is None else self.units[order]
         return Codes(self.bits, self.codes[order], self.scales[order], zeros, units)
 
-    def _in_units(self, numbers: Tensor | None, which: int) -> Any:
-        if numbers is None or self.units is None:
+    def _in_units(self, numbers: Tensor, which: int) -> Tensor:
+        if self.units is None:
             return numbers
         return numbers * self.units[..., which].repeat_interleave(SUPER // self.group, 1)

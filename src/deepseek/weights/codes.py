@@ -41,7 +41,7 @@ def _q4_k(block: Tensor) -> Parts:
     runs = block[:, 16:].view(-1, 4, 32)
     codes = torch.stack((runs & 15, runs >> 4), 2).view(-1, 256)
     units = torch.cat((half(block, 0), half(block, 2) * -1), 1)
-    return codes, scales, minima, units
+    return codes, scales.float(), minima.float(), units
 
 
 def _q6_k(block: Tensor) -> Parts:
