@@ -80,10 +80,6 @@ class DenseCache:
         assert pair is not None
         return pair[0][:, :, : self._length], pair[1][:, :, : self._length]
 
-    def reserve(self, length: int) -> list[tuple[Tensor, Tensor]]:
-        """Make room for that many tokens; all layers' keys and values [B, G, room, K]."""
-        return [self._reserved(layer, length) for layer in range(len(self._layers))]
-
     def append(
         self, layer: int, k: Float[Tensor, "B G T K"], v: Float[Tensor, "B G T K"]
     ) -> tuple[Float[Tensor, "B G S K"], Float[Tensor, "B G S K"]]:
