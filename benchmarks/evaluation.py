@@ -78,6 +78,7 @@ MEASURES = (
     Measure(model=SMOL, task="humaneval_completion", metric="pass@1"),
     Measure(model=QWEN, task="humaneval", metric="pass@1", by_maker=70.7, must=68.7),
     Measure(model=QWEN, task="mbpp", metric="pass@1", by_maker=69.2),
+    Measure(model=QWEN, task="mbpp_sanitized", metric="pass@1", by_maker=69.2),
     Measure(model=QWEN, task="mmlu", metric="acc", limit=2_000),
     Measure(model=QWEN, task="gsm8k", metric="flexible_match", limit=200),
 )
@@ -89,6 +90,7 @@ def main() -> None:
     wanted = set(args.only.split(",")) if args.only else None
     for model_name, group in groupby(MEASURES, key=lambda m: m.model):
         chosen = [m for m in group if wanted is None or m.name in wanted or m.task in wanted]
+        chosen = [m for m in chosen if args.mbpp or m.task != "mbpp_sanitized"]
         if chosen and not args.collect and args.model in (None, model_name):
             _measure_all(model_name, chosen, args)
             gc.collect()
@@ -115,7 +117,7 @@ def _measure_all(name: str, measures: list[Measure], args: argparse.Namespace) -
             compute=model.load_report.compute,
             date=datetime.now(UTC).isoformat(timespec="seconds"),
             package=__version__,
-            runs=(_run(model, measure, args.out),),
+            runs=(_run(model, measure, args),),
         )
         save_report(report, measure.file(args.out))
 
@@ -129,10 +131,10 @@ def _finished_rows(out: Path) -> Iterator[Row]:
             print(f"not measured yet: {measure.model} {measure.name}", file=sys.stderr)
 
 
-def _run(model: R1Model, measure: Measure, out: Path) -> TaskRun:
+def _run(model: R1Model, measure: Measure, args: argparse.Namespace) -> TaskRun:
     task = find_task(measure.task)
     shots = task.shots if measure.shots is None else measure.shots
-    journal = out / "journals" / f"{measure.model}-{measure.task}-{shots}-{measure.chat}.jsonl"
+    journal = args.out / "journals" / f"{measure.model}-{measure.task}-{shots}-{measure.chat}.jsonl"
 
     def show(done: int, total: int) -> None:
         if sys.stderr.isatty() or done % 100 == 0 or done == total:
@@ -141,7 +143,7 @@ def _run(model: R1Model, measure: Measure, out: Path) -> TaskRun:
     return run_task(
         model,
         task,
-        Setup(shots=shots, chat=measure.chat, model=model),
+        Setup(shots=shots, chat=measure.chat, model=model, folder=args.mbpp),
         journal=journal,
         limit=measure.limit,
         on_progress=show,
@@ -182,6 +184,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int)
     parser.add_argument("--dtype", default="auto", help="as for `deepseek eval`")
     parser.add_argument("--out", type=Path, default=Path("out/evaluation"))
+    parser.add_argument("--mbpp", type=Path, help="sanitized-mbpp.json of google-research/mbpp")
     parser.add_argument("--longbench-official", type=Path)
     parser.add_argument("--longbench-predictions", type=Path)
     parser.add_argument("--longbench-packages", type=Path, help="a folder with fuzzywuzzy")

@@ -30,31 +30,50 @@ inline __m128i load_bytes(const uint8_t *place) {
   return _mm_load_si128(reinterpret_cast<const __m128i *>(place));
 }
 
-inline __m512 scales_of(U4, const uint8_t *tile, int64_t b) {
+// What a tile's rows share over kUnit blocks, converted once for them.
+template <typename Format>
+struct Units {
+  Units(const uint8_t *, int64_t) {}
+};
+
+template <>
+struct Units<U4K> {
+  Units(const uint8_t *tile, int64_t b)
+      : scale(load_half(tile + U4K::units(b))), zero(load_half(tile + U4K::zero_units(b))) {}
+  __m512 scale, zero;
+};
+
+template <>
+struct Units<U6K> {
+  Units(const uint8_t *tile, int64_t b) : scale(load_half(tile + U6K::units(b))) {}
+  __m512 scale;
+};
+
+inline __m512 scales_of(const Units<U4> &, const uint8_t *tile, int64_t b) {
   return load_half(tile + U4::scales(b));
 }
 
-inline __m512 zeros_of(U4, const uint8_t *tile, int64_t b) {
+inline __m512 zeros_of(const Units<U4> &, const uint8_t *tile, int64_t b) {
   return load_half(tile + U4::zeros(b));
 }
 
-inline __m512 scales_of(U4K, const uint8_t *tile, int64_t b) {
+inline __m512 scales_of(const Units<U4K> &units, const uint8_t *tile, int64_t b) {
   const __m512i whole = _mm512_cvtepu8_epi32(load_bytes(tile + U4K::scales(b)));
-  return _mm512_mul_ps(load_half(tile + U4K::units(b)), _mm512_cvtepi32_ps(whole));
+  return _mm512_mul_ps(units.scale, _mm512_cvtepi32_ps(whole));
 }
 
-inline __m512 zeros_of(U4K, const uint8_t *tile, int64_t b) {
+inline __m512 zeros_of(const Units<U4K> &units, const uint8_t *tile, int64_t b) {
   const __m512i whole = _mm512_cvtepu8_epi32(load_bytes(tile + U4K::zeros(b)));
-  return _mm512_mul_ps(load_half(tile + U4K::zero_units(b)), _mm512_cvtepi32_ps(whole));
+  return _mm512_mul_ps(units.zero, _mm512_cvtepi32_ps(whole));
 }
 
-inline __m512 scales_of(U8, const uint8_t *tile, int64_t b, int half) {
+inline __m512 scales_of(const Units<U8> &, const uint8_t *tile, int64_t b, int half) {
   return load_half(tile + U8::scales(b, half));
 }
 
-inline __m512 scales_of(U6K, const uint8_t *tile, int64_t b, int half) {
+inline __m512 scales_of(const Units<U6K> &units, const uint8_t *tile, int64_t b, int half) {
   const __m512i whole = _mm512_cvtepi8_epi32(load_bytes(tile + U6K::scales(b, half)));
-  return _mm512_mul_ps(load_half(tile + U6K::units(b)), _mm512_cvtepi32_ps(whole));
+  return _mm512_mul_ps(units.scale, _mm512_cvtepi32_ps(whole));
 }
 
 void store(const Share &s, int64_t row, int64_t tile, __m512 total) {
@@ -87,26 +106,29 @@ void multiply_tile(const Share &s, int64_t tile_number, int64_t row) {
   const int8_t *x = s.x.codes + row * s.n_in;
   const float *scales = s.x.scale + row * n_blocks;
   const float *sums = s.x.sum + row * n_blocks;
-  for (int64_t b = 0; b < n_blocks; ++b) {
-    prefetch<Format>(tile, b);
-    __m512i w[8];
-    for (int j = 0; j < 4; ++j) {
-      const __m512i pair = _mm512_load_si512(tile + Format::codes(b) + 64 * j);
-      w[j] = _mm512_and_si512(pair, low);
-      w[j + 4] = _mm512_and_si512(_mm512_srli_epi16(pair, 4), low);
-    }
-    const __m512 scale = scales_of(Format{}, tile, b), zero = zeros_of(Format{}, tile, b);
-    for (int m = 0; m < M; ++m) {
-      const int8_t *xm = x + m * s.n_in + b * kBlock;
-      __m512i even = _mm512_setzero_si512(), odd = even;
-      for (int j = 0; j < 8; j += 2) {
-        even = _mm512_dpbusd_epi32(even, w[j], four(xm + 4 * j));
-        odd = _mm512_dpbusd_epi32(odd, w[j + 1], four(xm + 4 * j + 4));
+  for (int64_t first = 0; first < n_blocks; first += Format::kUnit) {
+    const Units<Format> units(tile, first);
+    for (int64_t b = first; b < first + Format::kUnit; ++b) {
+      prefetch<Format>(tile, b);
+      __m512i w[8];
+      for (int j = 0; j < 4; ++j) {
+        const __m512i pair = _mm512_load_si512(tile + Format::codes(b) + 64 * j);
+        w[j] = _mm512_and_si512(pair, low);
+        w[j + 4] = _mm512_and_si512(_mm512_srli_epi16(pair, 4), low);
       }
-      const __m512 dot = _mm512_cvtepi32_ps(_mm512_add_epi32(even, odd));
-      total[m] = _mm512_fmadd_ps(
-          dot, _mm512_mul_ps(scale, _mm512_set1_ps(scales[m * n_blocks + b])), total[m]);
-      total[m] = _mm512_fmadd_ps(zero, _mm512_set1_ps(sums[m * n_blocks + b]), total[m]);
+      const __m512 scale = scales_of(units, tile, b), zero = zeros_of(units, tile, b);
+      for (int m = 0; m < M; ++m) {
+        const int8_t *xm = x + m * s.n_in + b * kBlock;
+        __m512i even = _mm512_setzero_si512(), odd = even;
+        for (int j = 0; j < 8; j += 2) {
+          even = _mm512_dpbusd_epi32(even, w[j], four(xm + 4 * j));
+          odd = _mm512_dpbusd_epi32(odd, w[j + 1], four(xm + 4 * j + 4));
+        }
+        const __m512 dot = _mm512_cvtepi32_ps(_mm512_add_epi32(even, odd));
+        total[m] = _mm512_fmadd_ps(
+            dot, _mm512_mul_ps(scale, _mm512_set1_ps(scales[m * n_blocks + b])), total[m]);
+        total[m] = _mm512_fmadd_ps(zero, _mm512_set1_ps(sums[m * n_blocks + b]), total[m]);
+      }
     }
   }
   for (int m = 0; m < M; ++m) store(s, row + m, tile_number, total[m]);
@@ -139,23 +161,26 @@ void multiply_centred_tile(const Share &s, int64_t tile_number, int64_t row) {
   const int8_t *x = s.x.codes + row * s.n_in;
   const float *scales = s.x.scale + row * n_blocks;
   const int32_t *offsets = s.x.offset + row * n_blocks * 2;
-  for (int64_t b = 0; b < n_blocks; ++b) {
-    prefetch<Format>(tile, b);
-    for (int half = 0; half < 2; ++half) {
-      __m512i w[4];
-      unpack(Format{}, tile, b, half, w);
-      const __m512 scale = scales_of(Format{}, tile, b, half);
-      for (int m = 0; m < M; ++m) {
-        const int8_t *xm = x + m * s.n_in + b * kBlock + 16 * half;
-        __m512i even = _mm512_set1_epi32(offsets[(m * n_blocks + b) * 2 + half] >> kShift);
-        __m512i odd = _mm512_setzero_si512();
-        even = _mm512_dpbusd_epi32(even, w[0], four(xm));
-        odd = _mm512_dpbusd_epi32(odd, w[1], four(xm + 4));
-        even = _mm512_dpbusd_epi32(even, w[2], four(xm + 8));
-        odd = _mm512_dpbusd_epi32(odd, w[3], four(xm + 12));
-        const __m512 dot = _mm512_cvtepi32_ps(_mm512_add_epi32(even, odd));
-        total[m] = _mm512_fmadd_ps(
-            dot, _mm512_mul_ps(scale, _mm512_set1_ps(scales[m * n_blocks + b])), total[m]);
+  for (int64_t first = 0; first < n_blocks; first += Format::kUnit) {
+    const Units<Format> units(tile, first);
+    for (int64_t b = first; b < first + Format::kUnit; ++b) {
+      prefetch<Format>(tile, b);
+      for (int half = 0; half < 2; ++half) {
+        __m512i w[4];
+        unpack(Format{}, tile, b, half, w);
+        const __m512 scale = scales_of(units, tile, b, half);
+        for (int m = 0; m < M; ++m) {
+          const int8_t *xm = x + m * s.n_in + b * kBlock + 16 * half;
+          __m512i even = _mm512_set1_epi32(offsets[(m * n_blocks + b) * 2 + half] >> kShift);
+          __m512i odd = _mm512_setzero_si512();
+          even = _mm512_dpbusd_epi32(even, w[0], four(xm));
+          odd = _mm512_dpbusd_epi32(odd, w[1], four(xm + 4));
+          even = _mm512_dpbusd_epi32(even, w[2], four(xm + 8));
+          odd = _mm512_dpbusd_epi32(odd, w[3], four(xm + 12));
+          const __m512 dot = _mm512_cvtepi32_ps(_mm512_add_epi32(even, odd));
+          total[m] = _mm512_fmadd_ps(
+              dot, _mm512_mul_ps(scale, _mm512_set1_ps(scales[m * n_blocks + b])), total[m]);
+        }
       }
     }
   }

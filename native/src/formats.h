@@ -27,6 +27,7 @@ constexpr int64_t kBlock = 32;
 constexpr int64_t kSuper = 8;  // blocks whose rows share units
 
 struct U4 {
+  static constexpr int64_t kUnit = 1;  // blocks that share units
   static constexpr int64_t kBytes = 320;  // a block
   static constexpr int kCentre = 0;       // the code of zero; 0: zeros are added
   static constexpr int64_t codes(int64_t b) { return b * kBytes; }
@@ -35,6 +36,7 @@ struct U4 {
 };
 
 struct U8 {
+  static constexpr int64_t kUnit = 1;  // blocks that share units
   static constexpr int64_t kBytes = 576;
   static constexpr int kCentre = 128;
   static constexpr int64_t codes(int64_t b) { return b * kBytes; }
@@ -42,6 +44,7 @@ struct U8 {
 };
 
 struct U4K {
+  static constexpr int64_t kUnit = kSuper;  // blocks that share units
   static constexpr int64_t kBytes = 296;  // a block, on average
   static constexpr int kCentre = 0;
   static constexpr int64_t super(int64_t b) { return b / kSuper * kSuper * kBytes; }
@@ -53,6 +56,7 @@ struct U4K {
 };
 
 struct U6K {
+  static constexpr int64_t kUnit = kSuper;  // blocks that share units
   static constexpr int64_t kBytes = 424;
   static constexpr int kCentre = 32;
   static constexpr int64_t super(int64_t b) { return b / kSuper * kSuper * kBytes; }

@@ -4,6 +4,7 @@ import ast
 from collections.abc import Iterator
 from typing import Any
 
+from deepseek.core.errors import RequestError
 from deepseek.eval.code import (
     CHAT_STOP,
     LIMITS_IN_WORDS,
@@ -39,8 +40,8 @@ def reference_of_doc(doc: dict[str, Any]) -> dict[str, Any]:
     """
     tests = "\n".join([doc["test_setup_code"], *doc["test_list"]])
     solution, asserts = parse_code(doc["code"])[0], parse_code(tests)[0]
-    assert solution is not None
-    assert asserts is not None
+    if solution is None or asserts is None:
+        raise RequestError(f"problem {doc['task_id']} of MBPP is not Python", "check the data")
     functions = (ast.FunctionDef, ast.ClassDef)
     defined = {node.name for node in solution.body if isinstance(node, functions)}
     used = {node.id for node in ast.walk(asserts) if isinstance(node, ast.Name)}

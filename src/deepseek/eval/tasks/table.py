@@ -19,6 +19,7 @@ TASKS = {
     "humaneval_completion": "humaneval_completion",
     "mbpp": "mbpp",
     "mbpp_completion": "mbpp_completion",
+    "mbpp_sanitized": "mbpp_sanitized",
     "gsm8k": "gsm8k",
     "squad": "squad",
     "qasper": "qasper",
