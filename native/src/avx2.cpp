@@ -6,14 +6,19 @@
 #include <immintrin.h>
 
 #include "attention.h"
-#include "layout.h"
 #include "rows.h"
+#include "tiles.h"
 
 namespace ds {
 namespace {
 
-constexpr int64_t kAhead = 4096;
-constexpr int kRows = 4;
+struct Avx2 {
+  static constexpr int kRows = 4, kParts = 2;
+  template <typename Format, int M>
+  static void multiply(const Share &s, int64_t tile_number, int part, int64_t row);
+  template <typename Format, int M>
+  static void multiply_centred(const Share &s, int64_t tile_number, int part, int64_t row);
+};
 
 inline __m256 load_half(const uint8_t *place) {
   return _mm256_cvtph_ps(_mm_load_si128(reinterpret_cast<const __m128i *>(place)));
@@ -35,13 +40,6 @@ void store(const Share &s, int64_t row, int64_t n, __m256 total) {
     else
       s.y[row * s.y_stride + n + i] = value;
   }
-}
-
-template <typename Format>
-inline void prefetch(const uint8_t *tile, int64_t b) {
-  const uint8_t *ahead = tile + b * Format::kBytes + kAhead;
-  for (int64_t i = 0; i < (Format::kBytes + 63) / 64; ++i)
-    _mm_prefetch(reinterpret_cast<const char *>(ahead + 64 * i), _MM_HINT_T0);
 }
 
 inline __m128i load_bytes(const uint8_t *place) {
@@ -78,7 +76,7 @@ inline __m256 scales_of(U6K, const uint8_t *tile, int64_t b, int half, int side)
 }
 
 template <typename Format, int M>
-void multiply_tile(const Share &s, int64_t tile_number, int side, int64_t row) {
+void Avx2::multiply(const Share &s, int64_t tile_number, int side, int64_t row) {
   const int64_t n_blocks = s.n_in / kBlock;
   const uint8_t *tile = s.packed + tile_number * n_blocks * Format::kBytes;
   const __m256i low = _mm256_set1_epi8(15), ones = _mm256_set1_epi16(1);
@@ -130,7 +128,7 @@ inline void unpack(U6K, const uint8_t *tile, int64_t b, int half, int side, __m2
 }
 
 template <typename Format, int M>
-void multiply_centred_tile(const Share &s, int64_t tile_number, int side, int64_t row) {
+void Avx2::multiply_centred(const Share &s, int64_t tile_number, int side, int64_t row) {
   const int64_t n_blocks = s.n_in / kBlock;
   const uint8_t *tile = s.packed + tile_number * n_blocks * Format::kBytes;
   const __m256i ones = _mm256_set1_epi16(1);
@@ -160,35 +158,11 @@ void multiply_centred_tile(const Share &s, int64_t tile_number, int side, int64_
   for (int m = 0; m < M; ++m) store(s, row + m, tile_number * kTile + 8 * side, total[m]);
 }
 
-template <typename Format, int M>
-void multiply_rows(const Share &s, int64_t tile, int side, int64_t row) {
-  if constexpr (Format::kCentre == 0)
-    multiply_tile<Format, M>(s, tile, side, row);
-  else
-    multiply_centred_tile<Format, M>(s, tile, side, row);
-}
-
-template <typename Format>
-void matmul(const Share &s, int64_t first, int64_t last) {
-  for (int64_t tile = first; tile < last; ++tile)
-    for (int side = 0; side < 2; ++side) {
-      int64_t row = 0;
-      for (; row + kRows <= s.n_rows; row += kRows)
-        multiply_rows<Format, kRows>(s, tile, side, row);
-      switch (s.n_rows - row) {
-        case 3: multiply_rows<Format, 3>(s, tile, side, row); break;
-        case 2: multiply_rows<Format, 2>(s, tile, side, row); break;
-        case 1: multiply_rows<Format, 1>(s, tile, side, row); break;
-        default: break;
-      }
-    }
-}
-
 }  // namespace
 
 const Kernels &avx2_kernels() {
   // Rounding activations is a small part of a product: the plain code serves.
-  static const Kernels kernels{{matmul<U4>, matmul<U8>, matmul<U6K>, matmul<U4K>}, portable_kernels().quantise, DS_ROWS_OF_NUMBERS, keep, attend, merge};
+  static const Kernels kernels{DS_MATMULS(Avx2), portable_kernels().quantise, DS_ROWS_OF_NUMBERS, keep, attend, merge};
   return kernels;
 }
 

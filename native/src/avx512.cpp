@@ -3,28 +3,25 @@
 #include <immintrin.h>
 
 #include "attention.h"
-#include "layout.h"
 #include "rows.h"
+#include "tiles.h"
 
 namespace ds {
 namespace {
 
-// How far ahead of use weights are asked for: the latency of memory at the speed they are used.
-constexpr int64_t kAhead = 4096;
-constexpr int kRows = 12;  // rows of activations that share one unpacking
+struct Avx512 {
+  static constexpr int kRows = 12, kParts = 1;
+  template <typename Format, int M>
+  static void multiply(const Share &s, int64_t tile_number, int part, int64_t row);
+  template <typename Format, int M>
+  static void multiply_centred(const Share &s, int64_t tile_number, int part, int64_t row);
+};
 
 inline __m512 load_half(const uint8_t *place) {
   return _mm512_cvtph_ps(_mm256_load_si256(reinterpret_cast<const __m256i *>(place)));
 }
 
 inline __m512i four(const int8_t *x) { return _mm512_set1_epi32(*reinterpret_cast<const int32_t *>(x)); }
-
-template <typename Format>
-inline void prefetch(const uint8_t *tile, int64_t b) {
-  const uint8_t *ahead = tile + b * Format::kBytes + kAhead;
-  for (int64_t i = 0; i < (Format::kBytes + 63) / 64; ++i)
-    _mm_prefetch(reinterpret_cast<const char *>(ahead + 64 * i), _MM_HINT_T0);
-}
 
 inline __m128i load_bytes(const uint8_t *place) {
   return _mm_load_si128(reinterpret_cast<const __m128i *>(place));
@@ -97,7 +94,7 @@ void store(const Share &s, int64_t row, int64_t tile, __m512 total) {
 }
 
 template <typename Format, int M>
-void multiply_tile(const Share &s, int64_t tile_number, int64_t row) {
+void Avx512::multiply(const Share &s, int64_t tile_number, int, int64_t row) {
   const int64_t n_blocks = s.n_in / kBlock;
   const uint8_t *tile = s.packed + tile_number * n_blocks * Format::kBytes;
   const __m512i low = _mm512_set1_epi8(15);
@@ -152,7 +149,7 @@ inline void unpack(U6K, const uint8_t *tile, int64_t b, int half, __m512i *w) {
 }
 
 template <typename Format, int M>
-void multiply_centred_tile(const Share &s, int64_t tile_number, int64_t row) {
+void Avx512::multiply_centred(const Share &s, int64_t tile_number, int, int64_t row) {
   constexpr int kShift = Format::kCentre == 128 ? 0 : 2;  // offsets are for a centre of 128
   const int64_t n_blocks = s.n_in / kBlock;
   const uint8_t *tile = s.packed + tile_number * n_blocks * Format::kBytes;
@@ -185,35 +182,6 @@ void multiply_centred_tile(const Share &s, int64_t tile_number, int64_t row) {
     }
   }
   for (int m = 0; m < M; ++m) store(s, row + m, tile_number, total[m]);
-}
-
-template <typename Format, int M>
-void multiply_rows(const Share &s, int64_t tile, int64_t row) {
-  if constexpr (Format::kCentre == 0)
-    multiply_tile<Format, M>(s, tile, row);
-  else
-    multiply_centred_tile<Format, M>(s, tile, row);
-}
-
-// As many rows as are left, at most M.
-template <typename Format, int M>
-void multiply_rest(const Share &s, int64_t tile, int64_t row) {
-  if constexpr (M > 0) {
-    if (s.n_rows - row == M)
-      multiply_rows<Format, M>(s, tile, row);
-    else
-      multiply_rest<Format, M - 1>(s, tile, row);
-  }
-}
-
-// All rows against one tile before the next: its weights stay in the nearest cache.
-template <typename Format>
-void matmul(const Share &s, int64_t first, int64_t last) {
-  for (int64_t tile = first; tile < last; ++tile) {
-    int64_t row = 0;
-    for (; row + kRows <= s.n_rows; row += kRows) multiply_rows<Format, kRows>(s, tile, row);
-    multiply_rest<Format, kRows - 1>(s, tile, row);
-  }
 }
 
 void quantise(const void *x, bool is_bf16, int64_t n_in, int64_t first, int64_t last,
@@ -254,7 +222,7 @@ void quantise(const void *x, bool is_bf16, int64_t n_in, int64_t first, int64_t 
 }  // namespace
 
 const Kernels &avx512_kernels() {
-  static const Kernels kernels{{matmul<U4>, matmul<U8>, matmul<U6K>, matmul<U4K>}, quantise, DS_ROWS_OF_NUMBERS, keep, attend, merge};
+  static const Kernels kernels{DS_MATMULS(Avx512), quantise, DS_ROWS_OF_NUMBERS, keep, attend, merge};
   return kernels;
 }
 

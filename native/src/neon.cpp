@@ -3,13 +3,19 @@
 #include <arm_neon.h>
 
 #include "attention.h"
-#include "layout.h"
 #include "rows.h"
+#include "tiles.h"
 
 namespace ds {
 namespace {
 
-constexpr int kRows = 4;  // rows of activations that share one unpacking
+struct Neon {
+  static constexpr int kRows = 4, kParts = 4;
+  template <typename Format, int M>
+  static void multiply(const Share &s, int64_t tile_number, int part, int64_t row);
+  template <typename Format, int M>
+  static void multiply_centred(const Share &s, int64_t tile_number, int part, int64_t row);
+};
 
 inline float32x4_t load_half(const uint8_t *place) {
   return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(reinterpret_cast<const uint16_t *>(place))));
@@ -79,7 +85,7 @@ inline float32x4_t scales_of(U6K, const uint8_t *tile, int64_t b, int half, int 
 }
 
 template <typename Format, int M>
-void multiply_tile(const Share &s, int64_t tile_number, int quarter, int64_t row) {
+void Neon::multiply(const Share &s, int64_t tile_number, int quarter, int64_t row) {
   const int64_t n_blocks = s.n_in / kBlock;
   const uint8_t *tile = s.packed + tile_number * n_blocks * Format::kBytes;
   float32x4_t total[M];
@@ -125,7 +131,7 @@ inline void unpack(U6K, const uint8_t *tile, int64_t b, int half, int quarter, i
 }
 
 template <typename Format, int M>
-void multiply_centred_tile(const Share &s, int64_t tile_number, int quarter, int64_t row) {
+void Neon::multiply_centred(const Share &s, int64_t tile_number, int quarter, int64_t row) {
   const int64_t n_blocks = s.n_in / kBlock;
   const uint8_t *tile = s.packed + tile_number * n_blocks * Format::kBytes;
   float32x4_t total[M];
@@ -145,34 +151,10 @@ void multiply_centred_tile(const Share &s, int64_t tile_number, int quarter, int
   for (int m = 0; m < M; ++m) store(s, row + m, tile_number * kTile + 4 * quarter, total[m]);
 }
 
-template <typename Format, int M>
-void multiply_rows(const Share &s, int64_t tile, int quarter, int64_t row) {
-  if constexpr (Format::kCentre == 0)
-    multiply_tile<Format, M>(s, tile, quarter, row);
-  else
-    multiply_centred_tile<Format, M>(s, tile, quarter, row);
-}
-
-template <typename Format>
-void matmul(const Share &s, int64_t first, int64_t last) {
-  for (int64_t tile = first; tile < last; ++tile)
-    for (int quarter = 0; quarter < 4; ++quarter) {
-      int64_t row = 0;
-      for (; row + kRows <= s.n_rows; row += kRows)
-        multiply_rows<Format, kRows>(s, tile, quarter, row);
-      switch (s.n_rows - row) {
-        case 3: multiply_rows<Format, 3>(s, tile, quarter, row); break;
-        case 2: multiply_rows<Format, 2>(s, tile, quarter, row); break;
-        case 1: multiply_rows<Format, 1>(s, tile, quarter, row); break;
-        default: break;
-      }
-    }
-}
-
 }  // namespace
 
 const Kernels &neon_kernels() {
-  static const Kernels kernels{{matmul<U4>, matmul<U8>, matmul<U6K>, matmul<U4K>},
+  static const Kernels kernels{DS_MATMULS(Neon),
                                portable_kernels().quantise,
                                DS_ROWS_OF_NUMBERS,
                                keep,
