@@ -69,7 +69,7 @@ bench-extraction: $(VENV)/.dev  ## text extraction beside pdftotext: PDFS="a.pdf
 	$(BIN)/python benchmarks/extraction.py $(PDFS)
 
 check-native: $(VENV)/.dev  ## the kernels' tests under the address and undefined-behaviour sanitisers
-	cmake -S native -B build/sanitised -DSANITIZE=ON -DCMAKE_BUILD_TYPE=RelWithDebInfo
+	cmake -S native -B build/sanitised -DSANITIZE=ON -DVNNI_AS_AVX512=ON -DCMAKE_BUILD_TYPE=RelWithDebInfo
 	cmake --build build/sanitised
 	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" ASAN_OPTIONS=detect_leaks=0 \
 	  DEEPSEEK_NATIVE=build/sanitised/deepseek_native.so $(BIN)/python -m pytest tests/ops/test_native.py tests/ops/test_native_model.py

@@ -24,7 +24,12 @@ extern "C" {
 enum ds_format { DS_U4 = 0, DS_U8 = 1, DS_U6K = 2, DS_U4K = 3 };
 enum ds_dtype { DS_F32 = 0, DS_BF16 = 1 };
 enum ds_level {
-  DS_PORTABLE = 0, DS_AVX2 = 1, DS_AVX512_VNNI = 2, DS_AVX512_BF16 = 3, DS_NEON_DOT = 4
+  DS_PORTABLE = 0,
+  DS_AVX2 = 1,
+  DS_AVX_VNNI = 2,
+  DS_AVX512_VNNI = 3,
+  DS_AVX512_BF16 = 4,
+  DS_NEON_DOT = 5
 };
 enum ds_status {
   DS_OK = 0,

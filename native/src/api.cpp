@@ -18,29 +18,37 @@ namespace {
 
 constexpr int64_t kPadding = 8192;  // kernels ask for weights ahead; never past the allocation
 
-int best_level() {
+bool has(int wanted) {
 #if defined(__x86_64__)
   __builtin_cpu_init();
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
-      __builtin_cpu_supports("avx512vnni"))
-    return __builtin_cpu_supports("avx512bf16") ? DS_AVX512_BF16 : DS_AVX512_VNNI;
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-      __builtin_cpu_supports("f16c"))
-    return DS_AVX2;
-#elif defined(__aarch64__) && defined(__linux__)
-  if (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) return DS_NEON_DOT;
-#elif defined(__aarch64__) && defined(__APPLE__)
-  return DS_NEON_DOT;
+  const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+                        __builtin_cpu_supports("f16c");
+  const bool has_avx512 = has_avx2 && __builtin_cpu_supports("avx512f") &&
+                          __builtin_cpu_supports("avx512bw") &&
+                          __builtin_cpu_supports("avx512vl") &&
+                          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vnni");
+  switch (wanted) {
+    case DS_AVX2: return has_avx2;
+#if defined(DS_VNNI_AS_AVX512)
+    case DS_AVX_VNNI: return has_avx512;
+#else
+    case DS_AVX_VNNI: return has_avx2 && __builtin_cpu_supports("avxvnni");
 #endif
-  return DS_PORTABLE;
+    case DS_AVX512_VNNI: return has_avx512;
+    case DS_AVX512_BF16: return has_avx512 && __builtin_cpu_supports("avx512bf16");
+  }
+#elif defined(__aarch64__) && defined(__linux__)
+  if (wanted == DS_NEON_DOT) return getauxval(AT_HWCAP) & HWCAP_ASIMDDP;
+#elif defined(__aarch64__) && defined(__APPLE__)
+  if (wanted == DS_NEON_DOT) return true;
+#endif
+  return wanted == DS_PORTABLE;
 }
 
-// Those below the best of the same family of processors are there too.
-bool is_level(int wanted) {
-  const int best = best_level();
-  return wanted == DS_PORTABLE || wanted == best ||
-         (wanted > DS_PORTABLE && wanted < best && best <= DS_AVX512_BF16);
+int best_level() {
+  for (int level = DS_NEON_DOT; level > DS_PORTABLE; --level)
+    if (has(level)) return level;
+  return DS_PORTABLE;
 }
 
 std::atomic<int> level_in_use{-1};
@@ -232,6 +240,7 @@ const Kernels &kernels() {
 #if defined(__x86_64__)
     case DS_AVX512_BF16: return avx512_bf16_kernels();
     case DS_AVX512_VNNI: return avx512_kernels();
+    case DS_AVX_VNNI: return avx_vnni_kernels();
     case DS_AVX2: return avx2_kernels();
 #elif defined(__aarch64__)
     case DS_NEON_DOT: return neon_kernels();
@@ -246,14 +255,14 @@ using namespace ds;
 
 extern "C" {
 
-int ds_version(void) { return 6; }
+int ds_version(void) { return 7; }
 
 int ds_best_level(void) { return best_level(); }
 
 int ds_level_in_use(void) { return level(); }
 
 int ds_use_level(int wanted) {
-  if (!is_level(wanted)) return DS_BAD_ENUM;
+  if (!has(wanted)) return DS_BAD_ENUM;
   level_in_use = wanted;
   return DS_OK;
 }

@@ -1,4 +1,5 @@
-// AVX2: the same tiles in two halves of 8 rows, byte products through 16-bit sums.
+// AVX2: the same tiles in two halves of 8 rows, byte products through 16-bit sums, or in one
+// instruction where avx_vnni.cpp compiles this file for processors that have it.
 //
 // 16-bit sums cannot overflow: u4 adds 8 pairs of at most 2 * 15 * 127, the others multiply the
 // magnitude of the centred weight (at most 128) with an activation of its sign, 2 * 128 * 127.
@@ -8,6 +9,10 @@
 #include "attention.h"
 #include "rows.h"
 #include "tiles.h"
+
+#ifndef DS_KERNELS_256
+#define DS_KERNELS_256 avx2_kernels
+#endif
 
 namespace ds {
 namespace {
@@ -75,11 +80,44 @@ inline __m256 scales_of(U6K, const uint8_t *tile, int64_t b, int half, int side)
   return _mm256_mul_ps(load_half(tile + U6K::units(b) + 16 * side), _mm256_cvtepi32_ps(whole));
 }
 
+#if defined(__AVXVNNI__) || defined(__AVX512VNNI__)
+inline __m256i add_four(__m256i sum, __m256i w, __m256i x) {
+#if defined(__AVXVNNI__)
+  return _mm256_dpbusd_avx_epi32(sum, w, x);
+#else
+  return _mm256_dpbusd_epi32(sum, w, x);  // the same with another encoding: tests run it
+#endif
+}
+
+// Sums of four products each; `w` is not negative.
+template <int N>
+inline __m256i products(const __m256i *w, const int8_t *x) {
+  __m256i sum = add_four(_mm256_setzero_si256(), w[0], four(x));
+  for (int j = 1; j < N; ++j) sum = add_four(sum, w[j], four(x + 4 * j));
+  return sum;
+}
+
+inline __m256i add_signed(__m256i sum, __m256i size, __m256i x) { return add_four(sum, size, x); }
+#else
+template <int N>
+inline __m256i products(const __m256i *w, const int8_t *x) {
+  __m256i sum = _mm256_maddubs_epi16(w[0], four(x));
+  for (int j = 1; j < N; ++j)
+    sum = _mm256_add_epi16(sum, _mm256_maddubs_epi16(w[j], four(x + 4 * j)));
+  return _mm256_madd_epi16(sum, _mm256_set1_epi16(1));
+}
+
+inline __m256i add_signed(__m256i sum, __m256i size, __m256i x) {
+  return _mm256_add_epi32(
+      sum, _mm256_madd_epi16(_mm256_maddubs_epi16(size, x), _mm256_set1_epi16(1)));
+}
+#endif
+
 template <typename Format, int M>
 void Avx2::multiply(const Share &s, int64_t tile_number, int side, int64_t row) {
   const int64_t n_blocks = s.n_in / kBlock;
   const uint8_t *tile = s.packed + tile_number * n_blocks * Format::kBytes;
-  const __m256i low = _mm256_set1_epi8(15), ones = _mm256_set1_epi16(1);
+  const __m256i low = _mm256_set1_epi8(15);
   __m256 total[M];
   for (int m = 0; m < M; ++m) total[m] = _mm256_setzero_ps();
   for (int64_t b = 0; b < n_blocks; ++b) {
@@ -94,10 +132,7 @@ void Avx2::multiply(const Share &s, int64_t tile_number, int side, int64_t row) 
     const __m256 zero = zeros_of(Format{}, tile, b, side);
     for (int m = 0; m < M; ++m) {
       const int8_t *x = s.x.codes + (row + m) * s.n_in + b * kBlock;
-      __m256i sum = _mm256_maddubs_epi16(w[0], four(x));
-      for (int j = 1; j < 8; ++j)
-        sum = _mm256_add_epi16(sum, _mm256_maddubs_epi16(w[j], four(x + 4 * j)));
-      const __m256 dot = _mm256_cvtepi32_ps(_mm256_madd_epi16(sum, ones));
+      const __m256 dot = _mm256_cvtepi32_ps(products<8>(w, x));
       const int64_t at = (row + m) * n_blocks + b;
       total[m] =
           _mm256_fmadd_ps(dot, _mm256_mul_ps(scale, _mm256_set1_ps(s.x.scale[at])), total[m]);
@@ -131,7 +166,6 @@ template <typename Format, int M>
 void Avx2::multiply_centred(const Share &s, int64_t tile_number, int side, int64_t row) {
   const int64_t n_blocks = s.n_in / kBlock;
   const uint8_t *tile = s.packed + tile_number * n_blocks * Format::kBytes;
-  const __m256i ones = _mm256_set1_epi16(1);
   __m256 total[M];
   for (int m = 0; m < M; ++m) total[m] = _mm256_setzero_ps();
   for (int64_t b = 0; b < n_blocks; ++b) {
@@ -144,11 +178,8 @@ void Avx2::multiply_centred(const Share &s, int64_t tile_number, int side, int64
       for (int m = 0; m < M; ++m) {
         const int8_t *x = s.x.codes + (row + m) * s.n_in + b * kBlock + 16 * half;
         __m256i sum = _mm256_setzero_si256();
-        for (int j = 0; j < 4; ++j) {
-          const __m256i signed_x = _mm256_sign_epi8(four(x + 4 * j), w[j]);
-          sum = _mm256_add_epi32(
-              sum, _mm256_madd_epi16(_mm256_maddubs_epi16(size[j], signed_x), ones));
-        }
+        for (int j = 0; j < 4; ++j)
+          sum = add_signed(sum, size[j], _mm256_sign_epi8(four(x + 4 * j), w[j]));
         const int64_t at = (row + m) * n_blocks + b;
         total[m] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum),
                                    _mm256_mul_ps(scale, _mm256_set1_ps(s.x.scale[at])), total[m]);
@@ -160,7 +191,7 @@ void Avx2::multiply_centred(const Share &s, int64_t tile_number, int side, int64
 
 }  // namespace
 
-const Kernels &avx2_kernels() {
+const Kernels &DS_KERNELS_256() {
   // Rounding activations is a small part of a product: the plain code serves.
   static const Kernels kernels{DS_MATMULS(Avx2), portable_kernels().quantise, DS_ROWS_OF_NUMBERS, keep, attend, merge};
   return kernels;

@@ -85,6 +85,7 @@ const Kernels &kernels();
 const Kernels &portable_kernels();
 #if defined(__x86_64__)
 const Kernels &avx2_kernels();
+const Kernels &avx_vnni_kernels();
 const Kernels &avx512_kernels();
 const Kernels &avx512_bf16_kernels();
 #elif defined(__aarch64__)

@@ -21,6 +21,7 @@ from deepseek.core.errors import CheckpointError, ConfigError
 LEVELS = (
     "portable",
     "AVX2",
+    "AVX-VNNI",
     "AVX-512 VNNI",
     "AVX-512 VNNI and BF16",
     "NEON with dot products",
@@ -29,7 +30,7 @@ FORMATS: dict[tuple[Bits, bool], int] = {(4, False): 0, (8, False): 1, (6, True)
 """By bits, and whether scales have units."""
 DTYPES = {torch.float32: 0, torch.bfloat16: 1}
 NAMES = ("deepseek_native.so", "deepseek_native.dylib", "deepseek_native.dll")
-VERSION = 6
+VERSION = 7
 """Of the library's interface."""
 BLOCK = 32
 """Columns come in multiples of this."""
