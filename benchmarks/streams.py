@@ -9,9 +9,8 @@ from typing import Any, Protocol
 import torch
 
 from deepseek.model.decoder import NativeDecoder
-from deepseek.model.pages import PagedSequence
 from deepseek.model.transformer import Transformer
-from deepseek.ops.native_model import PAGE
+from deepseek.ops.hierarchical import PAGE
 
 
 class Streams(Protocol):
@@ -35,7 +34,7 @@ class OurStreams:
     def __init__(self, model: Transformer, prompts: Sequence[Sequence[int]]) -> None:
         self._decoder = NativeDecoder(model)
         self._prompt = len(prompts[0])
-        self._sequences = [PagedSequence(self._decoder.pool) for _ in prompts]
+        self._sequences = [self._decoder.sequence() for _ in prompts]
         self.first = self._run(prompts)
 
     def rewind(self) -> None:

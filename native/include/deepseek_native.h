@@ -93,7 +93,21 @@ typedef struct ds_batch {
   const int32_t *const *tables;  /* its pages in order, with room for the new tokens */
   const int64_t *table_sizes;
   const int64_t *token_ids;      /* of all sequences; null: x holds their embeddings */
+  /* Pages of each sequence's memory nodes, one for 16 pages of keys, with room for those of the
+   * new tokens. Null: none are kept, and all of them see all that came before. */
+  const int32_t *const *memory_tables;
+  const int64_t *memory_sizes;
 } ds_batch;
+
+/* What the queries of a page see that lies behind the first `n_dense` positions: the first pages,
+ * the pages of the window before their own, and as many recalled ones between as memory nodes say. */
+typedef struct ds_hierarchy {
+  int64_t sink_pages, window_pages, recalled_pages;
+  int64_t far_pages; /* distance from which memory nodes are looked at, at most */
+  int64_t n_dense;
+  int64_t n_trained; /* positions beyond which recalled pages are moved up to the window */
+  float fusion;      /* how much of a layer's votes the next layer takes over; 0: nothing */
+} ds_hierarchy;
 
 /* Changes with everything that a caller must know of. */
 DS_API int ds_version(void);
@@ -111,13 +125,22 @@ DS_API int ds_model_set_matrix(ds_model *model, int64_t layer, int which, int fo
                                const float *bias);
 /* 0: before attention, 1: before feed-forward, 2: before the head, of no layer. Copied. */
 DS_API int ds_model_set_norm(ds_model *model, int64_t layer, int which, const float *weight);
-/* Rotations [n_positions][d_head / 2] of the positions from 0 on. */
-DS_API int ds_model_set_rope(ds_model *model, int64_t n_positions, const float *cosines,
-                             const float *sines);
+/* Rotations by whole pages [n_pages][d_head / 2], from none on, and by the positions of a page
+ * [ds_page_positions()][d_head / 2]: a position is turned by both. */
+DS_API int ds_model_set_rope(ds_model *model, int64_t n_pages, const float *page_cosines,
+                             const float *page_sines, const float *cosines, const float *sines);
 /* Keys and values of each layer, bfloat16 [page][head][64 * d_head], with the numbers from one
  * page, and from one head, to the next. What lies in a page is the library's own business. */
 DS_API int ds_model_set_cache(ds_model *model, uint16_t *const *keys, uint16_t *const *values,
                               int64_t page_stride, int64_t head_stride, int64_t n_pages);
+
+/* Pages of memory nodes of each layer: 64 vectors of each head, packed like a page of keys. */
+DS_API int ds_model_set_memory(ds_model *model, uint16_t *const *memory, int64_t page_stride,
+                               int64_t head_stride, int64_t n_pages);
+DS_API int ds_model_set_hierarchy(ds_model *model, const ds_hierarchy *hierarchy);
+/* Where to note the pages that the batch's last queries recall: [layers][kv heads][recalled_pages],
+ * -1 where there are fewer. Null: nowhere. */
+DS_API int ds_model_trace(ds_model *model, int32_t *chosen);
 
 /* Bring new tokens through all layers, into x [new tokens][d_model], and keep their keys and
  * values. A token's numbers are the same to the last bit whatever other sequences, chunks and

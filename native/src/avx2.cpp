@@ -6,7 +6,7 @@
 #if defined(__x86_64__)
 #include <immintrin.h>
 
-#include "attention.h"
+#include "memory_nodes.h"
 #include "rows.h"
 #include "tiles.h"
 
@@ -193,7 +193,8 @@ void Avx2::multiply_centred(const Share &s, int64_t tile_number, int side, int64
 
 const Kernels &DS_KERNELS_256() {
   // Rounding activations is a small part of a product: the plain code serves.
-  static const Kernels kernels{DS_MATMULS(Avx2), portable_kernels().quantise, DS_ROWS_OF_NUMBERS, keep, attend, merge};
+  static const Kernels kernels{DS_MATMULS(Avx2), portable_kernels().quantise, DS_ROWS_OF_NUMBERS, keep, attend, merge, summarise,
+      compare, vote};
   return kernels;
 }
 

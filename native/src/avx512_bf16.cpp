@@ -1,6 +1,6 @@
 // Attention with pairs of bfloat16 numbers in one instruction; everything else as AVX-512.
 #if defined(__x86_64__)
-#include "attention.h"
+#include "memory_nodes.h"
 
 namespace ds {
 
@@ -8,6 +8,7 @@ const Kernels &avx512_bf16_kernels() {
   static const Kernels kernels = [] {
     Kernels found = avx512_kernels();
     found.attend = attend;
+    found.compare = compare;
     return found;
   }();
   return kernels;

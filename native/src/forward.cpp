@@ -91,6 +91,18 @@ void clear_last_page(const ds_model &model, int64_t layer, const Batch &batch, i
   }
 }
 
+// A turn by whole pages and one by the rest: tables stay small however long a sequence is.
+void rotation_of(const ds_model &model, int64_t position, float *cosines, float *sines) {
+  const int64_t half = model.d_head / 2;
+  const int64_t page = position / kPage * half, rest = position % kPage * half;
+  for (int64_t i = 0; i < half; ++i) {
+    const float c = model.page_cosines[page + i], s = model.page_sines[page + i];
+    const float c_rest = model.cosines[rest + i], s_rest = model.sines[rest + i];
+    cosines[i] = c * c_rest - s * s_rest;
+    sines[i] = s * c_rest + c * s_rest;
+  }
+}
+
 // Rotate and scale queries, rotate keys, and put keys and values into their pages.
 void keep(ds_model &model, const Kernels &use, int64_t layer, const Batch &batch) {
   const int64_t d = model.d_head, heads = model.n_heads, groups = model.n_kv_heads;
@@ -104,8 +116,8 @@ void keep(ds_model &model, const Kernels &use, int64_t layer, const Batch &batch
       for (int64_t i = first; i < last; ++i) {
         float *row = model.qkv.data() + (start + i) * width;
         const int64_t position = batch.lengths[s] + i;
-        const float *cosines = model.cosines + position * (d / 2);
-        const float *sines = model.sines + position * (d / 2);
+        float cosines[kMaxHead / 2], sines[kMaxHead / 2];
+        rotation_of(model, position, cosines, sines);
         for (int64_t h = 0; h < heads + groups; ++h) use.rotate(row + h * d, cosines, sines, d);
         for (int64_t j = 0; j < heads * d; ++j) row[j] *= scale;
         const int64_t place = batch.pages[s][position / kPage] * cache.page_stride;
@@ -170,7 +182,9 @@ void run_layers(ds_model &model, const Batch &batch, float *x) {
     const Layer &layer = model.layers[i];
     project(model, use, layer, x, n);
     keep(model, use, int64_t(i), batch);
+    remember(model, use, int64_t(i), batch);
     mix_tokens(model, use, int64_t(i), batch);
+    mix_hierarchically(model, use, int64_t(i), batch);
     multiply_and_add(model, use, layer.matrices[DS_O], model.mixed.data(), n, x);
     for (int64_t first = 0; first < n; first += kRowBlock)
       feed_forward(model, use, layer, x + first * model.d_model, std::min(kRowBlock, n - first));

@@ -56,6 +56,10 @@ struct StretchWork {
   Mixed to;
 };
 
+// A page of memory holds 64 vectors, four for each page of keys (see memory_nodes.h).
+constexpr int64_t kPerPage = 4;
+constexpr int64_t kCovered = kPage / kPerPage;  // pages of keys that one page of memory stands for
+
 using Kernel = void (*)(const Share &, int64_t first, int64_t last);
 using Quantiser = void (*)(const void *x, bool is_bf16, int64_t n_in, int64_t first, int64_t last,
                            const Activations &to);
@@ -74,6 +78,12 @@ struct Kernels {
                uint16_t *values);
   void (*attend)(const StretchWork &);
   void (*merge)(const Mixed &sum, const Mixed &part, int64_t n_rows, int64_t d);
+  // See memory_nodes.h.
+  void (*summarise)(const uint16_t *keys, int64_t d, int64_t place, uint16_t *memory);
+  void (*compare)(const uint16_t *queries, int64_t n_rows, int64_t d, const uint16_t *memory,
+                  float *scores, int64_t stride);
+  void (*vote)(float *scores, int64_t first, int64_t last, float largest, float total,
+               float *votes);
 };
 
 // One weight of a tile as it is used in products, but for its row's factor.

@@ -2,10 +2,7 @@
 //
 // What a query gets from a span of keys never depends on who computes it or when, and spans are
 // put together in their order: any number of threads, chunks and neighbours gives the same bits.
-#include <algorithm>
-#include <cmath>
-
-#include "model.h"
+#include "mixing.h"
 #include "pool.h"
 
 namespace ds {
@@ -14,10 +11,8 @@ namespace {
 constexpr int64_t kSpan = 4;  // stretches that are put together before they join the rest
 constexpr int64_t kMaxPartial = int64_t{8} << 20;  // numbers kept for spans computed at once
 
-// Queries that are answered together: rows [first, first + n_rows) of a sequence's tokens times
-// heads that share keys and values.
-struct Item {
-  int64_t sequence, group, first, n_rows;
+// Queries with the spans of keys that they see.
+struct Item : Queries {
   int64_t n_spans;
   int64_t first_span;  // among the spans of all items
 };
@@ -39,44 +34,8 @@ struct Memory {
   }
 };
 
-Mixed mixed_at(float *memory, int64_t n_rows) {
-  return {memory, memory + n_rows, memory + 2 * n_rows};
-}
-
-struct Mixer {
-  ds_model &model;
-  const Kernels &use;
-  const Batch &batch;
-  const uint16_t *keys, *values;
-  std::vector<int64_t> starts;  // each sequence's first row in the batch
-
-  int64_t heads_per_group() const { return model.n_heads / model.n_kv_heads; }
-  int64_t width() const { return (model.n_heads + 2 * model.n_kv_heads) * model.d_head; }
-
-  int64_t n_seen(const Item &item, int64_t row) const {
-    return batch.lengths[item.sequence] + (item.first + row) / heads_per_group() + 1;
-  }
-
-  int64_t head_of(const Item &item, int64_t row) const {
-    return item.group * heads_per_group() + (item.first + row) % heads_per_group();
-  }
-
-  int64_t token_of(const Item &item, int64_t row) const {
-    return starts[size_t(item.sequence)] + (item.first + row) / heads_per_group();
-  }
-
-  int64_t place_of(const Item &item, int64_t page) const {
-    return batch.pages[item.sequence][page] * model.cache.page_stride +
-           item.group * model.cache.head_stride;
-  }
-
-  void take_queries(const Item &item, Memory &memory) const {
-    const int64_t d = model.d_head;
-    for (int64_t r = 0; r < item.n_rows; ++r)
-      use.to_half(
-          model.qkv.data() + token_of(item, r) * width() + head_of(item, r) * d, d,
-          memory.queries.data() + r * d);
-  }
+struct Mixer : Mixing {
+  using Mixing::Mixing;
 
   // Attend to one span of stretches; the result is put into `sum`.
   void attend_span(const Item &item, int64_t span, Memory &memory, const Mixed &sum) const {
@@ -92,11 +51,11 @@ struct Mixer {
       for (int64_t i = 0; i < kStretchPages; ++i) {
         const int64_t page = start / kPage + i;
         if (page * kPage < most) {
-          work.keys[i] = keys + place_of(item, page);
-          work.values[i] = values + place_of(item, page);
+          work.keys[i] = keys(item, page);
+          work.values[i] = values(item, page);
         }
         if ((page + kStretchPages) * kPage < last)
-          work.next_keys[i] = keys + place_of(item, page + kStretchPages);
+          work.next_keys[i] = keys(item, page + kStretchPages);
       }
       for (int64_t r = 0; r < item.n_rows; ++r)
         memory.visible[size_t(r)] =
@@ -110,17 +69,8 @@ struct Mixer {
     }
   }
 
-  void finish(const Item &item, const Mixed &sum) const {
-    const int64_t d = model.d_head;
-    for (int64_t r = 0; r < item.n_rows; ++r) {
-      float *out = model.mixed.data() + (token_of(item, r) * model.n_heads + head_of(item, r)) * d;
-      const float factor = 1.0f / sum.total[r];
-      for (int64_t j = 0; j < d; ++j) out[j] = sum.mixed[r * d + j] * factor;
-    }
-  }
-
   void run_whole(const Item &item, Memory &memory) const {
-    take_queries(item, memory);
+    take_queries(item, memory.queries.data());
     std::vector<float> later(size_t(item.n_spans > 1 ? item.n_rows * (model.d_head + 2) : 0));
     const Mixed sum = mixed_at(memory.sums[0].data(), item.n_rows);
     const Mixed part = mixed_at(later.data(), item.n_rows);
@@ -134,16 +84,17 @@ struct Mixer {
   std::vector<Item> items() const {
     std::vector<Item> found;
     int64_t n_spans = 0;
-    for (int64_t s = 0; s < batch.n_sequences; ++s)
+    for (int64_t s = 0; s < batch.n_sequences; ++s) {
+      const int64_t n_rows = n_dense_tokens(model, batch, s) * heads_per_group();
       for (int64_t g = 0; g < model.n_kv_heads; ++g)
-        for (int64_t r = 0; r < batch.counts[s] * heads_per_group(); r += kQueries) {
-          Item item{s, g, r, std::min(kQueries, batch.counts[s] * heads_per_group() - r), 0,
-                    n_spans};
+        for (int64_t r = 0; r < n_rows; r += kQueries) {
+          Item item{{s, g, r, std::min(kQueries, n_rows - r)}, 0, n_spans};
           item.n_spans =
               (n_seen(item, item.n_rows - 1) + kSpan * kStretch - 1) / (kSpan * kStretch);
           n_spans += item.n_spans;
           found.push_back(item);
         }
+    }
     return found;
   }
 };
@@ -172,7 +123,7 @@ void run_spans(const Mixer &mixer, const std::vector<Item> &items) {
     Memory &memory = memory_for(d);
     for (int64_t i = first; i < last; ++i) {
       const Item &item = items[size_t(owners[size_t(i)])];
-      mixer.take_queries(item, memory);
+      mixer.take_queries(item, memory.queries.data());
       mixer.attend_span(item, i - item.first_span, memory,
                         mixed_at(base + places[size_t(i)], item.n_rows));
     }
@@ -189,11 +140,9 @@ void run_spans(const Mixer &mixer, const std::vector<Item> &items) {
 }  // namespace
 
 void mix_tokens(ds_model &model, const Kernels &use, int64_t layer, const Batch &batch) {
-  Mixer mixer{model, use, batch, model.cache.keys[size_t(layer)],
-              model.cache.values[size_t(layer)], {}};
-  int64_t row = 0;
-  for (int64_t s = 0; s < batch.n_sequences; row += batch.counts[s++]) mixer.starts.push_back(row);
+  const Mixer mixer(model, use, layer, batch);
   const std::vector<Item> items = mixer.items();
+  if (items.empty()) return;
   const int64_t d = model.d_head;
   int64_t n_partial = 0;
   bool is_long = false;

@@ -51,6 +51,20 @@ bool good_pages(const ds_model &model, const Batch &batch, const int64_t *table_
   return true;
 }
 
+// Every page of memory nodes that is read or written is there.
+bool good_memory(const ds_model &model, const Batch &batch, const int64_t *table_sizes) {
+  for (int64_t s = 0; s < batch.n_sequences; ++s) {
+    if (!batch.memory[s]) continue;
+    const int64_t length = batch.lengths[s] + batch.counts[s];
+    const int64_t n_pages = (length + kPage - 1) / kPage;
+    const int64_t needed = (n_pages + kCovered - 1) / kCovered;
+    if (needed > table_sizes[s] || model.hierarchy.recalled_pages < 1) return false;
+    for (int64_t i = 0; i < needed; ++i)
+      if (batch.memory[s][i] < 0 || batch.memory[s][i] >= model.memory.n_pages) return false;
+  }
+  return true;
+}
+
 bool good_tokens(const ds_model &model, const int64_t *token_ids, int64_t n_rows) {
   if (!model.embedding.packed) return false;
   for (int64_t i = 0; i < n_rows; ++i)
@@ -120,11 +134,13 @@ int ds_model_set_norm(ds_model *model, int64_t layer, int which, const float *we
   return DS_OK;
 }
 
-int ds_model_set_rope(ds_model *model, int64_t n_positions, const float *cosines,
-                      const float *sines) {
-  if (!model || !cosines || !sines) return DS_BAD_POINTER;
-  if (n_positions < 1) return DS_BAD_SHAPE;
-  model->n_positions = n_positions;
+int ds_model_set_rope(ds_model *model, int64_t n_pages, const float *page_cosines,
+                      const float *page_sines, const float *cosines, const float *sines) {
+  if (!model || !page_cosines || !page_sines || !cosines || !sines) return DS_BAD_POINTER;
+  if (n_pages < 1 || n_pages > kMaxDimension) return DS_BAD_SHAPE;
+  model->n_positions = n_pages * kPage;
+  model->page_cosines = page_cosines;
+  model->page_sines = page_sines;
   model->cosines = cosines;
   model->sines = sines;
   return DS_OK;
@@ -142,13 +158,45 @@ int ds_model_set_cache(ds_model *model, uint16_t *const *keys, uint16_t *const *
   return DS_OK;
 }
 
+int ds_model_set_memory(ds_model *model, uint16_t *const *memory, int64_t page_stride,
+                        int64_t head_stride, int64_t n_pages) {
+  if (!model || !memory) return DS_BAD_POINTER;
+  const int64_t head = kPage * model->d_head;
+  if (page_stride < head || head_stride < head || n_pages < 1) return DS_BAD_SHAPE;
+  const size_t n = model->layers.size();
+  for (size_t i = 0; i < n; ++i)
+    if (!memory[i]) return DS_BAD_POINTER;
+  model->memory = {{memory, memory + n}, {}, page_stride, head_stride, n_pages};
+  return DS_OK;
+}
+
+int ds_model_set_hierarchy(ds_model *model, const ds_hierarchy *h) {
+  if (!model || !h) return DS_BAD_POINTER;
+  const int64_t sizes[] = {h->sink_pages, h->window_pages, h->recalled_pages, h->far_pages};
+  for (const int64_t size : sizes)
+    if (size < 0 || size > kMaxDimension) return DS_BAD_SHAPE;
+  if (h->recalled_pages < 1 || h->n_dense < 0 || h->n_trained < 1) return DS_BAD_SHAPE;
+  if (!(h->fusion >= 0.0f && h->fusion <= 1e3f)) return DS_BAD_VALUE;
+  model->hierarchy = {h->sink_pages, h->window_pages, h->recalled_pages, h->far_pages,
+                      h->n_dense,    h->n_trained,    h->fusion};
+  return DS_OK;
+}
+
+int ds_model_trace(ds_model *model, int32_t *chosen) {
+  if (!model) return DS_BAD_POINTER;
+  model->trace = chosen;
+  return DS_OK;
+}
+
 int ds_model_forward(ds_model *model, const ds_batch *b, float *x) {
   if (!model || !b || !x || !b->counts || !b->lengths || !b->tables || !b->table_sizes)
     return DS_BAD_POINTER;
   if (b->n_sequences < 1 || b->n_sequences > kMaxRows || !is_complete(*model))
     return DS_BAD_SHAPE;
-  Batch batch{b->n_sequences, 0, b->counts, b->lengths, b->tables};
+  Batch batch{b->n_sequences, 0, b->counts, b->lengths, b->tables, b->memory_tables};
   if (!good_pages(*model, batch, b->table_sizes)) return DS_BAD_SHAPE;
+  if (batch.memory && (!b->memory_sizes || model->memory.keys.empty())) return DS_BAD_POINTER;
+  if (batch.memory && !good_memory(*model, batch, b->memory_sizes)) return DS_BAD_SHAPE;
   for (int64_t s = 0; s < b->n_sequences; ++s) batch.n_rows += b->counts[s];
   if (batch.n_rows > kMaxRows) return DS_BAD_SHAPE;
   if (b->token_ids && !good_tokens(*model, b->token_ids, batch.n_rows)) return DS_BAD_VALUE;

@@ -40,6 +40,16 @@ struct Batch {
   const int64_t *counts;        // [n_sequences] new tokens
   const int64_t *lengths;       // [n_sequences] earlier tokens
   const int32_t *const *pages;  // [n_sequences]: numbers of the pages, in order
+  const int32_t *const *memory;  // the same of the pages of memory nodes; null: none are kept
+};
+
+// Which keys queries see, in pages (hierarchy.cpp).
+struct Hierarchy {
+  int64_t sink_pages = 0, window_pages = 0, recalled_pages = 0;
+  int64_t far_pages = 0;     // distance from which memory nodes are looked at, at most
+  int64_t n_dense = 0;       // the first positions, which see all that came before
+  int64_t n_trained = 0;     // positions up to which pages stay where they are
+  float fusion = 0.0f;       // how much of a layer's votes the next one takes over
 };
 
 // Where keys and values are: page 0 of head 0 of each layer.
@@ -55,13 +65,18 @@ struct ds_model {
   float epsilon;
   std::vector<ds::Layer> layers;
   ds::Matrix head, embedding;
-  ds::Cache cache;
+  ds::Cache cache, memory;  // memory: keys only
+  ds::Hierarchy hierarchy;
   int64_t n_positions = 0;
-  const float *cosines = nullptr, *sines = nullptr;  // [n_positions][d_head / 2]
+  // Rotations by whole pages [n_positions / kPage][d_head / 2], and by positions in a page.
+  const float *page_cosines = nullptr, *page_sines = nullptr, *cosines = nullptr, *sines = nullptr;
+  int32_t *trace = nullptr;  // [layers][groups][recalled_pages] of the batch's last block
   std::vector<float> last_norm;
   // Working memory, kept from call to call.
   ds::Rounded rounded;
   std::vector<float> normed, qkv, mixed, hidden, ups, out;
+  std::vector<float> fused[2];  // votes of a layer and of the one before
+  int64_t fusion_pages = 0;
 };
 
 namespace ds {
@@ -74,5 +89,17 @@ void embed(const ds_model &model, int64_t n_rows, const int64_t *token_ids, floa
 void run_head(ds_model &model, int64_t n_rows, const float *x, float *logits);
 // Rows of queries in model.qkv against the pages of one layer, into model.mixed.
 void mix_tokens(ds_model &model, const Kernels &use, int64_t layer, const Batch &batch);
+// The same for tokens that see a part only.
+void mix_hierarchically(ds_model &model, const Kernels &use, int64_t layer, const Batch &batch);
+// Write the memory nodes of the pages that new tokens complete.
+void remember(ds_model &model, const Kernels &use, int64_t layer, const Batch &batch);
+
+// How many of a sequence's new tokens see all that came before: those of its first pages.
+inline int64_t n_dense_tokens(const ds_model &model, const Batch &batch, int64_t s) {
+  const int64_t count = batch.counts[s];
+  if (!batch.memory || !batch.memory[s]) return count;
+  const int64_t left = model.hierarchy.n_dense / kPage * kPage - batch.lengths[s];
+  return left < 0 ? 0 : left < count ? left : count;
+}
 
 }  // namespace ds

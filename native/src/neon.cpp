@@ -2,7 +2,7 @@
 #if defined(__aarch64__) && defined(__ARM_FEATURE_DOTPROD)
 #include <arm_neon.h>
 
-#include "attention.h"
+#include "memory_nodes.h"
 #include "rows.h"
 #include "tiles.h"
 
@@ -159,7 +159,10 @@ const Kernels &neon_kernels() {
                                DS_ROWS_OF_NUMBERS,
                                keep,
                                attend,
-                               merge};
+                               merge,
+                               summarise,
+                               compare,
+                               vote};
   return kernels;
 }
 

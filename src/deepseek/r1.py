@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from deepseek.apps.papers.analyse import AnalysisProgress
     from deepseek.apps.papers.analysis import Finding, PaperAnalysis
     from deepseek.apps.papers.tasks import Task
+    from deepseek.model.hierarchical import AttentionMode
 
 DEFAULT_MODEL = "qwen2.5-coder-1.5b"
 
@@ -45,6 +46,7 @@ class R1Model:
         model: str | Path | None = None,
         *,
         context_window: int | None = None,
+        attention: "AttentionMode" = "auto",
         device: str = "auto",
         dtype: str = "auto",
         threads: int | None = None,
@@ -57,9 +59,10 @@ class R1Model:
         Args:
             model: A name (`deepseek models` lists them), a GGUF file or a folder with
                 safetensors. Default: `$DEEPSEEK_MODEL`, or `qwen2.5-coder-1.5b`.
-            context_window: Tokens of text to work with at once. One request to the model
-                takes at most what its weights were trained for; longer documents are read
-                section by section.
+            context_window: Tokens that prompt and answer may take together. Default: what the
+                weights were trained for.
+            attention: `dense`, `hierarchical`, or `auto`: dense up to what the weights were
+                trained for, hierarchical if the context window is larger.
             device: `auto`, `cpu` or `cuda`.
             dtype: `int8`, `bfloat16`, `float16`, `float32`, or `auto`: quantised weights stay so
                 and are multiplied in 8 bits by the native kernels, others as suits the machine.
@@ -78,6 +81,7 @@ class R1Model:
         self._engine, self.load_report = load_engine(
             str(model) if model is not None else default_model(),
             context_window=context_window,
+            attention=attention,
             device=device,
             dtype=dtype,
             threads=threads,
@@ -101,7 +105,7 @@ class R1Model:
 
     @property
     def context_window(self) -> int:
-        """Tokens that one request may take: the requested window, at most the trained one."""
+        """Tokens that one request may take."""
         return self._engine.context_window
 
     def count_tokens(self, text: str) -> int:

@@ -13,7 +13,7 @@ from deepseek.model.decoder import NativeDecoder, can_decode
 from deepseek.model.pages import PagedSequence, PagePool
 from deepseek.model.transformer import Transformer
 from deepseek.ops import native
-from deepseek.ops.native_model import PAGE
+from deepseek.ops.hierarchical import PAGE
 from deepseek.weights.source import open_weights
 from tiny_checkpoint import tiny_config, tiny_model
 

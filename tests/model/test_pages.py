@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from deepseek.model.pages import PagedSequence, PagePool
-from deepseek.ops.native_model import PAGE
+from deepseek.ops.hierarchical import PAGE
 from tiny_checkpoint import tiny_config
 
 

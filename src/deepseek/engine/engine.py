@@ -23,6 +23,7 @@ from deepseek.engine.runner import Runner
 from deepseek.engine.torch_runner import TorchRunner
 from deepseek.model.decoder import can_decode
 from deepseek.model.transformer import Transformer
+from deepseek.ops.hierarchical import Hierarchy
 from deepseek.tokenizer.prompt import encode_pair, encode_prompt
 from deepseek.tokenizer.tokenizer import Tokenizer
 
@@ -41,15 +42,17 @@ class Engine:
         dtype: torch.dtype,
         device: torch.device,
         context_window: int | None = None,
+        hierarchy: Hierarchy | None = None,
         on_prefill: Callable[[int, int], None] | None = None,
     ) -> None:
         self.tokenizer = tokenizer
         kind: type[Runner] = NativeRunner if can_decode(model) else TorchRunner
-        self.runner: Runner = kind(model, dtype=dtype, device=device)
+        self.runner: Runner = kind(model, dtype=dtype, device=device, hierarchy=hierarchy)
         self.on_prefill = on_prefill
         self._name = name
         trained = model.config.context_window
-        self._context_window = min(context_window or trained, trained)
+        wanted = context_window or trained
+        self._context_window = wanted if hierarchy is not None else min(wanted, trained)
         self._lock = threading.Lock()
         self._served: int | None = None  # the thread whose request is running
 

@@ -11,6 +11,7 @@ from deepseek.core.log import LOGGER
 from deepseek.core.memory import peak_bytes, reset_peak
 from deepseek.engine.engine import Engine
 from deepseek.model.checkpoint import is_quantised, load_model
+from deepseek.model.hierarchical import AttentionMode, choose_hierarchy
 from deepseek.ops import native
 from deepseek.tokenizer.tokenizer import Tokenizer
 from deepseek.weights.pull import OnProgress, ensure
@@ -44,6 +45,7 @@ def load_engine(
     name: str,
     *,
     context_window: int | None = None,
+    attention: AttentionMode = "auto",
     device: str = "auto",
     dtype: str = "auto",
     threads: int | None = None,
@@ -92,6 +94,8 @@ def load_engine(
         + (f"int8 ({native.level()})" if compute.quantised else _dtype_name(compute.dtype)),
     )
     LOGGER.info("loaded %s: %s", checkpoint.name, report)
+    config = model.config
+    hierarchy = choose_hierarchy(config, context_window or config.context_window, attention)
     engine = Engine(
         model,
         tokenizer,
@@ -99,6 +103,7 @@ def load_engine(
         dtype=compute.dtype,
         device=compute.device,
         context_window=context_window,
+        hierarchy=hierarchy,
         on_prefill=on_prefill,
     )
     return engine, report

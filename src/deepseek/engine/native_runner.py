@@ -13,20 +13,29 @@ from deepseek.engine.runner import Runner, Slots, places_of_ends
 from deepseek.model.decoder import NativeDecoder
 from deepseek.model.pages import PagedSequence
 from deepseek.model.transformer import Transformer
+from deepseek.ops.hierarchical import Hierarchy
 
 
 class NativeRunner(Runner):
     """One native call a pass, over pages that sequences share."""
 
-    def __init__(self, model: Transformer, *, dtype: torch.dtype, device: torch.device) -> None:
-        super().__init__(model, dtype=dtype, device=device)
-        self.decoder = NativeDecoder(model)
-        self._sequence = PagedSequence(self.decoder.pool)
+    def __init__(
+        self,
+        model: Transformer,
+        *,
+        dtype: torch.dtype,
+        device: torch.device,
+        hierarchy: Hierarchy | None = None,
+    ) -> None:
+        super().__init__(model, dtype=dtype, device=device, hierarchy=hierarchy)
+        self.decoder = NativeDecoder(model, hierarchy)
+        self._sequence = self.decoder.sequence()
 
     @property
     def cache_bytes(self) -> int:
-        """Bytes that keys and values take."""
-        return self.decoder.pool.n_bytes
+        """Bytes that keys, values and memory nodes take."""
+        memory = self.decoder.memory
+        return self.decoder.pool.n_bytes + (memory.n_bytes if memory is not None else 0)
 
     @torch.inference_mode()
     def head(self, hidden: Float[Tensor, "W D"]) -> Float[Tensor, "W V"]:

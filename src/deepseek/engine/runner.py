@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from deepseek.model.transformer import Transformer
+from deepseek.ops.hierarchical import Hierarchy
 
 # Prompt tokens a forward pass: bounds the activations' memory. Attention takes larger blocks
 # of queries from 768 on.
@@ -46,9 +47,16 @@ class Runner(ABC):
     follow-up question or the next candidate after a shared text costs only what is new.
     """
 
-    def __init__(self, model: Transformer, *, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(
+        self,
+        model: Transformer,
+        *,
+        dtype: torch.dtype,
+        device: torch.device,
+        hierarchy: Hierarchy | None = None,
+    ) -> None:
         self.model = model
-        self.dtype, self.device = dtype, device
+        self.dtype, self.device, self.hierarchy = dtype, device, hierarchy
         self.tokens: list[int] = []
 
     @property

@@ -6,18 +6,33 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from deepseek.core.errors import RequestError
 from deepseek.engine.packing import ForkCache, SlotCache
 from deepseek.engine.runner import Runner, Slots, places_of_ends
 from deepseek.model.cache import DenseCache, KVCache
+from deepseek.model.hierarchical import HierarchicalCache
 from deepseek.model.transformer import Transformer
+from deepseek.ops.hierarchical import Hierarchy
 
 
 class TorchRunner(Runner):
     """Layer by layer through torch, over dense caches."""
 
-    def __init__(self, model: Transformer, *, dtype: torch.dtype, device: torch.device) -> None:
-        super().__init__(model, dtype=dtype, device=device)
-        self._cache = DenseCache(model.config, dtype=dtype, device=device)
+    def __init__(
+        self,
+        model: Transformer,
+        *,
+        dtype: torch.dtype,
+        device: torch.device,
+        hierarchy: Hierarchy | None = None,
+    ) -> None:
+        super().__init__(model, dtype=dtype, device=device, hierarchy=hierarchy)
+        config = model.config
+        self._cache = (
+            DenseCache(config, dtype=dtype, device=device)
+            if hierarchy is None
+            else HierarchicalCache(config, hierarchy, dtype=dtype, device=device)
+        )
 
     @property
     def cache_bytes(self) -> int:
@@ -37,6 +52,7 @@ class TorchRunner(Runner):
     ) -> tuple[Float[Tensor, "C D"], Float[Tensor, "T D"]]:
         """All contexts and continuations in one pass."""
         self.fill(beginning)
+        self._require_dense(sum(map(len, contexts)) + sum(len(c) for e in continuations for c in e))
         fork = ForkCache(
             self._cache,
             [len(context) for context in contexts],
@@ -52,8 +68,17 @@ class TorchRunner(Runner):
     def slots(self, beginning: Sequence[int]) -> Slots:
         """Sequences to generate side by side, after a common beginning that may be empty."""
         self.fill(beginning)
+        self._require_dense(0)
         cache = SlotCache(self._cache, self.model.config, self.dtype, self.device)
         return _TorchSlots(self, cache)
+
+    def _require_dense(self, n_new: int) -> None:
+        """Branches see all of a beginning: a long one must not be read one way and seen another."""
+        if self.hierarchy is not None and len(self.tokens) + n_new > self.hierarchy.dense:
+            raise RequestError(
+                "several requests at once do not work with hierarchical attention through torch",
+                "ask one by one, or use a quantised model on a CPU",
+            )
 
     @torch.inference_mode()
     def run_row(self, token_ids: Sequence[int], cache: KVCache) -> Float[Tensor, "T D"]:

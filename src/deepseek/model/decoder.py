@@ -6,7 +6,7 @@ The slow reference is `Transformer.hidden_states`, layer by layer through torch.
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float32
+from jaxtyping import Float32, Int32
 from torch import Tensor
 
 from deepseek.model.block import Block
@@ -14,20 +14,26 @@ from deepseek.model.linear import Linear
 from deepseek.model.pages import PagedSequence, PagePool
 from deepseek.model.transformer import Transformer
 from deepseek.ops import native
+from deepseek.ops.hierarchical import Hierarchy
 from deepseek.ops.linear import QuantisedWeight
 from deepseek.ops.native import NativeMatrix
 from deepseek.ops.native_model import Matrix, NativeModel, Norm, Shape
-from deepseek.ops.rope import rope_table
 
 
 class NativeDecoder:
     """A model whose matrices are all packed for the kernels."""
 
-    def __init__(self, model: Transformer) -> None:
-        """Take a model for which `can_decode` holds."""
+    def __init__(self, model: Transformer, hierarchy: Hierarchy | None = None) -> None:
+        """Take a model for which `can_decode` holds.
+
+        Args:
+            model: All quantised.
+            hierarchy: What long sequences see; None: everything.
+        """
         self._model = model
         config = model.config
         self.pool = PagePool(config)
+        self.memory = PagePool(config, has_values=False) if hierarchy is not None else None
         self._native = NativeModel(
             Shape(
                 n_layers=config.n_layers,
@@ -51,6 +57,16 @@ class NativeDecoder:
         if config.tied_embeddings:
             self._native.set_matrix(0, Matrix.EMBEDDING, head)
         self._native.set_norm(0, Norm.LAST, model.norm.weight)
+        if hierarchy is not None:
+            self._native.set_hierarchy(hierarchy)
+
+    def sequence(self) -> PagedSequence:
+        """An empty one."""
+        return PagedSequence(self.pool, self.memory)
+
+    def trace(self, wanted: bool) -> Int32[Tensor, "L G C"]:
+        """Note from now on, or no longer, which pages the last queries of a pass recall."""
+        return self._native.trace(wanted)
 
     def run(
         self, token_ids: Sequence[Sequence[int]], sequences: Sequence[PagedSequence]
@@ -68,6 +84,8 @@ class NativeDecoder:
         row = [token for ids in token_ids for token in ids]
         if self._native.pages is not self.pool.pages:
             self._native.set_cache(self.pool.pages)
+        if self.memory is not None and self._native.memory is not self.memory.pages:
+            self._native.set_memory(self.memory.pages)
         self._rotate_up_to(max(n.length + n.count for n in new))
         if self._native.has_embedding:
             x = self._native.forward(new, token_ids=row)
@@ -82,11 +100,8 @@ class NativeDecoder:
         """Make sure of rotations for that many positions."""
         if length <= self._native.n_positions:
             return
-        config = self._model.config
-        positions = torch.arange(max(length, 2 * self._native.n_positions, 1_024))
-        cosines, sines = rope_table(positions, config.d_head, config.rope_theta, torch.float32)
-        half = config.d_head // 2
-        self._native.set_rope(cosines[:, :half], sines[:, half:])
+        wanted = max(length, 2 * self._native.n_positions, 1_024)
+        self._native.set_rope(self._model.config.rope_theta, wanted)
 
     def logits(self, hidden: Float32[Tensor, "T D"]) -> Float32[Tensor, "T V"]:
         """Logits for the token after each hidden state."""

@@ -1,21 +1,32 @@
 """Keys and values in pages that sequences share as long as none of them writes there."""
 
+from array import array
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from deepseek.model.config import ModelConfig
-from deepseek.ops.native_model import PAGE, NewTokens, Pages
+from deepseek.ops.hierarchical import GROUP, PAGE
+from deepseek.ops.native_model import NewTokens, Pages
+
+COVERED = PAGE * GROUP
+"""Positions whose memory nodes lie in one page of them."""
 
 
 class PagePool:
     """All pages of one model, in bfloat16. It grows; a page that nobody uses is used again."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, *, has_values: bool = True) -> None:
+        """Make a pool.
+
+        Args:
+            config: Of the model.
+            has_values: Whether a page holds keys and values, or memory nodes, which lie like keys.
+        """
         self._shape = (config.n_kv_heads, PAGE, config.d_head)
         self._keys: list[Tensor] = [torch.empty(0)] * config.n_layers
-        self._values: list[Tensor] = [torch.empty(0)] * config.n_layers
+        self._values: list[Tensor] = [torch.empty(0)] * (config.n_layers if has_values else 0)
         self._users: list[int] = []
         self._free: list[int] = []
         self._grow()
@@ -85,27 +96,38 @@ class PagePool:
 
 
 class PagedSequence:
-    """The pages of one sequence."""
+    """The pages of one sequence, and those of its memory nodes if it has any."""
 
-    def __init__(self, pool: PagePool, pages: Sequence[int] = (), length: int = 0) -> None:
-        self._pool = pool
-        self._pages = list(pages)
-        self.length = length
+    def __init__(self, pool: PagePool, memory: PagePool | None = None) -> None:
+        """Begin an empty one.
+
+        Args:
+            pool: Has pages for keys and values.
+            memory: Has pages for memory nodes; None: the sequence has none.
+        """
+        self._keys = _Table(pool, PAGE)
+        self._memory = None if memory is None else _Table(memory, COVERED)
+        self.length = 0
 
     def fork(self, length: int) -> "PagedSequence":
         """A sequence that begins with the first `length` tokens of this one."""
         assert 0 <= length <= self.length
-        pages = [self._pool.share(page) for page in self._pages[: -(-length // PAGE)]]
-        return PagedSequence(self._pool, pages, length)
+        fork = PagedSequence(self._keys.pool)
+        fork._keys = self._keys.fork(length)
+        fork._memory = None if self._memory is None else self._memory.fork(length)
+        fork.length = length
+        return fork
 
     def extend(self, n_tokens: int) -> NewTokens:
         """Make room for new tokens; call `advance` once they are there."""
-        last = self.length // PAGE
-        if self.length % PAGE:
-            self._pages[last] = self._pool.own(self._pages[last])
-        while len(self._pages) * PAGE < self.length + n_tokens:
-            self._pages.append(self._pool.take())
-        return NewTokens(count=n_tokens, length=self.length, pages=self._pages)
+        end = self.length + n_tokens
+        self._keys.write(self.length, end)
+        memory: Sequence[int] = ()
+        if self._memory is not None:
+            # The nodes of a page are written when it is complete.
+            self._memory.write(self.length // PAGE * PAGE, end)
+            memory = self._memory.pages
+        return NewTokens(count=n_tokens, length=self.length, pages=self._keys.pages, memory=memory)
 
     def advance(self, n_tokens: int) -> None:
         """Count tokens that were written."""
@@ -119,12 +141,39 @@ class PagedSequence:
         """
         if not 0 <= length <= self.length:
             raise ValueError(f"cannot truncate {self.length} tokens to {length}")
-        kept = -(-length // PAGE)
-        for page in self._pages[kept:]:
-            self._pool.give_back(page)
-        del self._pages[kept:]
+        self._keys.truncate(length)
+        if self._memory is not None:
+            self._memory.truncate(length)
         self.length = length
 
     def release(self) -> None:
         """Give all pages back."""
         self.truncate(0)
+
+
+class _Table:
+    """The pages of a sequence in one pool, each for as many positions."""
+
+    def __init__(self, pool: PagePool, covered: int) -> None:
+        self.pool, self._covered = pool, covered
+        self.pages = array("i")
+
+    def fork(self, length: int) -> "_Table":
+        fork = _Table(self.pool, self._covered)
+        kept = self.pages[: -(-length // self._covered)]
+        fork.pages = array("i", map(self.pool.share, kept))
+        return fork
+
+    def write(self, start: int, end: int) -> None:
+        """Make sure of pages of one's own from position `start` to before `end`."""
+        begun = start // self._covered
+        if begun < len(self.pages):
+            self.pages[begun] = self.pool.own(self.pages[begun])
+        while len(self.pages) * self._covered < end:
+            self.pages.append(self.pool.take())
+
+    def truncate(self, length: int) -> None:
+        kept = -(-length // self._covered)
+        for page in self.pages[kept:]:
+            self.pool.give_back(page)
+        del self.pages[kept:]

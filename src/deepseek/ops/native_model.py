@@ -1,19 +1,19 @@
 """A whole decoder in the compiled library: one call brings new tokens through all layers."""
 
 import ctypes
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
 import torch
-from jaxtyping import BFloat16, Float32
+from jaxtyping import BFloat16, Float32, Int32
 from torch import Tensor
 
 from deepseek.ops import native
+from deepseek.ops.hierarchical import PAGE, Hierarchy
 from deepseek.ops.native import PROBLEMS, NativeMatrix
-
-PAGE = 64
-"""Positions whose keys and values lie behind each other."""
+from deepseek.ops.rope import rope_table
 
 
 class Matrix(IntEnum):
@@ -47,6 +47,7 @@ class Pages:
 
     keys: Sequence[BFloat16[Tensor, "..."]]
     values: Sequence[BFloat16[Tensor, "..."]]
+    """None of them for pages of memory nodes."""
     page_stride: int
     head_stride: int
     n_pages: int
@@ -60,6 +61,8 @@ class NewTokens:
     length: int
     pages: Sequence[int]
     """Numbers of its pages in order, with room for the new tokens."""
+    memory: Sequence[int] = ()
+    """Numbers of the pages of its memory nodes, likewise; none: it has no memory."""
 
 
 class NativeModel:
@@ -74,8 +77,12 @@ class NativeModel:
         self._library = library()
         self.shape = shape
         self._kept: list[object] = []  # what the library points at
-        self._rope: tuple[Tensor, Tensor] | None = None
+        self._rope: tuple[Tensor, ...] = ()
+        self.n_positions = 0
+        """Positions that have a rotation."""
         self._pages: Pages | None = None
+        self._memory: Pages | None = None
+        self._trace: Tensor | None = None
         self.has_embedding = False
         self._handle = self._library.ds_model_new(
             shape.n_layers,
@@ -113,15 +120,18 @@ class NativeModel:
             f"norm {which.name} of layer {layer}",
         )
 
-    def set_rope(self, cosines: Float32[Tensor, "P J"], sines: Float32[Tensor, "P J"]) -> None:
-        """Give it the rotations of the positions from 0 on, one a pair of a head."""
-        shape = (len(cosines), self.shape.d_head // 2)
-        if cosines.shape != shape or sines.shape != shape:
-            raise ValueError(f"rotations {tuple(cosines.shape)} and {tuple(sines.shape)}")
-        kept = cosines.contiguous(), sines.contiguous()
+    def set_rope(self, theta: float, n_positions: int) -> None:
+        """Make the rotations of at least that many positions from 0 on."""
+        width, half = self.shape.d_head, self.shape.d_head // 2
+        n_pages = -(-n_positions // PAGE)
+        kept = []
+        # Whole pages, then the positions of a page: the library turns by both.
+        for positions in (torch.arange(n_pages) * PAGE, torch.arange(PAGE)):
+            cosines, sines = rope_table(positions, width, theta, torch.float32)
+            kept += [cosines[:, :half].contiguous(), sines[:, half:].contiguous()]
         places = [t.data_ptr() for t in kept]
-        _check(self._library.ds_model_set_rope(self._handle, len(cosines), *places), "rotations")
-        self._rope = kept
+        _check(self._library.ds_model_set_rope(self._handle, n_pages, *places), "rotations")
+        self._rope, self.n_positions = tuple(kept), n_pages * PAGE
 
     def set_cache(self, pages: Pages) -> None:
         """Say where keys and values are. Pages that are written to must not be shared.
@@ -129,27 +139,60 @@ class NativeModel:
         Raises:
             ValueError: The tensors are too small for that.
         """
-        self._check_pages(pages)
-        problem = self._library.ds_model_set_cache(
-            self._handle,
-            (ctypes.c_void_p * len(pages.keys))(*(k.data_ptr() for k in pages.keys)),
-            (ctypes.c_void_p * len(pages.values))(*(v.data_ptr() for v in pages.values)),
-            pages.page_stride,
-            pages.head_stride,
-            pages.n_pages,
-        )
-        _check(problem, "a cache")
+        self._check_pages(pages, has_values=True)
+        sizes = pages.page_stride, pages.head_stride, pages.n_pages
+        keys, values = _places(pages.keys), _places(pages.values)
+        _check(self._library.ds_model_set_cache(self._handle, keys, values, *sizes), "a cache")
         self._pages = pages
 
-    @property
-    def n_positions(self) -> int:
-        """Positions that have a rotation."""
-        return len(self._rope[0]) if self._rope else 0
+    def set_memory(self, pages: Pages) -> None:
+        """Say where memory nodes are: 64 vectors a page, four for a page of keys.
+
+        Raises:
+            ValueError: The tensors are too small for that.
+        """
+        self._check_pages(pages, has_values=False)
+        sizes = pages.page_stride, pages.head_stride, pages.n_pages
+        keys = _places(pages.keys)
+        _check(self._library.ds_model_set_memory(self._handle, keys, *sizes), "memory nodes")
+        self._memory = pages
+
+    def set_hierarchy(self, hierarchy: Hierarchy) -> None:
+        """Say what sequences with memory nodes see."""
+        settings = _Hierarchy(
+            hierarchy.sinks // PAGE,
+            hierarchy.window // PAGE,
+            hierarchy.recall // PAGE,
+            hierarchy.far,
+            hierarchy.dense,
+            hierarchy.trained,
+            hierarchy.fusion,
+        )
+        problem = self._library.ds_model_set_hierarchy(self._handle, ctypes.byref(settings))
+        _check(problem, "hierarchical attention")
+        shape = self.shape.n_layers, self.shape.n_kv_heads, hierarchy.recall // PAGE
+        self._trace = torch.full(shape, -1, dtype=torch.int32)
+
+    def trace(self, wanted: bool) -> Int32[Tensor, "L G C"]:
+        """Note from now on, or no longer, which pages the last queries of a pass recall.
+
+        Returns:
+            Page numbers, overwritten by each pass; -1 where there are fewer.
+        """
+        assert self._trace is not None, "the caller has set a hierarchy"
+        place = self._trace.fill_(-1).data_ptr() if wanted else None
+        _check(self._library.ds_model_trace(self._handle, place), "a trace")
+        return self._trace
 
     @property
     def pages(self) -> Pages | None:
         """Where keys and values are."""
         return self._pages
+
+    @property
+    def memory(self) -> Pages | None:
+        """Where memory nodes are."""
+        return self._memory
 
     def forward(
         self,
@@ -185,14 +228,17 @@ class NativeModel:
             x = embeddings
             if x.shape != (n_tokens, self.shape.d_model) or not x.is_contiguous():
                 raise ValueError(f"{tuple(x.shape)} numbers for {n_tokens} tokens")
-        tables = [(ctypes.c_int32 * len(s.pages))(*s.pages) for s in sequences]
+        tables = [array("i", s.pages) for s in sequences]
+        memory = [array("i", s.memory) for s in sequences]
         batch = _Batch(
             len(sequences),
             _sizes([s.count for s in sequences]),
             _sizes([s.length for s in sequences]),
-            (ctypes.c_void_p * len(tables))(*(ctypes.addressof(table) for table in tables)),
+            _tables(tables),
             _sizes([len(s.pages) for s in sequences]),
             ids,
+            _tables(memory) if any(s.memory for s in sequences) else None,
+            _sizes([len(s.memory) for s in sequences]),
         )
         problem = self._library.ds_model_forward(self._handle, ctypes.byref(batch), x.data_ptr())
         _check(problem, "a forward pass")
@@ -209,12 +255,13 @@ class NativeModel:
             _check(problem, "logits")
         return out
 
-    def _check_pages(self, pages: Pages) -> None:
+    def _check_pages(self, pages: Pages, *, has_values: bool) -> None:
         """The library cannot see where memory ends."""
         shape = self.shape
         last = (pages.n_pages - 1) * pages.page_stride
         last += (shape.n_kv_heads - 1) * pages.head_stride + PAGE * shape.d_head
-        if len(pages.keys) != shape.n_layers or len(pages.values) != shape.n_layers:
+        n_values = shape.n_layers if has_values else 0
+        if len(pages.keys) != shape.n_layers or len(pages.values) != n_values:
             raise ValueError(f"keys of {len(pages.keys)} layers, not of {shape.n_layers}")
         for tensor in (*pages.keys, *pages.values):
             if tensor.dtype is not torch.bfloat16:
@@ -234,6 +281,22 @@ class _Batch(ctypes.Structure):
         ("tables", ctypes.POINTER(ctypes.c_void_p)),
         ("table_sizes", ctypes.POINTER(ctypes.c_int64)),
         ("token_ids", ctypes.POINTER(ctypes.c_int64)),
+        ("memory_tables", ctypes.POINTER(ctypes.c_void_p)),
+        ("memory_sizes", ctypes.POINTER(ctypes.c_int64)),
+    )
+
+
+class _Hierarchy(ctypes.Structure):
+    """`ds_hierarchy`."""
+
+    _fields_ = (
+        ("sink_pages", ctypes.c_int64),
+        ("window_pages", ctypes.c_int64),
+        ("recalled_pages", ctypes.c_int64),
+        ("far_pages", ctypes.c_int64),
+        ("n_dense", ctypes.c_int64),
+        ("n_trained", ctypes.c_int64),
+        ("fusion", ctypes.c_float),
     )
 
 
@@ -250,13 +313,25 @@ def library() -> ctypes.CDLL:
         *(pointer, size, integer, integer, size, size, pointer, pointer)
     ]
     found.ds_model_set_norm.argtypes = [pointer, size, integer, pointer]
-    found.ds_model_set_rope.argtypes = [pointer, size, pointer, pointer]
+    found.ds_model_set_rope.argtypes = [pointer, size, *[pointer] * 4]
+    found.ds_model_set_memory.argtypes = [pointer, pointer, size, size, size]
+    found.ds_model_set_hierarchy.argtypes = [pointer, pointer]
+    found.ds_model_trace.argtypes = [pointer, pointer]
     found.ds_model_set_cache.argtypes = [pointer, pointer, pointer, size, size, size]
     found.ds_model_forward.argtypes = [pointer, pointer, pointer]
     found.ds_model_head.argtypes = [pointer, size, pointer, pointer]
     found.ds_page_positions.restype = size
     assert found.ds_page_positions() == PAGE
     return found
+
+
+def _places(tensors: Sequence[Tensor]) -> "ctypes.Array[ctypes.c_void_p]":
+    return (ctypes.c_void_p * len(tensors))(*(t.data_ptr() for t in tensors))
+
+
+def _tables(tables: "Sequence[array[int]]") -> "ctypes.Array[ctypes.c_void_p]":
+    places = [table.buffer_info()[0] if table else None for table in tables]
+    return (ctypes.c_void_p * len(tables))(*places)
 
 
 def _sizes(numbers: Sequence[int]) -> "ctypes.Array[ctypes.c_int64]":

@@ -1,0 +1,303 @@
+// Hierarchical attention: a window, the first positions, and the pages that memory nodes point at.
+//
+// The queries of one page of a sequence choose together, each group of heads for itself: first they
+// attend to the window and the first pages, then the memory nodes of the pages between say how much
+// attention each page would get, and those that would get most are attended to as well. Pages that
+// are not chosen are not read. New tokens that are few choose alone, so that one token gives the
+// same bits as several that are checked at once.
+//
+// Beyond the positions that a model was trained for, chosen pages are moved up to just before the
+// window. Keys stay as they are: moving a page by some positions is turning the query back by as
+// many, since scores depend on distances only.
+#include <numeric>
+
+#include "mixing.h"
+#include "pool.h"
+
+namespace ds {
+namespace {
+
+constexpr int64_t kFewTokens = 16;  // up to which each new token chooses alone
+constexpr int64_t kEvery = 4;       // of a page's queries, those that vote
+
+// Where a page is, and by how many pages it is moved up.
+struct Place {
+  int64_t page, moved;
+};
+
+struct Workspace {
+  std::vector<float> sums, part, scores, turned, votes, memory_scores;
+  std::vector<uint16_t> queries, weights, voters;
+  std::vector<int64_t> visible, order;
+  int64_t n_voters = 0;
+};
+
+template <typename T>
+T *reserve(std::vector<T> &memory, int64_t n) {
+  if (memory.size() < size_t(n)) memory.resize(size_t(n));
+  return memory.data();
+}
+
+// Queries in one page of a sequence, which choose together.
+struct Block : Queries {
+  int64_t page;
+  int64_t number;  // among the blocks of the batch
+};
+
+struct Hierarch : Mixing {
+  using Mixing::Mixing;
+
+  const Hierarchy &settings() const { return model.hierarchy; }
+  int64_t window_start(int64_t page) const {
+    return std::max(int64_t{0}, page - settings().window_pages);
+  }
+  int64_t sinks_end(int64_t page) const {
+    return std::min(settings().sink_pages, window_start(page));
+  }
+  bool is_beyond(int64_t page) const { return (page + 1) * kPage > settings().n_trained; }
+
+  std::vector<Block> blocks() const;
+  void run(const Block &block, Workspace &w) const;
+
+ private:
+  Queries part_of(const Block &block, int64_t first) const {
+    return {block.sequence, block.group, block.first + first,
+            std::min(kQueries, block.n_rows - first)};
+  }
+  void turn(const Queries &q, int64_t moved, Workspace &w) const;
+  void attend(const Queries &q, int64_t own, const std::vector<Place> &places, Workspace &w,
+              const Mixed &sum, bool is_first) const;
+  void vote(const Queries &q, const Block &block, const Mixed &sum, Workspace &w) const;
+  void fuse(const Block &block, Workspace &w) const;
+  std::vector<Place> choose(const Block &block, Workspace &w) const;
+};
+
+// Queries as if they stood `moved` pages earlier, into w.queries.
+void Hierarch::turn(const Queries &q, int64_t moved, Workspace &w) const {
+  const int64_t d = model.d_head;
+  uint16_t *to = reserve(w.queries, kQueries * d);
+  if (!moved) return take_queries(q, to);
+  const float *cosines = model.page_cosines + moved * (d / 2);
+  const float *sines = model.page_sines + moved * (d / 2);
+  float *turned = reserve(w.turned, 2 * d), *back = turned + d;
+  for (int64_t i = 0; i < d / 2; ++i) back[i] = -sines[i];
+  for (int64_t r = 0; r < q.n_rows; ++r) {
+    std::copy_n(query(q, r), d, turned);
+    use.rotate(turned, cosines, back, d);
+    use.to_half(turned, d, to + r * d);
+  }
+}
+
+// Attend to some pages, and add what the queries get to `sum`. Of their own page, which comes last,
+// they see what is not behind them.
+void Hierarch::attend(const Queries &q, int64_t own, const std::vector<Place> &places, Workspace &w,
+                      const Mixed &sum, bool is_first) const {
+  const int64_t d = model.d_head;
+  StretchWork work{};
+  work.n_rows = q.n_rows;
+  work.d = d;
+  work.scores = reserve(w.scores, kQueries * kStretch);
+  work.weights = reserve(w.weights, kQueries * kStretch);
+  int64_t *visible = reserve(w.visible, kQueries);
+  work.visible = visible;
+  float *part = reserve(w.part, kQueries * (d + 2));
+  int64_t moved = -1;
+  for (size_t at = 0, end; at < places.size(); at = end) {
+    for (end = at + 1; end < places.size() && end - at < size_t(kStretchPages) &&
+                       places[end].moved == places[at].moved;)
+      ++end;
+    if (places[at].moved != moved) turn(q, moved = places[at].moved, w);
+    work.queries = w.queries.data();
+    const int64_t n_pages = int64_t(end - at);
+    for (int64_t i = 0; i < kStretchPages; ++i) {
+      const size_t here = at + size_t(i), next = end + size_t(i);
+      work.keys[i] = i < n_pages ? keys(q, places[here].page) : nullptr;
+      work.values[i] = i < n_pages ? values(q, places[here].page) : nullptr;
+      work.next_keys[i] = next < places.size() ? keys(q, places[next].page) : nullptr;
+    }
+    const bool has_own = places[end - 1].page == own;
+    for (int64_t r = 0; r < q.n_rows; ++r)
+      visible[r] = n_pages * kPage - (has_own ? (own + 1) * kPage - n_seen(q, r) : 0);
+    work.n_keys = visible[q.n_rows - 1];
+    work.to = is_first ? sum : mixed_at(part, q.n_rows);
+    use.attend(work);
+    if (!is_first) use.merge(sum, work.to, q.n_rows, d);
+    is_first = false;
+  }
+}
+
+// Votes for the pages between the first ones and the window, of queries that have attended to
+// these. Votes are shares of attention, four for each page.
+void Hierarch::vote(const Queries &q, const Block &block, const Mixed &sum, Workspace &w) const {
+  const int64_t d = model.d_head, heads = heads_per_group();
+  const int64_t first = sinks_end(block.page), last = window_start(block.page);
+  const int64_t begin = first / kCovered, n_memory = (last + kCovered - 1) / kCovered - begin;
+  const int64_t width = n_memory * kPage;
+  const int64_t stride = block.n_rows < kFewTokens * heads ? 1 : kEvery;
+  std::vector<int64_t> rows;
+  for (int64_t r = 0; r < q.n_rows; ++r)
+    if (n_seen(q, r) % stride == 0) rows.push_back(r);
+  const int64_t n = int64_t(rows.size());
+  if (!n) return;
+  w.n_voters += n;
+  uint16_t *voters = reserve(w.voters, kQueries * d);
+  float *scores = reserve(w.memory_scores, n * width);
+  int64_t moved = -1;
+  for (int64_t m = 0; m < n_memory; ++m) {
+    // No distance that the model has not seen: what is farther is looked at from as far as it has.
+    const int64_t distance = block.page - (begin + m) * kCovered;
+    const int64_t wanted =
+        is_beyond(block.page) ? std::max(int64_t{0}, distance - settings().far_pages) : 0;
+    if (wanted != moved) {
+      turn(q, moved = wanted, w);
+      for (int64_t i = 0; i < n; ++i)
+        std::copy_n(w.queries.data() + rows[size_t(i)] * d, d, voters + i * d);
+    }
+    const uint16_t *memory =
+        model.memory.keys[size_t(layer)] +
+        batch.memory[q.sequence][begin + m] * model.memory.page_stride +
+        q.group * model.memory.head_stride;
+    use.compare(voters, n, d, memory, scores + m * kPage, width);
+  }
+  const int64_t from = first * kPerPage - begin * kPage, to = last * kPerPage - begin * kPage;
+  for (int64_t i = 0; i < n; ++i)
+    use.vote(scores + i * width, from, to, sum.largest[rows[size_t(i)]], sum.total[rows[size_t(i)]],
+             w.votes.data());
+}
+
+// Add to a block's votes, now one for each page, a part of those of the layer before.
+void Hierarch::fuse(const Block &block, Workspace &w) const {
+  if (settings().fusion == 0.0f) return;
+  const int64_t groups = model.n_kv_heads, n_pages = model.fusion_pages;
+  const int64_t first = sinks_end(block.page), last = window_start(block.page);
+  const int64_t place = block.number / groups * groups * n_pages;
+  float *mine = model.fused[layer % 2].data() + place + block.group * n_pages;
+  for (int64_t p = first; p < last; ++p) {
+    float before = 0.0f;
+    if (layer > 0)
+      for (int64_t g = 0; g < groups; ++g)
+        before += model.fused[(layer + 1) % 2][size_t(place + g * n_pages + p)];
+    float &vote = w.votes[size_t(p - first)];
+    vote += settings().fusion * before / float(groups);
+    mine[p] = vote;
+  }
+}
+
+// The pages that most votes are for, in order, moved up to the window where they are too far.
+std::vector<Place> Hierarch::choose(const Block &block, Workspace &w) const {
+  const int64_t first = sinks_end(block.page), last = window_start(block.page), n = last - first;
+  const int64_t n_chosen = std::min(settings().recalled_pages, n);
+  const int64_t skipped = (first * kPerPage) % kPage;  // votes before those of page `first`
+  for (int64_t i = 0; i < n; ++i) {
+    float vote = 0.0f;
+    for (int64_t j = 0; j < kPerPage; ++j) vote += w.votes[size_t(skipped + i * kPerPage + j)];
+    w.votes[size_t(i)] = vote / float(w.n_voters);
+  }
+  fuse(block, w);
+  w.order.resize(size_t(n));
+  std::iota(w.order.begin(), w.order.end(), int64_t{0});
+  const auto is_better = [&](int64_t a, int64_t b) {
+    const float left = w.votes[size_t(a)], right = w.votes[size_t(b)];
+    return left > right || (left == right && a < b);
+  };
+  if (n_chosen < n)
+    std::nth_element(w.order.begin(), w.order.begin() + n_chosen, w.order.end(), is_better);
+  w.order.resize(size_t(n_chosen));
+  std::sort(w.order.begin(), w.order.end());
+  std::vector<Place> chosen;
+  for (int64_t i = 0; i < n_chosen; ++i) {
+    const int64_t page = first + w.order[size_t(i)];
+    chosen.push_back({page, is_beyond(block.page) ? last - n_chosen + i - page : 0});
+  }
+  return chosen;
+}
+
+void Hierarch::run(const Block &block, Workspace &w) const {
+  const int64_t d = model.d_head;
+  const int64_t first = sinks_end(block.page), last = window_start(block.page), n = last - first;
+  const int64_t n_chosen = std::min(settings().recalled_pages, n);
+  std::vector<Place> near;
+  for (int64_t p = 0; p < first; ++p)
+    near.push_back({p, is_beyond(block.page) ? last - n_chosen - first : 0});
+  for (int64_t p = last; p <= block.page; ++p) near.push_back({p, 0});
+  float *sums = reserve(w.sums, block.n_rows * (d + 2));
+  const auto sum_of = [&](const Queries &q) {
+    return mixed_at(sums + (q.first - block.first) * (d + 2), q.n_rows);
+  };
+  w.votes.assign(size_t((n + 2 * kCovered) * kPerPage), 0.0f);
+  w.n_voters = 0;
+  for (int64_t row = 0; row < block.n_rows; row += kQueries) {
+    const Queries q = part_of(block, row);
+    attend(q, block.page, near, w, sum_of(q), true);
+    if (n) vote(q, block, sum_of(q), w);
+  }
+  const std::vector<Place> chosen = n ? choose(block, w) : std::vector<Place>();
+  if (model.trace && block.sequence == batch.n_sequences - 1 &&
+      block.first + block.n_rows == batch.counts[block.sequence] * heads_per_group()) {
+    int32_t *to = model.trace + (layer * model.n_kv_heads + block.group) * settings().recalled_pages;
+    for (int64_t i = 0; i < settings().recalled_pages; ++i)
+      to[i] = i < int64_t(chosen.size()) ? int32_t(chosen[size_t(i)].page) : -1;
+  }
+  for (int64_t row = 0; row < block.n_rows; row += kQueries) {
+    const Queries q = part_of(block, row);
+    attend(q, block.page, chosen, w, sum_of(q), false);
+    finish(q, sum_of(q));
+  }
+}
+
+std::vector<Block> Hierarch::blocks() const {
+  std::vector<Block> found;
+  for (int64_t s = 0; s < batch.n_sequences; ++s) {
+    const int64_t count = batch.counts[s], length = batch.lengths[s], heads = heads_per_group();
+    for (int64_t at = n_dense_tokens(model, batch, s), end; at < count; at = end) {
+      const int64_t page = (length + at) / kPage;
+      end = count <= kFewTokens ? at + 1 : std::min(count, (page + 1) * kPage - length);
+      for (int64_t g = 0; g < model.n_kv_heads; ++g)
+        found.push_back({{s, g, at * heads, (end - at) * heads}, page, int64_t(found.size())});
+    }
+  }
+  return found;
+}
+
+}  // namespace
+
+void mix_hierarchically(ds_model &model, const Kernels &use, int64_t layer, const Batch &batch) {
+  const Hierarch hierarch(model, use, layer, batch);
+  const std::vector<Block> blocks = hierarch.blocks();
+  if (blocks.empty()) return;
+  if (model.hierarchy.fusion != 0.0f) {
+    if (layer == 0) {
+      model.fusion_pages = 0;
+      for (const Block &block : blocks)
+        model.fusion_pages = std::max(model.fusion_pages, block.page + 1);
+    }
+    for (auto &votes : model.fused) reserve(votes, int64_t(blocks.size()) * model.fusion_pages);
+  }
+  Pool::get().run(int64_t(blocks.size()), 1, [&](int64_t first, int64_t last) {
+    static thread_local Workspace workspace;
+    for (int64_t i = first; i < last; ++i) hierarch.run(blocks[size_t(i)], workspace);
+  });
+}
+
+// Memory nodes of the pages that new tokens complete.
+void remember(ds_model &model, const Kernels &use, int64_t layer, const Batch &batch) {
+  for (int64_t s = 0; s < batch.n_sequences; ++s) {
+    if (!batch.memory || !batch.memory[s]) continue;
+    const int64_t first = batch.lengths[s] / kPage;
+    const int64_t last = (batch.lengths[s] + batch.counts[s]) / kPage;
+    Pool::get().run((last - first) * model.n_kv_heads, 1, [&](int64_t from, int64_t to) {
+      for (int64_t i = from; i < to; ++i) {
+        const int64_t page = first + i / model.n_kv_heads, group = i % model.n_kv_heads;
+        const uint16_t *keys = model.cache.keys[size_t(layer)] +
+                               batch.pages[s][page] * model.cache.page_stride +
+                               group * model.cache.head_stride;
+        uint16_t *memory = model.memory.keys[size_t(layer)] +
+                           batch.memory[s][page / kCovered] * model.memory.page_stride +
+                           group * model.memory.head_stride;
+        use.summarise(keys, model.d_head, page % kCovered * kPerPage, memory);
+      }
+    });
+  }
+}
+
+}  // namespace ds

@@ -1,0 +1,88 @@
+// Memory nodes: a few vectors stand for a page of keys, and say whether it is worth a closer look.
+//
+// A page's two halves each leave the mean of their keys and the key that is farthest from it, which
+// the mean then leaves out: queries often look for the one key that is unlike its neighbours, and a
+// mean hides it. They lie in pages of 64 vectors, packed like keys (attention.h).
+#pragma once
+#include "attention.h"
+
+namespace ds {
+namespace {
+
+constexpr int64_t kHalf = kPage / 2;
+
+inline float key_at(const uint16_t *keys, int64_t place, int64_t i) {
+  return bf16_to_float(keys[(i / 2 * kPage + place) * 2 + i % 2]);
+}
+
+inline void put_key(uint16_t *keys, int64_t place, int64_t i, float value) {
+  keys[(i / 2 * kPage + place) * 2 + i % 2] = float_to_bf16(value);
+}
+
+// The four vectors of a page of keys, to places `place` to `place + 3` of a page of memory.
+[[maybe_unused]] void summarise(const uint16_t *keys, int64_t d, int64_t place, uint16_t *memory) {
+  for (int64_t half = 0; half < 2; ++half) {
+    const int64_t first = half * kHalf;
+    float sums[kMaxHead], apart[kHalf] = {};
+    for (int64_t i = 0; i < d; ++i) {
+      float sum = 0.0f;
+      for (int64_t t = 0; t < kHalf; ++t) sum += key_at(keys, first + t, i);
+      sums[i] = sum;
+      for (int64_t t = 0; t < kHalf; ++t) {
+        const float difference = key_at(keys, first + t, i) - sum / kHalf;
+        apart[t] += difference * difference;
+      }
+    }
+    int64_t outlier = 0;
+    for (int64_t t = 1; t < kHalf; ++t)
+      if (apart[t] > apart[outlier]) outlier = t;
+    for (int64_t i = 0; i < d; ++i) {
+      const float key = key_at(keys, first + outlier, i);
+      put_key(memory, place + 2 * half, i, (sums[i] - key) / (kHalf - 1));
+      put_key(memory, place + 2 * half + 1, i, key);
+    }
+  }
+}
+
+// Scores of a page of memory: out[r][..64] of each row.
+[[maybe_unused]] void compare(const uint16_t *queries, int64_t n_rows, int64_t d,
+                              const uint16_t *memory, float *scores, int64_t stride) {
+  multiply_all<kPage / 16>(queries, n_rows, d, {1, d / 2, &memory, nullptr, 0}, scores, stride);
+}
+
+// Add to the votes what share of one query's attention each vector in [first, last) is expected to
+// get, beside keys that were looked at already: their largest score and sum of weights. Spans are
+// whole pages of memory; `scores` are used up.
+[[maybe_unused]] void vote(float *scores, int64_t first, int64_t last, float largest, float total,
+                           float *votes) {
+  const float many = std::log(float(kHalf - 1));  // keys that a mean stands for
+  const V counts = {many, 0, many, 0, many, 0, many, 0, many, 0, many, 0, many, 0, many, 0};
+  const VI lanes = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  const V nothing = V{} - INFINITY;
+  const int64_t start = first / 16 * 16;
+  V most = V{} + largest;
+  for (int64_t i = start; i < last; i += 16) {
+    const VI from = VI{} + int32_t(first - i), to = VI{} + int32_t(last - i);
+    V now = load(scores + i) + counts;
+    now = lanes < to ? now : nothing;
+    now = lanes < from ? nothing : now;
+    save(scores + i, now);
+    most = now > most ? now : most;
+  }
+  float top = largest;
+  for (int i = 0; i < 16; ++i) top = most[i] > top ? most[i] : top;
+  V sums = {};
+  const V zero = {};
+  for (int64_t i = start; i < last; i += 16) {
+    const V now = load(scores + i);
+    const V weight = now == nothing ? zero : exponential(now - top);
+    save(scores + i, weight);
+    sums += weight;
+  }
+  const V share = V{} + 1.0f / (sum(sums) + total * std::exp(largest - top));
+  for (int64_t i = start; i < last; i += 16)
+    save(votes + i, load(votes + i) + load(scores + i) * share);
+}
+
+}  // namespace
+}  // namespace ds

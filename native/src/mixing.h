@@ -1,0 +1,82 @@
+// What dense and hierarchical attention share: which queries go together and where things are.
+#pragma once
+#include <algorithm>
+#include <cmath>
+
+#include "model.h"
+
+namespace ds {
+
+// Queries that are answered together: rows [first, first + n_rows) of a sequence's tokens times
+// heads that share keys and values.
+struct Queries {
+  int64_t sequence, group, first, n_rows;
+};
+
+// One layer of a batch.
+struct Mixing {
+  ds_model &model;
+  const Kernels &use;
+  const Batch &batch;
+  int64_t layer;
+  std::vector<int64_t> starts;  // each sequence's first row in the batch
+
+  Mixing(ds_model &m, const Kernels &kernels, int64_t number, const Batch &b)
+      : model(m), use(kernels), batch(b), layer(number) {
+    int64_t row = 0;
+    for (int64_t s = 0; s < b.n_sequences; row += b.counts[s++]) starts.push_back(row);
+  }
+
+  int64_t heads_per_group() const { return model.n_heads / model.n_kv_heads; }
+  int64_t width() const { return (model.n_heads + 2 * model.n_kv_heads) * model.d_head; }
+
+  // Keys that a row sees: those up to its own.
+  int64_t n_seen(const Queries &q, int64_t row) const {
+    return batch.lengths[q.sequence] + (q.first + row) / heads_per_group() + 1;
+  }
+
+  int64_t head_of(const Queries &q, int64_t row) const {
+    return q.group * heads_per_group() + (q.first + row) % heads_per_group();
+  }
+
+  int64_t token_of(const Queries &q, int64_t row) const {
+    return starts[size_t(q.sequence)] + (q.first + row) / heads_per_group();
+  }
+
+  int64_t place_of(const Queries &q, int64_t page) const {
+    return batch.pages[q.sequence][page] * model.cache.page_stride +
+           q.group * model.cache.head_stride;
+  }
+
+  const uint16_t *keys(const Queries &q, int64_t page) const {
+    return model.cache.keys[size_t(layer)] + place_of(q, page);
+  }
+
+  const uint16_t *values(const Queries &q, int64_t page) const {
+    return model.cache.values[size_t(layer)] + place_of(q, page);
+  }
+
+  const float *query(const Queries &q, int64_t row) const {
+    return model.qkv.data() + token_of(q, row) * width() + head_of(q, row) * model.d_head;
+  }
+
+  void take_queries(const Queries &q, uint16_t *to) const {
+    const int64_t d = model.d_head;
+    for (int64_t r = 0; r < q.n_rows; ++r) use.to_half(query(q, r), d, to + r * d);
+  }
+
+  void finish(const Queries &q, const Mixed &sum) const {
+    const int64_t d = model.d_head;
+    for (int64_t r = 0; r < q.n_rows; ++r) {
+      float *out = model.mixed.data() + (token_of(q, r) * model.n_heads + head_of(q, r)) * d;
+      const float factor = 1.0f / sum.total[r];
+      for (int64_t j = 0; j < d; ++j) out[j] = sum.mixed[r * d + j] * factor;
+    }
+  }
+};
+
+inline Mixed mixed_at(float *memory, int64_t n_rows) {
+  return {memory, memory + n_rows, memory + 2 * n_rows};
+}
+
+}  // namespace ds

@@ -1,0 +1,134 @@
+"""Hierarchical attention as a cache: it decides what new tokens see of a long sequence."""
+
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from deepseek.core.errors import ConfigError
+from deepseek.model.cache import DenseCache
+from deepseek.model.config import ModelConfig
+from deepseek.ops.attention import attention
+from deepseek.ops.hierarchical import (
+    FEW,
+    PAGE,
+    Hierarchy,
+    Recalled,
+    Turns,
+    attend_page,
+    summarise,
+)
+
+AttentionMode = Literal["auto", "dense", "hierarchical"]
+DENSE = 8_192
+"""Up to here everything is seen: attention is a small part of the work."""
+
+
+def choose_hierarchy(
+    config: ModelConfig, context_window: int, mode: AttentionMode = "auto", recall: int = 2_048
+) -> Hierarchy | None:
+    """What sequences of a window see; None: everything.
+
+    Args:
+        config: Of the model.
+        context_window: Tokens that are wanted.
+        mode: `auto` is dense in the trained window and hierarchical beyond.
+        recall: Tokens that each group of heads recalls.
+
+    Raises:
+        ConfigError: Dense attention cannot go that far.
+    """
+    trained = config.context_window
+    if mode == "dense" and context_window > trained:
+        raise ConfigError(
+            f"dense attention to {context_window:,} tokens, where the weights were trained "
+            f"for {trained:,}",
+            "use hierarchical attention, or a smaller context window",
+        )
+    if mode == "dense" or (mode == "auto" and context_window <= trained):
+        return None
+    return Hierarchy(recall=recall, dense=min(DENSE, trained), trained=trained)
+
+
+class HierarchicalCache(DenseCache):
+    """Keys and values of one sequence with memory nodes, through torch, on any device."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        hierarchy: Hierarchy,
+        *,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        super().__init__(config, dtype=dtype, device=device)
+        self.hierarchy = hierarchy
+        self._turns = Turns(theta=config.rope_theta)
+        shape = config.n_kv_heads, 0, 4, config.d_head
+        self._nodes = [torch.empty(shape, dtype=dtype, device=device)] * config.n_layers
+        self._votes: dict[int, Tensor] = {}  # of the layer before, by a page's first query
+        self.recalled: list[Recalled | None] = [None] * config.n_layers
+        """What the last queries of the last pass chose in each layer."""
+
+    def attend(
+        self,
+        layer: int,
+        q: Float[Tensor, "B H T K"],
+        k: Float[Tensor, "B G T K"],
+        v: Float[Tensor, "B G T K"],
+    ) -> Float[Tensor, "B H T K"]:
+        """From each new position to its window, the sinks, and what it recalls."""
+        assert len(q) == 1, "one sequence"
+        keys, values = self.append(layer, k, v)
+        self._remember(layer, keys[0])
+        if layer == 0:
+            self._votes.clear()
+        n_tokens, length = q.shape[2], self.length
+        n_dense = min(n_tokens, max(0, self.hierarchy.dense // PAGE * PAGE - length))
+        mixed, at = [], n_dense
+        if n_dense:
+            end = length + n_dense
+            mixed.append(attention(q[:, :, :n_dense], keys[:, :, :end], values[:, :, :end]))
+        while at < n_tokens:
+            page_end = ((length + at) // PAGE + 1) * PAGE - length
+            end = at + 1 if n_tokens <= FEW else min(n_tokens, page_end)
+            mixed.append(self._attend_page(layer, at, q[0, :, at:end], keys[0], values[0])[None])
+            at = end
+        return torch.cat(mixed, 2)
+
+    def truncate(self, length: int) -> None:
+        """Forget everything after the first `length` tokens."""
+        super().truncate(length)
+        self._nodes = [nodes[:, : length // PAGE] for nodes in self._nodes]
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes reserved."""
+        return super().n_bytes + sum(nodes.nbytes for nodes in self._nodes)
+
+    def _attend_page(
+        self, layer: int, at: int, q: Tensor, keys: Tensor, values: Tensor
+    ) -> Float[Tensor, "H T K"]:
+        end = self.length + at + q.shape[1]
+        mixed, recalled = attend_page(
+            q,
+            keys[:, :end],
+            values[:, :end],
+            self._nodes[layer],
+            self.hierarchy,
+            self._turns,
+            before=self._votes.get(at),
+        )
+        if recalled is not None:
+            self._votes[at] = recalled.votes.mean(0)
+        self.recalled[layer] = recalled
+        return mixed
+
+    def _remember(self, layer: int, keys: Tensor) -> None:
+        """Add the memory nodes of pages that are complete now."""
+        nodes = self._nodes[layer]
+        first, last = nodes.shape[1], keys.shape[1] // PAGE
+        if last > first:
+            fresh = summarise(keys[:, first * PAGE : last * PAGE])
+            self._nodes[layer] = torch.cat((nodes, fresh), 1)

@@ -1,0 +1,148 @@
+"""What hierarchical attention sees, and that seeing all of it is dense attention."""
+
+import random
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from deepseek.core.errors import ConfigError
+from deepseek.ops.attention import attention_reference
+from deepseek.ops.hierarchical import HALF, PAGE, Hierarchy, Turns, attend_page, summarise
+from deepseek.ops.rope import apply_rope, rope_table
+
+TURNS = Turns(theta=10_000.0)
+SMALL = Hierarchy(sinks=64, window=128, recall=128, dense=0, trained=100_000)
+
+
+def rotated(generator: torch.Generator, heads: int, n: int, width: int) -> Tensor:
+    x = torch.randn(1, heads, n, width, generator=generator, dtype=torch.float64)
+    return apply_rope(x, *rope_table(torch.arange(n), width, TURNS.theta, torch.float64))[0]
+
+
+def nodes_of(keys: Tensor) -> Tensor:
+    return summarise(keys[:, : keys.shape[1] // PAGE * PAGE])
+
+
+def test_memory_nodes_of_a_page() -> None:
+    keys = torch.randn(2, PAGE, 8, dtype=torch.float64)
+    keys[1, 40] *= 20
+    nodes = summarise(keys)
+    assert nodes.shape == (2, 1, 4, 8)
+    others = torch.cat((keys[1, HALF:40], keys[1, 41:]))
+    assert torch.allclose(nodes[1, 0, 2], others.mean(0))
+    assert torch.equal(nodes[1, 0, 3], keys[1, 40])
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_each_token_is_seen_once(seed: int) -> None:
+    """With all scores equal, what comes out is the mean of what is seen."""
+    generator = random.Random(seed)
+    hierarchy = Hierarchy(
+        sinks=PAGE * generator.randrange(4),
+        window=PAGE * generator.randrange(4),
+        recall=PAGE * generator.randrange(1, 12),
+        dense=0,
+        trained=generator.choice((64, 300, 10_000)),
+    )
+    n = generator.randrange(1, 20 * PAGE)
+    n_tokens = generator.randint(1, (n - 1) % PAGE + 1)
+    numbers = torch.Generator().manual_seed(seed)
+    keys = rotated(numbers, 2, n, 8)
+    values = torch.randn(2, n, 8, generator=numbers, dtype=torch.float64)
+    q = torch.zeros(4, n_tokens, 8, dtype=torch.float64)
+    mixed, recalled = attend_page(q, keys, values, nodes_of(keys), hierarchy, TURNS)
+    page = (n - 1) // PAGE
+    sinks, window = hierarchy.sinks_end(page), hierarchy.window_start(page)
+    assert (recalled is None) == (sinks == window)
+    for head in range(4):
+        chosen = [] if recalled is None else recalled.pages[head // 2].tolist()
+        assert len(set(chosen)) == len(chosen) == min(hierarchy.recall // PAGE, window - sinks)
+        assert all(sinks <= p < window for p in chosen)
+        seen = [*range(sinks), *chosen, *range(window, page + 1)]
+        positions = [p * PAGE + i for p in seen for i in range(PAGE)]
+        for t in range(n_tokens):
+            mine = [p for p in positions if p <= n - n_tokens + t]
+            assert torch.allclose(mixed[head, t], values[head // 2, mine].mean(0))
+
+
+@pytest.mark.parametrize("n", [30, PAGE, 5 * PAGE + 7, 12 * PAGE])
+def test_recalling_everything_is_dense(n: int) -> None:
+    generator = torch.Generator().manual_seed(n)
+    q, keys = rotated(generator, 6, n, 16), rotated(generator, 2, n, 16)
+    values = torch.randn(2, n, 16, generator=generator, dtype=torch.float64)
+    hierarchy = replace(SMALL, recall=100 * PAGE)
+    own = n - (n - 1) // PAGE * PAGE
+    got, _ = attend_page(q[:, -own:], keys, values, nodes_of(keys), hierarchy, TURNS)
+    wanted = attention_reference(q[None], keys[None], values[None])[0, :, -own:]
+    assert torch.allclose(got, wanted)
+
+
+def test_what_matters_is_recalled() -> None:
+    """One key that queries look for, far back, among others that are alike."""
+    generator = torch.Generator().manual_seed(0)
+    n, place = 40 * PAGE, 9 * PAGE + 50
+    keys = 0.3 * rotated(generator, 1, n, 32)
+    values = torch.randn(1, n, 32, generator=generator, dtype=torch.float64)
+    q = rotated(generator, 1, n, 32)[:, -1:]
+    keys[0, place] = 4 * q[0, 0]
+    mixed, recalled = attend_page(q, keys, values, nodes_of(keys), SMALL, TURNS)
+    assert recalled is not None
+    assert 9 in recalled.pages[0]
+    assert int(recalled.votes.argmax()) + recalled.first == 9
+    assert torch.allclose(mixed[0, 0], values[0, place], atol=0.2)
+
+
+def test_moved_pages_stand_before_the_window() -> None:
+    """Beyond the trained length: the same as dense attention to the packed sequence."""
+    generator = torch.Generator().manual_seed(1)
+    n, width, heads = 30 * PAGE, 16, 2
+    shape = (1, heads, n, width)
+    plain_k, plain_q, values = (
+        torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(3)
+    )
+    hierarchy = replace(SMALL, trained=8 * PAGE)
+
+    def turn(x: Tensor, positions: Tensor) -> Tensor:
+        return apply_rope(x, *rope_table(positions, width, TURNS.theta, torch.float64))
+
+    keys, q = (turn(x, torch.arange(n)) for x in (plain_k, plain_q))
+    got, recalled = attend_page(
+        q[0, :, -PAGE:], keys[0], values[0], nodes_of(keys[0]), hierarchy, TURNS
+    )
+    assert recalled is not None
+    for head in range(heads):
+        pages = [0, *recalled.pages[head].tolist(), 27, 28, 29]
+        seen = torch.cat([torch.arange(p * PAGE, (p + 1) * PAGE) for p in pages])
+        packed = torch.arange(len(seen))
+        one = slice(head, head + 1)
+        wanted = attention_reference(
+            *(turn(x[:, one, seen], packed) for x in (plain_q, plain_k)), values[:, one, seen]
+        )
+        assert torch.allclose(got[head], wanted[0, 0, -PAGE:])
+
+
+def test_gradients_reach_what_is_seen() -> None:
+    generator = torch.Generator().manual_seed(2)
+    n = 10 * PAGE
+    q, keys = rotated(generator, 2, n, 8), rotated(generator, 1, n, 8)
+    values = torch.randn(1, n, 8, generator=generator, dtype=torch.float64)
+    for x in (q, keys, values):
+        x.requires_grad_()
+    mixed, recalled = attend_page(q[:, -4:], keys, values, nodes_of(keys), SMALL, TURNS)
+    mixed.square().sum().backward()
+    assert recalled is not None
+    assert values.grad is not None
+    assert keys.grad is not None
+    seen = values.grad[0].abs().sum(-1).reshape(-1, PAGE).sum(-1) > 0
+    assert seen.nonzero()[:, 0].tolist() == [0, *recalled.pages[0].tolist(), 7, 8, 9]
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"window": 100}, {"recall": 0}, {"sinks": -64}, {"fusion": -1.0}]
+)
+def test_wrong_settings(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError):
+        Hierarchy(**wrong)
