@@ -128,10 +128,11 @@ def test_bad_models(
     assert caught.value.hint
 
 
-def test_a_large_window_is_kept_and_requests_stay_in_the_trained_one(tiny_folder: Path) -> None:
+def test_a_window_beyond_the_trained_one(tiny_folder: Path) -> None:
     model = R1Model(tiny_folder, context_window=100_000, dtype="float32", threads=1)
-    assert model.requested_context_window == 100_000
-    assert model.context_window == 2_048
+    assert model.context_window == 100_000
+    with pytest.raises(ConfigError, match="dense attention"):
+        R1Model(tiny_folder, context_window=100_000, attention="dense")
 
 
 def test_the_default_model_can_be_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -61,8 +61,8 @@ class R1Model:
                 safetensors. Default: `$DEEPSEEK_MODEL`, or `qwen2.5-coder-1.5b`.
             context_window: Tokens that prompt and answer may take together. Default: what the
                 weights were trained for.
-            attention: `dense`, `hierarchical`, or `auto`: dense up to what the weights were
-                trained for, hierarchical if the context window is larger.
+            attention: `dense`, `hierarchical` (from 8,192 tokens on), or `auto`: dense in what
+                the weights were trained for, hierarchical beyond if the context window is larger.
             device: `auto`, `cpu` or `cuda`.
             dtype: `int8`, `bfloat16`, `float16`, `float32`, or `auto`: quantised weights stay so
                 and are multiplied in 8 bits by the native kernels, others as suits the machine.
@@ -89,7 +89,6 @@ class R1Model:
             on_pull=on_pull,
             on_prefill=on_prefill,
         )
-        self.requested_context_window = context_window or self._engine.context_window
 
     load_report: LoadReport
 

@@ -127,9 +127,16 @@ def test_the_context_window_holds(tiny_folder: str) -> None:
         engine.score("x" * 500, ["y"])
 
 
-def test_the_trained_window_is_the_most(tiny_folder: str) -> None:
+def test_a_larger_window_is_read_hierarchically(tiny_folder: str) -> None:
     engine, _ = load_engine(str(tiny_folder), dtype="float32", threads=1, context_window=10**6)
-    assert engine.context_window == 2_048
+    assert engine.context_window == 10**6
+    exact, _ = load_engine(str(tiny_folder), dtype="float32", threads=1)
+    ids = engine.encode("x" * 2_000)
+    assert torch.equal(engine.logits(ids), exact.logits(ids))
+    completion = engine.generate("x" * 3_000, SamplingParams(max_tokens=4))
+    assert completion.n_prompt_tokens > exact.context_window
+    with pytest.raises(RequestError, match="at once"):
+        list(engine.generate_many(["x" * 3_000, "x" * 3_000], SamplingParams(max_tokens=4)))
 
 
 def test_an_empty_prompt_is_refused(engine: Engine) -> None:

@@ -33,7 +33,8 @@ def choose_hierarchy(
     Args:
         config: Of the model.
         context_window: Tokens that are wanted.
-        mode: `auto` is dense in the trained window and hierarchical beyond.
+        mode: `auto` is dense in the trained window and hierarchical beyond, `hierarchical`
+            already from `DENSE` on.
         recall: Tokens that each group of heads recalls.
 
     Raises:
@@ -48,7 +49,9 @@ def choose_hierarchy(
         )
     if mode == "dense" or (mode == "auto" and context_window <= trained):
         return None
-    return Hierarchy(recall=recall, dense=min(DENSE, trained), trained=trained)
+    # What fits is seen exactly, unless it is asked otherwise.
+    dense = trained if mode == "auto" else min(DENSE, trained)
+    return Hierarchy(recall=recall, dense=dense, trained=trained)
 
 
 class HierarchicalCache(DenseCache):
