@@ -193,8 +193,8 @@ void Avx2::multiply_centred(const Share &s, int64_t tile_number, int side, int64
 
 const Kernels &DS_KERNELS_256() {
   // Rounding activations is a small part of a product: the plain code serves.
-  static const Kernels kernels{DS_MATMULS(Avx2), portable_kernels().quantise, DS_ROWS_OF_NUMBERS, keep, attend, merge, summarise,
-      compare, vote};
+  static const Kernels kernels{DS_MATMULS(Avx2), portable_kernels().quantise, DS_ROWS_OF_NUMBERS,
+                               DS_ATTENTION};
   return kernels;
 }
 

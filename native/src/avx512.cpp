@@ -222,8 +222,7 @@ void quantise(const void *x, bool is_bf16, int64_t n_in, int64_t first, int64_t 
 }  // namespace
 
 const Kernels &avx512_kernels() {
-  static const Kernels kernels{DS_MATMULS(Avx512), quantise, DS_ROWS_OF_NUMBERS, keep, attend, merge, summarise,
-      compare, vote};
+  static const Kernels kernels{DS_MATMULS(Avx512), quantise, DS_ROWS_OF_NUMBERS, DS_ATTENTION};
   return kernels;
 }
 

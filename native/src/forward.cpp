@@ -85,8 +85,7 @@ void clear_last_page(const ds_model &model, int64_t layer, const Batch &batch, i
   const int64_t end = batch.lengths[s] + batch.counts[s], page = (end - 1) / kPage;
   if (end % kPage == 0 || page * kPage < batch.lengths[s]) return;
   for (int64_t g = 0; g < model.n_kv_heads; ++g) {
-    uint16_t *values = model.cache.values[size_t(layer)] +
-                       batch.pages[s][page] * model.cache.page_stride + g * model.cache.head_stride;
+    uint16_t *values = model.cache.value_page(layer, batch.pages[s][page], g);
     std::fill_n(values, kPage * model.d_head, uint16_t{0});
   }
 }
@@ -120,12 +119,10 @@ void keep(ds_model &model, const Kernels &use, int64_t layer, const Batch &batch
         rotation_of(model, position, cosines, sines);
         for (int64_t h = 0; h < heads + groups; ++h) use.rotate(row + h * d, cosines, sines, d);
         for (int64_t j = 0; j < heads * d; ++j) row[j] *= scale;
-        const int64_t place = batch.pages[s][position / kPage] * cache.page_stride;
-        for (int64_t g = 0; g < groups; ++g) {
-          const int64_t at = place + g * cache.head_stride;
+        const int64_t page = batch.pages[s][position / kPage];
+        for (int64_t g = 0; g < groups; ++g)
           use.keep(row + (heads + g) * d, row + (heads + groups + g) * d, d, position % kPage,
-                   cache.keys[size_t(layer)] + at, cache.values[size_t(layer)] + at);
-        }
+                   cache.key_page(layer, page, g), cache.value_page(layer, page, g));
       }
     });
   }
@@ -163,20 +160,16 @@ void feed_forward(ds_model &model, const Kernels &use, const Layer &layer, float
   multiply_and_add(model, use, layer.matrices[DS_DOWN], model.hidden.data(), n_rows, x);
 }
 
-void reserve(std::vector<float> &memory, int64_t n_rows, int64_t width) {
-  if (memory.size() < size_t(n_rows * width)) memory.resize(size_t(n_rows * width));
-}
-
 }  // namespace
 
 void run_layers(ds_model &model, const Batch &batch, float *x) {
   const int64_t n = batch.n_rows, wide = std::min(n, kRowBlock);
-  reserve(model.normed, n, model.d_model);
-  reserve(model.qkv, n, (model.n_heads + 2 * model.n_kv_heads) * model.d_head);
-  reserve(model.mixed, n, model.n_heads * model.d_head);
-  reserve(model.hidden, wide, model.d_ff);
-  reserve(model.ups, wide, model.d_ff);
-  reserve(model.out, n, model.d_model);
+  reserve(model.normed, n * model.d_model);
+  reserve(model.qkv, n * (model.n_heads + 2 * model.n_kv_heads) * model.d_head);
+  reserve(model.mixed, n * model.n_heads * model.d_head);
+  reserve(model.hidden, wide * model.d_ff);
+  reserve(model.ups, wide * model.d_ff);
+  reserve(model.out, n * model.d_model);
   const Kernels &use = ds::kernels();
   for (size_t i = 0; i < model.layers.size(); ++i) {
     const Layer &layer = model.layers[i];
@@ -207,7 +200,7 @@ void embed(const ds_model &model, int64_t n_rows, const int64_t *token_ids, floa
 
 void run_head(ds_model &model, int64_t n_rows, const float *x, float *logits) {
   const Kernels &use = ds::kernels();
-  reserve(model.normed, n_rows, model.d_model);
+  reserve(model.normed, n_rows * model.d_model);
   const Activations in = normalise_and_round(model, use, model.last_norm.data(), x, n_rows);
   const Matrix &head = model.head;
   const Share s = share_of(head, in, n_rows, logits, head.n_out);

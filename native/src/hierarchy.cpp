@@ -32,12 +32,6 @@ struct Workspace {
   int64_t n_voters = 0;
 };
 
-template <typename T>
-T *reserve(std::vector<T> &memory, int64_t n) {
-  if (memory.size() < size_t(n)) memory.resize(size_t(n));
-  return memory.data();
-}
-
 // Queries in one page of a sequence, which choose together.
 struct Block : Queries {
   int64_t page;
@@ -153,11 +147,9 @@ void Hierarch::vote(const Queries &q, const Block &block, const Mixed &sum, Work
       for (int64_t i = 0; i < n; ++i)
         std::copy_n(w.queries.data() + rows[size_t(i)] * d, d, voters + i * d);
     }
-    const uint16_t *memory =
-        model.memory.keys[size_t(layer)] +
-        batch.memory[q.sequence][begin + m] * model.memory.page_stride +
-        q.group * model.memory.head_stride;
-    use.compare(voters, n, d, memory, scores + m * kPage, width);
+    const int64_t number = batch.memory[q.sequence][begin + m];
+    use.compare(voters, n, d, model.memory.key_page(layer, number, q.group), scores + m * kPage,
+                width);
   }
   const int64_t from = first * kPerPage - begin * kPage, to = last * kPerPage - begin * kPage;
   for (int64_t i = 0; i < n; ++i)
@@ -288,13 +280,9 @@ void remember(ds_model &model, const Kernels &use, int64_t layer, const Batch &b
     Pool::get().run((last - first) * model.n_kv_heads, 1, [&](int64_t from, int64_t to) {
       for (int64_t i = from; i < to; ++i) {
         const int64_t page = first + i / model.n_kv_heads, group = i % model.n_kv_heads;
-        const uint16_t *keys = model.cache.keys[size_t(layer)] +
-                               batch.pages[s][page] * model.cache.page_stride +
-                               group * model.cache.head_stride;
-        uint16_t *memory = model.memory.keys[size_t(layer)] +
-                           batch.memory[s][page / kCovered] * model.memory.page_stride +
-                           group * model.memory.head_stride;
-        use.summarise(keys, model.d_head, page % kCovered * kPerPage, memory);
+        const int64_t number = batch.memory[s][page / kCovered];
+        use.summarise(model.cache.key_page(layer, batch.pages[s][page], group), model.d_head,
+                      page % kCovered * kPerPage, model.memory.key_page(layer, number, group));
       }
     });
   }

@@ -86,3 +86,5 @@ inline void put_key(uint16_t *keys, int64_t place, int64_t i, float value) {
 
 }  // namespace
 }  // namespace ds
+
+#define DS_ATTENTION keep, attend, merge, summarise, compare, vote

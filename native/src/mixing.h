@@ -43,17 +43,12 @@ struct Mixing {
     return starts[size_t(q.sequence)] + (q.first + row) / heads_per_group();
   }
 
-  int64_t place_of(const Queries &q, int64_t page) const {
-    return batch.pages[q.sequence][page] * model.cache.page_stride +
-           q.group * model.cache.head_stride;
-  }
-
   const uint16_t *keys(const Queries &q, int64_t page) const {
-    return model.cache.keys[size_t(layer)] + place_of(q, page);
+    return model.cache.key_page(layer, batch.pages[q.sequence][page], q.group);
   }
 
   const uint16_t *values(const Queries &q, int64_t page) const {
-    return model.cache.values[size_t(layer)] + place_of(q, page);
+    return model.cache.value_page(layer, batch.pages[q.sequence][page], q.group);
   }
 
   const float *query(const Queries &q, int64_t row) const {

@@ -36,17 +36,24 @@ bool is_complete(const ds_model &model) {
   return true;
 }
 
+// Whether a table has that many pages, all of which are there.
+bool are_pages(const int32_t *table, int64_t size, int64_t needed, const Cache &cache) {
+  if (!table || needed > size) return false;
+  for (int64_t i = 0; i < needed; ++i)
+    if (table[i] < 0 || table[i] >= cache.n_pages) return false;
+  return true;
+}
+
+int64_t pages_of(int64_t n_positions) { return (n_positions + kPage - 1) / kPage; }
+
 // Every page that a sequence reads or writes is there, and every position has a rotation.
 bool good_pages(const ds_model &model, const Batch &batch, const int64_t *table_sizes) {
   for (int64_t s = 0; s < batch.n_sequences; ++s) {
     const int64_t count = batch.counts[s], length = batch.lengths[s];
-    if (count < 1 || count > kMaxRows || length < 0 || length > model.n_positions - count ||
-        !batch.pages[s])
+    if (count < 1 || count > kMaxRows || length < 0 || length > model.n_positions - count)
       return false;
-    const int64_t needed = (length + count + kPage - 1) / kPage;
-    if (needed > table_sizes[s]) return false;
-    for (int64_t i = 0; i < needed; ++i)
-      if (batch.pages[s][i] < 0 || batch.pages[s][i] >= model.cache.n_pages) return false;
+    if (!are_pages(batch.pages[s], table_sizes[s], pages_of(length + count), model.cache))
+      return false;
   }
   return true;
 }
@@ -55,12 +62,11 @@ bool good_pages(const ds_model &model, const Batch &batch, const int64_t *table_
 bool good_memory(const ds_model &model, const Batch &batch, const int64_t *table_sizes) {
   for (int64_t s = 0; s < batch.n_sequences; ++s) {
     if (!batch.memory[s]) continue;
-    const int64_t length = batch.lengths[s] + batch.counts[s];
-    const int64_t n_pages = (length + kPage - 1) / kPage;
+    const int64_t n_pages = pages_of(batch.lengths[s] + batch.counts[s]);
     const int64_t needed = (n_pages + kCovered - 1) / kCovered;
-    if (needed > table_sizes[s] || model.hierarchy.recalled_pages < 1) return false;
-    for (int64_t i = 0; i < needed; ++i)
-      if (batch.memory[s][i] < 0 || batch.memory[s][i] >= model.memory.n_pages) return false;
+    if (!are_pages(batch.memory[s], table_sizes[s], needed, model.memory) ||
+        model.hierarchy.recalled_pages < 1)
+      return false;
   }
   return true;
 }
@@ -177,6 +183,7 @@ int ds_model_set_hierarchy(ds_model *model, const ds_hierarchy *h) {
     if (size < 0 || size > kMaxDimension) return DS_BAD_SHAPE;
   if (h->recalled_pages < 1 || h->n_dense < 0 || h->n_trained < 1) return DS_BAD_SHAPE;
   if (!(h->fusion >= 0.0f && h->fusion <= 1e3f)) return DS_BAD_VALUE;
+  model->trace = nullptr;  // its size was another
   model->hierarchy = {h->sink_pages, h->window_pages, h->recalled_pages, h->far_pages,
                       h->n_dense,    h->n_trained,    h->fusion};
   return DS_OK;

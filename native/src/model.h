@@ -54,9 +54,26 @@ struct Hierarchy {
 
 // Where keys and values are: page 0 of head 0 of each layer.
 struct Cache {
-  std::vector<uint16_t *> keys, values;
+  std::vector<uint16_t *> keys, values;  // of memory nodes: keys only
   int64_t page_stride = 0, head_stride = 0, n_pages = 0;
+
+  int64_t offset(int64_t page, int64_t group) const {
+    return page * page_stride + group * head_stride;
+  }
+  uint16_t *key_page(int64_t layer, int64_t page, int64_t group) const {
+    return keys[size_t(layer)] + offset(page, group);
+  }
+  uint16_t *value_page(int64_t layer, int64_t page, int64_t group) const {
+    return values[size_t(layer)] + offset(page, group);
+  }
 };
+
+// At least that much working memory; what is there already is kept.
+template <typename T>
+T *reserve(std::vector<T> &memory, int64_t n) {
+  if (memory.size() < size_t(n)) memory.resize(size_t(n));
+  return memory.data();
+}
 
 }  // namespace ds
 
@@ -65,7 +82,7 @@ struct ds_model {
   float epsilon;
   std::vector<ds::Layer> layers;
   ds::Matrix head, embedding;
-  ds::Cache cache, memory;  // memory: keys only
+  ds::Cache cache, memory;
   ds::Hierarchy hierarchy;
   int64_t n_positions = 0;
   // Rotations by whole pages [n_positions / kPage][d_head / 2], and by positions in a page.

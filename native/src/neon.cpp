@@ -154,15 +154,8 @@ void Neon::multiply_centred(const Share &s, int64_t tile_number, int quarter, in
 }  // namespace
 
 const Kernels &neon_kernels() {
-  static const Kernels kernels{DS_MATMULS(Neon),
-                               portable_kernels().quantise,
-                               DS_ROWS_OF_NUMBERS,
-                               keep,
-                               attend,
-                               merge,
-                               summarise,
-                               compare,
-                               vote};
+  static const Kernels kernels{DS_MATMULS(Neon), portable_kernels().quantise, DS_ROWS_OF_NUMBERS,
+                               DS_ATTENTION};
   return kernels;
 }
 

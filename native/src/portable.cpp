@@ -92,8 +92,7 @@ void quantise(const void *x, bool is_bf16, int64_t n_in, int64_t first, int64_t 
 
 const Kernels &portable_kernels() {
   static const Kernels kernels{
-      {matmul<U4>, matmul<U8>, matmul<U6K>, matmul<U4K>}, quantise, DS_ROWS_OF_NUMBERS, keep, attend, merge, summarise,
-      compare, vote};
+      {matmul<U4>, matmul<U8>, matmul<U6K>, matmul<U4K>}, quantise, DS_ROWS_OF_NUMBERS, DS_ATTENTION};
   return kernels;
 }
 

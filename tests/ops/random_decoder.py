@@ -129,18 +129,13 @@ class Decoder:
     ) -> Tensor:
         n, turns = q.shape[1], Turns(theta=THETA)
         nodes = summarise(k[:, : n // PAGE * PAGE]).bfloat16().double()
-        rows, at = [], 0
+        at = min(n, hierarchy.dense // PAGE * PAGE)
+        rows = [self._see_all(*(t[None, :, :at] for t in (q, k, v)))[0]]
         while at < n:
             end = at + 1 if at >= n - few else min((at // PAGE + 1) * PAGE, n - few)
-            part = q[:, at:end] * self.shape.d_head**0.5
-            dense = hierarchy.dense // PAGE * PAGE
-            if at < dense:
-                end = min(n, dense)
-                rows.append(self._see_all(q[None, :, :end], k[None, :, :end], v[None, :, :end])[0])
-                at = end
-                continue
             mixed, recalled = attend_page(
-                *(part, k[:, :end], v[:, :end], nodes, hierarchy, turns),
+                q[:, at:end] * self.shape.d_head**0.5,
+                *(k[:, :end], v[:, :end], nodes, hierarchy, turns),
                 before=self._votes.get(at),
             )
             self.recalled[layer] = recalled
@@ -153,6 +148,15 @@ class Decoder:
     def logits(self, x: Tensor) -> Tensor:
         """In float64 from what `reference` returns."""
         return self._product(0, Matrix.HEAD, self._norm(0, Norm.LAST, x.double()))
+
+    def is_settled(self, x: Tensor) -> Tensor:
+        """Rows of what `reference` returns in whose head no number lies between two codes.
+
+        A single-precision norm may round those either way.
+        """
+        blocks = self._norm(0, Norm.LAST, x.double()).reshape(len(x), -1, 32)
+        codes = blocks / blocks.abs().amax(-1, keepdim=True) * 127
+        return ((codes - codes.floor() - 0.5).abs() > 2e-4).flatten(1).all(1)
 
     def embeddings(self, n_tokens: int) -> Tensor:
         """Random ones."""

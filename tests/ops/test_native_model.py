@@ -36,11 +36,10 @@ def test_float64(level: str, shape: Shape, n_tokens: int) -> None:
     assert float(errors.median()) < 2e-3
     assert float(errors.max()) < 2e-2
     logits = decoder.native.logits(got, VOCABULARY)
+    settled = decoder.is_settled(got)
+    assert float(settled.float().mean()) > 0.8
     expected = decoder.logits(got)
-    errors = (logits - expected).norm(dim=1) / expected.norm(dim=1)
-    # A number between two codes may be rounded either way.
-    assert float((errors > 1e-5).float().mean()) < 0.05
-    assert float(errors.max()) < 1e-2
+    assert torch.allclose(logits.double()[settled], expected[settled], rtol=1e-4, atol=1e-4)
 
 
 def test_nothing_around_a_token_changes_its_bits(level: str) -> None:
