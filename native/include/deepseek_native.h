@@ -99,14 +99,13 @@ typedef struct ds_batch {
   const int64_t *memory_sizes;
 } ds_batch;
 
-/* What the queries of a page see that lies behind the first `n_dense` positions: the first pages,
+/* What queries see that lie behind the first `n_dense` positions: the first pages,
  * the pages of the window before their own, and as many recalled ones between as memory nodes say. */
 typedef struct ds_hierarchy {
   int64_t sink_pages, window_pages, recalled_pages;
-  int64_t far_pages; /* distance from which memory nodes are looked at, at most */
   int64_t n_dense;
-  int64_t n_trained; /* positions beyond which recalled pages are moved up to the window */
-  float fusion;      /* how much of a layer's votes the next layer takes over; 0: nothing */
+  int64_t n_reach; /* positions beyond which recalled pages are moved up to the window */
+  float fusion;    /* how much of a layer's votes the next layer takes over; 0: nothing */
 } ds_hierarchy;
 
 /* Changes with everything that a caller must know of. */

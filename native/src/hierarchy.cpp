@@ -1,14 +1,16 @@
 // Hierarchical attention: a window, the first positions, and the pages that memory nodes point at.
 //
-// The queries of one page of a sequence choose together, each group of heads for itself: first they
+// Four queries that follow each other choose together, each group of heads for itself: first they
 // attend to the window and the first pages, then the memory nodes of the pages between say how much
 // attention each page would get, and those that would get most are attended to as well. Pages that
 // are not chosen are not read. New tokens that are few choose alone, so that one token gives the
 // same bits as several that are checked at once.
 //
-// Beyond the positions that a model was trained for, chosen pages are moved up to just before the
+// Beyond the positions that a model reaches well, chosen pages are moved up to just before the
 // window. Keys stay as they are: moving a page by some positions is turning the query back by as
-// many, since scores depend on distances only.
+// many, since scores depend on distances only. Memory nodes are looked at from distances that grow
+// with the logarithm of the true ones: the order of what is far and near stays, and none is too far.
+#include <cmath>
 #include <numeric>
 
 #include "mixing.h"
@@ -18,7 +20,9 @@ namespace ds {
 namespace {
 
 constexpr int64_t kFewTokens = 16;  // up to which each new token chooses alone
-constexpr int64_t kEvery = 4;       // of a page's queries, those that vote
+constexpr int64_t kBlockTokens = 4;  // tokens that choose together: more outvote a question
+constexpr int64_t kNear = 16;       // pages up to which memory nodes are looked at from where they are
+constexpr double kDoubling = 8;     // pages farther for each doubling beyond
 
 // Where a page is, and by how many pages it is moved up.
 struct Place {
@@ -27,15 +31,19 @@ struct Place {
 
 struct Workspace {
   std::vector<float> sums, part, scores, turned, votes, memory_scores;
-  std::vector<uint16_t> queries, weights, voters;
+  std::vector<uint16_t> queries, weights;
   std::vector<int64_t> visible, order;
-  int64_t n_voters = 0;
 };
 
-// Queries in one page of a sequence, which choose together.
+int64_t looked_from(int64_t distance) {
+  if (distance <= kNear) return distance;
+  return kNear + int64_t(kDoubling * std::log2(double(distance) / kNear));
+}
+
+// Queries of one group that choose together.
 struct Block : Queries {
   int64_t page;
-  int64_t number;  // among the blocks of the batch
+  int64_t number;  // of its tokens among those of the batch that choose together
 };
 
 struct Hierarch : Mixing {
@@ -48,7 +56,7 @@ struct Hierarch : Mixing {
   int64_t sinks_end(int64_t page) const {
     return std::min(settings().sink_pages, window_start(page));
   }
-  bool is_beyond(int64_t page) const { return (page + 1) * kPage > settings().n_trained; }
+  bool is_beyond(int64_t page) const { return (page + 1) * kPage > settings().n_reach; }
 
   std::vector<Block> blocks() const;
   void run(const Block &block, Workspace &w) const;
@@ -123,38 +131,22 @@ void Hierarch::attend(const Queries &q, int64_t own, const std::vector<Place> &p
 // Votes for the pages between the first ones and the window, of queries that have attended to
 // these. Votes are shares of attention, four for each page.
 void Hierarch::vote(const Queries &q, const Block &block, const Mixed &sum, Workspace &w) const {
-  const int64_t d = model.d_head, heads = heads_per_group();
   const int64_t first = sinks_end(block.page), last = window_start(block.page);
   const int64_t begin = first / kCovered, n_memory = (last + kCovered - 1) / kCovered - begin;
   const int64_t width = n_memory * kPage;
-  const int64_t stride = block.n_rows < kFewTokens * heads ? 1 : kEvery;
-  std::vector<int64_t> rows;
-  for (int64_t r = 0; r < q.n_rows; ++r)
-    if (n_seen(q, r) % stride == 0) rows.push_back(r);
-  const int64_t n = int64_t(rows.size());
-  if (!n) return;
-  w.n_voters += n;
-  uint16_t *voters = reserve(w.voters, kQueries * d);
-  float *scores = reserve(w.memory_scores, n * width);
+  float *scores = reserve(w.memory_scores, q.n_rows * width);
   int64_t moved = -1;
   for (int64_t m = 0; m < n_memory; ++m) {
-    // No distance that the model has not seen: what is farther is looked at from as far as it has.
     const int64_t distance = block.page - (begin + m) * kCovered;
-    const int64_t wanted =
-        is_beyond(block.page) ? std::max(int64_t{0}, distance - settings().far_pages) : 0;
-    if (wanted != moved) {
-      turn(q, moved = wanted, w);
-      for (int64_t i = 0; i < n; ++i)
-        std::copy_n(w.queries.data() + rows[size_t(i)] * d, d, voters + i * d);
-    }
+    const int64_t wanted = is_beyond(block.page) ? distance - looked_from(distance) : 0;
+    if (wanted != moved) turn(q, moved = wanted, w);
     const int64_t number = batch.memory[q.sequence][begin + m];
-    use.compare(voters, n, d, model.memory.key_page(layer, number, q.group), scores + m * kPage,
-                width);
+    use.compare(w.queries.data(), q.n_rows, model.d_head,
+                model.memory.key_page(layer, number, q.group), scores + m * kPage, width);
   }
   const int64_t from = first * kPerPage - begin * kPage, to = last * kPerPage - begin * kPage;
-  for (int64_t i = 0; i < n; ++i)
-    use.vote(scores + i * width, from, to, sum.largest[rows[size_t(i)]], sum.total[rows[size_t(i)]],
-             w.votes.data());
+  for (int64_t r = 0; r < q.n_rows; ++r)
+    use.vote(scores + r * width, from, to, sum.largest[r], sum.total[r], w.votes.data());
 }
 
 // Add to a block's votes, now one for each page, a part of those of the layer before.
@@ -162,7 +154,7 @@ void Hierarch::fuse(const Block &block, Workspace &w) const {
   if (settings().fusion == 0.0f) return;
   const int64_t groups = model.n_kv_heads, n_pages = model.fusion_pages;
   const int64_t first = sinks_end(block.page), last = window_start(block.page);
-  const int64_t place = block.number / groups * groups * n_pages;
+  const int64_t place = block.number * groups * n_pages;
   float *mine = model.fused[layer % 2].data() + place + block.group * n_pages;
   for (int64_t p = first; p < last; ++p) {
     float before = 0.0f;
@@ -183,7 +175,7 @@ std::vector<Place> Hierarch::choose(const Block &block, Workspace &w) const {
   for (int64_t i = 0; i < n; ++i) {
     float vote = 0.0f;
     for (int64_t j = 0; j < kPerPage; ++j) vote += w.votes[size_t(skipped + i * kPerPage + j)];
-    w.votes[size_t(i)] = vote / float(w.n_voters);
+    w.votes[size_t(i)] = vote / float(block.n_rows);
   }
   fuse(block, w);
   w.order.resize(size_t(n));
@@ -217,7 +209,6 @@ void Hierarch::run(const Block &block, Workspace &w) const {
     return mixed_at(sums + (q.first - block.first) * (d + 2), q.n_rows);
   };
   w.votes.assign(size_t((n + 2 * kCovered) * kPerPage), 0.0f);
-  w.n_voters = 0;
   for (int64_t row = 0; row < block.n_rows; row += kQueries) {
     const Queries q = part_of(block, row);
     attend(q, block.page, near, w, sum_of(q), true);
@@ -237,16 +228,22 @@ void Hierarch::run(const Block &block, Workspace &w) const {
   }
 }
 
+// Those of one group behind each other: they see nearly the same keys.
 std::vector<Block> Hierarch::blocks() const {
   std::vector<Block> found;
+  int64_t n_earlier = 0;
   for (int64_t s = 0; s < batch.n_sequences; ++s) {
     const int64_t count = batch.counts[s], length = batch.lengths[s], heads = heads_per_group();
-    for (int64_t at = n_dense_tokens(model, batch, s), end; at < count; at = end) {
-      const int64_t page = (length + at) / kPage;
-      end = count <= kFewTokens ? at + 1 : std::min(count, (page + 1) * kPage - length);
-      for (int64_t g = 0; g < model.n_kv_heads; ++g)
-        found.push_back({{s, g, at * heads, (end - at) * heads}, page, int64_t(found.size())});
+    int64_t number = n_earlier;
+    for (int64_t g = 0; g < model.n_kv_heads; ++g) {
+      number = n_earlier;
+      for (int64_t at = n_dense_tokens(model, batch, s), end; at < count; at = end) {
+        const int64_t next = ((length + at) / kBlockTokens + 1) * kBlockTokens - length;
+        end = count <= kFewTokens ? at + 1 : std::min(count, next);
+        found.push_back({{s, g, at * heads, (end - at) * heads}, (length + at) / kPage, number++});
+      }
     }
+    n_earlier = number;
   }
   return found;
 }

@@ -178,14 +178,14 @@ int ds_model_set_memory(ds_model *model, uint16_t *const *memory, int64_t page_s
 
 int ds_model_set_hierarchy(ds_model *model, const ds_hierarchy *h) {
   if (!model || !h) return DS_BAD_POINTER;
-  const int64_t sizes[] = {h->sink_pages, h->window_pages, h->recalled_pages, h->far_pages};
+  const int64_t sizes[] = {h->sink_pages, h->window_pages, h->recalled_pages};
   for (const int64_t size : sizes)
     if (size < 0 || size > kMaxDimension) return DS_BAD_SHAPE;
-  if (h->recalled_pages < 1 || h->n_dense < 0 || h->n_trained < 1) return DS_BAD_SHAPE;
+  if (h->recalled_pages < 1 || h->n_dense < 0 || h->n_reach < 1) return DS_BAD_SHAPE;
   if (!(h->fusion >= 0.0f && h->fusion <= 1e3f)) return DS_BAD_VALUE;
   model->trace = nullptr;  // its size was another
-  model->hierarchy = {h->sink_pages, h->window_pages, h->recalled_pages, h->far_pages,
-                      h->n_dense,    h->n_trained,    h->fusion};
+  model->hierarchy = {h->sink_pages, h->window_pages, h->recalled_pages,
+                      h->n_dense,    h->n_reach,      h->fusion};
   return DS_OK;
 }
 

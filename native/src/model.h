@@ -46,9 +46,8 @@ struct Batch {
 // Which keys queries see, in pages (hierarchy.cpp).
 struct Hierarchy {
   int64_t sink_pages = 0, window_pages = 0, recalled_pages = 0;
-  int64_t far_pages = 0;     // distance from which memory nodes are looked at, at most
   int64_t n_dense = 0;       // the first positions, which see all that came before
-  int64_t n_trained = 0;     // positions up to which pages stay where they are
+  int64_t n_reach = 0;       // positions up to which pages stay where they are
   float fusion = 0.0f;       // how much of a layer's votes the next one takes over
 };
 

@@ -12,7 +12,7 @@ from deepseek.model.transformer import Transformer
 from deepseek.ops.hierarchical import PAGE, Hierarchy
 from tiny_checkpoint import tiny_config
 
-SMALL = Hierarchy(sinks=64, window=64, recall=128, dense=0, trained=100_000)
+SMALL = Hierarchy(sinks=64, window=64, recall=128, dense=0, reach=100_000)
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +82,9 @@ def test_the_window_decides_the_mode() -> None:
     assert choose_hierarchy(config, trained) is None
     beyond = choose_hierarchy(config, trained + 1)
     assert beyond is not None
-    assert beyond.trained == trained
-    assert choose_hierarchy(config, trained, "hierarchical") is not None
+    assert beyond.reach == trained // 2
+    asked = choose_hierarchy(config, trained, "hierarchical")
+    assert asked is not None
+    assert asked.reach == trained
     with pytest.raises(ConfigError, match="dense attention"):
         choose_hierarchy(config, trained + 1, "dense")

@@ -8,6 +8,7 @@ from torch import Tensor
 from deepseek.core.codes import Codes
 from deepseek.ops.hierarchical import (
     PAGE,
+    TOGETHER,
     Hierarchy,
     Recalled,
     Turns,
@@ -132,10 +133,11 @@ class Decoder:
         at = min(n, hierarchy.dense // PAGE * PAGE)
         rows = [self._see_all(*(t[None, :, :at] for t in (q, k, v)))[0]]
         while at < n:
-            end = at + 1 if at >= n - few else min((at // PAGE + 1) * PAGE, n - few)
+            end = min((at // PAGE + 1) * PAGE, n if at >= n - few else n - few)
             mixed, recalled = attend_page(
                 q[:, at:end] * self.shape.d_head**0.5,
                 *(k[:, :end], v[:, :end], nodes, hierarchy, turns),
+                together=1 if at >= n - few else TOGETHER,
                 before=self._votes.get(at),
             )
             self.recalled[layer] = recalled

@@ -2,6 +2,7 @@
 
 import random
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -10,11 +11,22 @@ from torch import Tensor
 
 from deepseek.core.errors import ConfigError
 from deepseek.ops.attention import attention_reference
-from deepseek.ops.hierarchical import HALF, PAGE, Hierarchy, Turns, attend_page, summarise
+from deepseek.ops.hierarchical import (
+    DOUBLING,
+    HALF,
+    NEAR,
+    PAGE,
+    TOGETHER,
+    Hierarchy,
+    Turns,
+    attend_page,
+    looked_from,
+    summarise,
+)
 from deepseek.ops.rope import apply_rope, rope_table
 
 TURNS = Turns(theta=10_000.0)
-SMALL = Hierarchy(sinks=64, window=128, recall=128, dense=0, trained=100_000)
+SMALL = Hierarchy(sinks=64, window=128, recall=128, dense=0, reach=100_000)
 
 
 def rotated(generator: torch.Generator, heads: int, n: int, width: int) -> Tensor:
@@ -45,7 +57,7 @@ def test_each_token_is_seen_once(seed: int) -> None:
         window=PAGE * generator.randrange(4),
         recall=PAGE * generator.randrange(1, 12),
         dense=0,
-        trained=generator.choice((64, 300, 10_000)),
+        reach=generator.choice((64, 300, 10_000)),
     )
     n = generator.randrange(1, 20 * PAGE)
     n_tokens = generator.randint(1, (n - 1) % PAGE + 1)
@@ -53,18 +65,23 @@ def test_each_token_is_seen_once(seed: int) -> None:
     keys = rotated(numbers, 2, n, 8)
     values = torch.randn(2, n, 8, generator=numbers, dtype=torch.float64)
     q = torch.zeros(4, n_tokens, 8, dtype=torch.float64)
-    mixed, recalled = attend_page(q, keys, values, nodes_of(keys), hierarchy, TURNS)
+    together = generator.choice((1, TOGETHER))
+    mixed, recalled = attend_page(
+        q, keys, values, nodes_of(keys), hierarchy, TURNS, together=together
+    )
     page = (n - 1) // PAGE
     sinks, window = hierarchy.sinks_end(page), hierarchy.window_start(page)
     assert (recalled is None) == (sinks == window)
     for head in range(4):
-        chosen = [] if recalled is None else recalled.pages[head // 2].tolist()
-        assert len(set(chosen)) == len(chosen) == min(hierarchy.recall // PAGE, window - sinks)
-        assert all(sinks <= p < window for p in chosen)
-        seen = [*range(sinks), *chosen, *range(window, page + 1)]
-        positions = [p * PAGE + i for p in seen for i in range(PAGE)]
         for t in range(n_tokens):
-            mine = [p for p in positions if p <= n - n_tokens + t]
+            own = n - n_tokens + t
+            block = own // together - (n - n_tokens) // together
+            chosen = [] if recalled is None else recalled.pages[head // 2, block].tolist()
+            assert len(set(chosen)) == len(chosen) == min(hierarchy.recall // PAGE, window - sinks)
+            assert all(sinks <= p < window for p in chosen)
+            seen = [*range(sinks), *chosen, *range(window, page + 1)]
+            positions = [p * PAGE + i for p in seen for i in range(PAGE)]
+            mine = [p for p in positions if p <= own]
             assert torch.allclose(mixed[head, t], values[head // 2, mine].mean(0))
 
 
@@ -90,38 +107,45 @@ def test_what_matters_is_recalled() -> None:
     keys[0, place] = 4 * q[0, 0]
     mixed, recalled = attend_page(q, keys, values, nodes_of(keys), SMALL, TURNS)
     assert recalled is not None
-    assert 9 in recalled.pages[0]
+    assert 9 in recalled.pages[0, 0]
     assert int(recalled.votes.argmax()) + recalled.first == 9
     assert torch.allclose(mixed[0, 0], values[0, place], atol=0.2)
 
 
+def test_far_pages_are_looked_at_from_nearer_in_their_order() -> None:
+    seen = [looked_from(distance) for distance in range(20_000)]
+    assert seen[: NEAR + 1] == list(range(NEAR + 1))
+    assert all(0 <= b - a <= 1 for a, b in pairwise(seen))
+    assert [looked_from(NEAR << i) for i in range(11)] == [NEAR + i * DOUBLING for i in range(11)]
+
+
 def test_moved_pages_stand_before_the_window() -> None:
-    """Beyond the trained length: the same as dense attention to the packed sequence."""
+    """Beyond the reach: the same as dense attention to the packed sequence."""
     generator = torch.Generator().manual_seed(1)
     n, width, heads = 30 * PAGE, 16, 2
     shape = (1, heads, n, width)
     plain_k, plain_q, values = (
         torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(3)
     )
-    hierarchy = replace(SMALL, trained=8 * PAGE)
+    hierarchy = replace(SMALL, reach=8 * PAGE)
 
     def turn(x: Tensor, positions: Tensor) -> Tensor:
         return apply_rope(x, *rope_table(positions, width, TURNS.theta, torch.float64))
 
     keys, q = (turn(x, torch.arange(n)) for x in (plain_k, plain_q))
     got, recalled = attend_page(
-        q[0, :, -PAGE:], keys[0], values[0], nodes_of(keys[0]), hierarchy, TURNS
+        q[0, :, -TOGETHER:], keys[0], values[0], nodes_of(keys[0]), hierarchy, TURNS
     )
     assert recalled is not None
     for head in range(heads):
-        pages = [0, *recalled.pages[head].tolist(), 27, 28, 29]
+        pages = [0, *recalled.pages[head, 0].tolist(), 27, 28, 29]
         seen = torch.cat([torch.arange(p * PAGE, (p + 1) * PAGE) for p in pages])
         packed = torch.arange(len(seen))
         one = slice(head, head + 1)
         wanted = attention_reference(
             *(turn(x[:, one, seen], packed) for x in (plain_q, plain_k)), values[:, one, seen]
         )
-        assert torch.allclose(got[head], wanted[0, 0, -PAGE:])
+        assert torch.allclose(got[head], wanted[0, 0, -TOGETHER:])
 
 
 def test_gradients_reach_what_is_seen() -> None:
@@ -137,7 +161,7 @@ def test_gradients_reach_what_is_seen() -> None:
     assert values.grad is not None
     assert keys.grad is not None
     seen = values.grad[0].abs().sum(-1).reshape(-1, PAGE).sum(-1) > 0
-    assert seen.nonzero()[:, 0].tolist() == [0, *recalled.pages[0].tolist(), 7, 8, 9]
+    assert seen.nonzero()[:, 0].tolist() == [0, *recalled.pages[0, 0].tolist(), 7, 8, 9]
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from deepseek.ops.attention import attention
 from deepseek.ops.hierarchical import (
     FEW,
     PAGE,
+    TOGETHER,
     Hierarchy,
     Recalled,
     Turns,
@@ -41,17 +42,18 @@ def choose_hierarchy(
         ConfigError: Dense attention cannot go that far.
     """
     trained = config.context_window
-    if mode == "dense" and context_window > trained:
+    is_beyond = context_window > trained
+    if mode == "dense" and is_beyond:
         raise ConfigError(
             f"dense attention to {context_window:,} tokens, where the weights were trained "
             f"for {trained:,}",
             "use hierarchical attention, or a smaller context window",
         )
-    if mode == "dense" or (mode == "auto" and context_window <= trained):
+    if mode == "dense" or (mode == "auto" and not is_beyond):
         return None
-    # What fits is seen exactly, unless it is asked otherwise.
-    dense = trained if mode == "auto" else min(DENSE, trained)
-    return Hierarchy(recall=recall, dense=dense, trained=trained)
+    # Far positions are trained least: what lies beyond is read better from half as far.
+    reach = max(PAGE, trained // 2) if is_beyond else trained
+    return Hierarchy(recall=recall, dense=min(DENSE, reach), reach=reach)
 
 
 class HierarchicalCache(DenseCache):
@@ -93,10 +95,11 @@ class HierarchicalCache(DenseCache):
         if n_dense:
             end = length + n_dense
             mixed.append(attention(q[:, :, :n_dense], keys[:, :, :end], values[:, :, :end]))
+        together = 1 if n_tokens <= FEW else TOGETHER
         while at < n_tokens:
-            page_end = ((length + at) // PAGE + 1) * PAGE - length
-            end = at + 1 if n_tokens <= FEW else min(n_tokens, page_end)
-            mixed.append(self._attend_page(layer, at, q[0, :, at:end], keys[0], values[0])[None])
+            end = min(n_tokens, ((length + at) // PAGE + 1) * PAGE - length)
+            part = q[0, :, at:end]
+            mixed.append(self._attend_page(layer, at, part, keys[0], values[0], together)[None])
             at = end
         return torch.cat(mixed, 2)
 
@@ -111,7 +114,7 @@ class HierarchicalCache(DenseCache):
         return super().n_bytes + sum(nodes.nbytes for nodes in self._nodes)
 
     def _attend_page(
-        self, layer: int, at: int, q: Tensor, keys: Tensor, values: Tensor
+        self, layer: int, at: int, q: Tensor, keys: Tensor, values: Tensor, together: int
     ) -> Float[Tensor, "H T K"]:
         end = self.length + at + q.shape[1]
         mixed, recalled = attend_page(
@@ -121,6 +124,7 @@ class HierarchicalCache(DenseCache):
             self._nodes[layer],
             self.hierarchy,
             self._turns,
+            together=together,
             before=self._votes.get(at),
         )
         if recalled is not None:

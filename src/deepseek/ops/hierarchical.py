@@ -1,16 +1,18 @@
 """Hierarchical attention: a window, the first positions, and what memory nodes point at.
 
-A sequence is cut into pages of 64 positions. The queries of one page see the first pages (sinks),
-the pages of the window before their own, and as many recalled pages between as the budget allows.
-Which ones, memory nodes say: of each half of a page the mean of its keys, and the key farthest from
-it. Each group of heads chooses for itself.
+A sequence is cut into pages of 64 positions. Queries see the first pages (sinks), the pages of the
+window before their own, and as many recalled pages between as the budget allows. Which ones, memory
+nodes say: of each half of a page the mean of its keys, and the key farthest from it. Four queries
+that follow each other choose together, and each group of heads for itself.
 
-Beyond the trained positions recalled pages are moved up to just before the window, and memory nodes
-are looked at from no farther than half of the trained positions. Scores of rotary positions depend
-on distances only, so that moving keys up is turning the query back.
+Beyond the positions that the weights reach, recalled pages are moved up to just before the window,
+and memory nodes are looked at from distances that grow with the logarithm. Scores of rotary
+positions depend on distances only, so that moving keys up is turning the query back.
 
-Axes: H query heads, G key/value heads, T queries, S keys, K head width, N pages. The native library
-does the same in `hierarchy.cpp`; this is its reference, and the path of other devices.
+Axes: H query heads, G key/value heads, R of the first for each of the second, T queries, B blocks
+of queries that choose together, Q queries of all heads in a block, S keys, K head width, N pages,
+C chosen pages. The native library does the same in `hierarchy.cpp`; this is its reference, and the
+path of other devices.
 """
 
 import math
@@ -28,12 +30,16 @@ PAGE = 64
 HALF = PAGE // 2
 NODES = 4
 """Memory nodes of a page: a mean and an outlier of each half."""
+TOGETHER = 4
+"""Queries that choose together. More of them outvote the few that ask for something."""
 FEW = 16
 """New tokens up to which each chooses alone: one token is the same as several checked at once."""
-EVERY = 4
-"""Of a page's queries, every fourth votes."""
 GROUP = 16
 """Pages whose memory nodes are looked at from one distance."""
+NEAR = 16
+"""Pages up to which that is the true distance."""
+DOUBLING = 8
+"""Pages that it grows by for each doubling of the true one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,9 +54,9 @@ class Hierarchy:
     """Most that each group of heads recalls of what lies between."""
     dense: int = 8_192
     """Sequences up to this length see everything."""
-    trained: int = 8_192
-    """Positions that the weights were trained for."""
-    fusion: float = 0.0
+    reach: int = 4_096
+    """Positions up to which pages stay where they are; later queries see them moved up."""
+    fusion: float = 0.2
     """How much of a layer's votes the next layer takes over (cross-layer memory fusion)."""
 
     def __post_init__(self) -> None:
@@ -62,16 +68,11 @@ class Hierarchy:
                 )
         if self.recall < PAGE:
             raise ConfigError(f"recall is {self.recall} tokens", f"use {PAGE} or more")
-        if not 0.0 <= self.fusion <= 1_000.0 or self.dense < 0 or self.trained < 1:
+        if not 0.0 <= self.fusion <= 1_000.0 or self.dense < 0 or self.reach < 1:
             raise ConfigError(
-                f"fusion is {self.fusion}, dense {self.dense}, trained {self.trained}",
+                f"fusion is {self.fusion}, dense {self.dense}, reach {self.reach}",
                 "none of them may be negative",
             )
-
-    @property
-    def far(self) -> int:
-        """Pages from which memory nodes are looked at, at most."""
-        return max(1, self.trained // 2 // PAGE)
 
     def window_start(self, page: int) -> int:
         """The first page of the window of queries in `page`."""
@@ -82,8 +83,15 @@ class Hierarchy:
         return min(self.sinks // PAGE, self.window_start(page))
 
     def is_beyond(self, page: int) -> bool:
-        """Whether queries there stand where the weights were not trained for."""
-        return (page + 1) * PAGE > self.trained
+        """Whether queries there stand where the weights do not reach."""
+        return (page + 1) * PAGE > self.reach
+
+
+def looked_from(distance: int) -> int:
+    """The distance from which a memory node that many pages back is looked at, beyond the reach."""
+    if distance <= NEAR:
+        return distance
+    return NEAR + math.floor(DOUBLING * math.log2(distance / NEAR))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,13 +100,13 @@ class Turns:
 
     theta: float
 
-    def back(self, q: Float[Tensor, "G R K"], pages: int) -> Float[Tensor, "G R K"]:
+    def back(self, q: Float[Tensor, "*axes K"], pages: int) -> Float[Tensor, "*axes K"]:
         """Rotated queries as if they stood some pages earlier."""
         if not pages:
             return q
         positions = torch.tensor([-pages * PAGE], device=q.device)
         table = rope_table(positions, q.shape[-1], self.theta, q.dtype)
-        return apply_rope(q.flatten(0, 1)[None, :, None], *table)[0, :, 0].view_as(q)
+        return apply_rope(q.reshape(1, -1, 1, q.shape[-1]), *table).view_as(q)
 
 
 def summarise(keys: Float[Tensor, "... S K"]) -> Float[Tensor, "... N 4 K"]:
@@ -121,13 +129,13 @@ def summarise(keys: Float[Tensor, "... S K"]) -> Float[Tensor, "... N 4 K"]:
 
 @dataclass(slots=True)
 class Recalled:
-    """What the queries of one page chose."""
+    """What the blocks of queries in one page chose."""
 
     first: int
     """The first page that could be chosen."""
-    pages: Int[Tensor, "G C"]
-    """Chosen pages of each group of heads, in order."""
-    votes: Float[Tensor, "G N"]
+    pages: Int[Tensor, "G B C"]
+    """Chosen pages of each group of heads and block, in order."""
+    votes: Float[Tensor, "G B N"]
     """Expected shares of attention of all pages that could be chosen, after fusion."""
 
 
@@ -135,13 +143,14 @@ def attend_page(
     q: Float[Tensor, "H T K"],
     keys: Float[Tensor, "G S K"],
     values: Float[Tensor, "G S K"],
-    memory: Float[Tensor, "G N 4 K"],
+    memory: Float[Tensor, "G P 4 K"],
     hierarchy: Hierarchy,
     turns: Turns,
     *,
-    before: Float[Tensor, " C"] | None = None,
+    together: int = TOGETHER,
+    before: Float[Tensor, "B N"] | None = None,
 ) -> tuple[Float[Tensor, "H T K"], Recalled | None]:
-    """Attention of queries that stand in one page and choose together.
+    """Attention of queries that stand in one page.
 
     Args:
         q: Rotated queries of the last T positions, all in the last page.
@@ -150,77 +159,101 @@ def attend_page(
         memory: Memory nodes of the whole pages, at least those before the window.
         hierarchy: What is seen.
         turns: How to turn queries back.
+        together: Queries that choose together: those of positions with the same quotient.
         before: Votes of the layer before, a mean over its groups, for the pages that can be chosen.
 
     Returns:
         The mixed values, and what was chosen; None if there was nothing to choose from.
     """
     n_groups, n_keys, width = keys.shape
-    n_tokens = q.shape[1]
     page = (n_keys - 1) // PAGE
     start, sinks = hierarchy.window_start(page), hierarchy.sinks_end(page)
     n_chosen = min(hierarchy.recall // PAGE, start - sinks)
     is_beyond = hierarchy.is_beyond(page)
-    rows = (q / math.sqrt(width)).reshape(n_groups, -1, width)
+    blocks = _Blocks(len(q) // n_groups, n_keys - q.shape[1], n_keys, together)
+    rows = blocks.split(q / math.sqrt(width), n_groups)
 
-    window = rows @ keys[:, start * PAGE :].transpose(1, 2)
-    own = torch.arange(n_keys - n_tokens, n_keys, device=q.device).repeat(len(q) // n_groups)
-    unseen = torch.arange(start * PAGE, n_keys, device=q.device) > own[:, None]
+    own = blocks.positions.to(q.device)
+    unseen = torch.arange(start * PAGE, n_keys, device=q.device) > own[..., None]
+    window = rows @ keys[:, None, start * PAGE :].transpose(2, 3)
     parts = [window.masked_fill(unseen, -math.inf)]
-    seen = [values[:, start * PAGE :]]
+    seen = [values[:, None, start * PAGE :]]
     if sinks:
         moved = start - n_chosen - sinks if is_beyond else 0
-        parts.append(turns.back(rows, moved) @ keys[:, : sinks * PAGE].transpose(1, 2))
-        seen.append(values[:, : sinks * PAGE])
+        near = keys[:, None, : sinks * PAGE].transpose(2, 3)
+        parts.append(turns.back(rows, moved) @ near)
+        seen.append(values[:, None, : sinks * PAGE])
     recalled = None
     if n_chosen:
         mass = torch.cat(parts, -1).logsumexp(-1)
-        voters = torch.unflatten(rows, 1, (-1, n_tokens))
-        mass = torch.unflatten(mass, 1, (-1, n_tokens))
-        if n_tokens >= FEW:
-            chosen = own[:n_tokens] % EVERY == EVERY - 1
-            voters, mass = voters[:, :, chosen], mass[:, :, chosen]
-        votes = _vote(voters.flatten(1, 2), mass.flatten(1, 2), memory, page, hierarchy, turns)
+        shares = _shares(rows, mass, memory, page, hierarchy, turns)
+        is_asked = (own >= n_keys - q.shape[1]) & (own < n_keys)
+        votes = (shares * is_asked[..., None]).sum(2) / is_asked.sum(1)[:, None]
         if hierarchy.fusion and before is not None:
             votes = votes + hierarchy.fusion * before
         pages = votes.topk(n_chosen, -1).indices.sort(-1).values + sinks
         recalled = Recalled(sinks, pages, votes)
+        group = torch.arange(n_groups, device=q.device)[:, None, None]
         k, v = (torch.unflatten(t[:, : start * PAGE], 1, (-1, PAGE)) for t in (keys, values))
-        which = pages[..., None, None].expand(-1, -1, PAGE, width)
-        k, v = k.gather(1, which), v.gather(1, which).flatten(1, 2)
-        parts.append(_scores(rows, k, pages, start if is_beyond else None, turns))
-        seen.append(v)
-    weights = torch.cat(parts, -1).softmax(-1)
-    return (weights @ torch.cat(seen, 1)).reshape(q.shape), recalled
+        parts.append(_scores(rows, k[group, pages], pages, start if is_beyond else None, turns))
+        seen.append(v[group, pages].flatten(2, 3))
+    weights = torch.cat(parts, -1).softmax(-1).split([part.shape[-1] for part in parts], -1)
+    mixed = sum(w @ v for w, v in zip(weights, seen, strict=True))
+    assert isinstance(mixed, Tensor)
+    return blocks.join(mixed), recalled
+
+
+class _Blocks:
+    """Queries of each group of heads in blocks that choose together, filled up where they begin
+    or end in between."""
+
+    def __init__(self, repeats: int, start: int, end: int, together: int) -> None:
+        self._repeats, self._together, self._n_tokens = repeats, together, end - start
+        self._front, back = start % together, -end % together
+        self._fill = (0, 0, self._front, back)
+        self.positions = (
+            torch.arange(start - self._front, end + back).view(-1, together).repeat(1, repeats)
+        )
+        """Of a block's queries, head by head. [B, Q]"""
+
+    def split(self, q: Float[Tensor, "H T K"], n_groups: int) -> Float[Tensor, "G B Q K"]:
+        whole = torch.nn.functional.pad(q, self._fill)
+        shape = n_groups, self._repeats, -1, self._together, q.shape[-1]
+        return whole.view(shape).transpose(1, 2).flatten(2, 3)
+
+    def join(self, rows: Float[Tensor, "G B Q K"]) -> Float[Tensor, "H T K"]:
+        heads = torch.unflatten(rows, 2, (self._repeats, self._together)).transpose(1, 2)
+        whole = heads.flatten(2, 3).flatten(0, 1)
+        return whole[:, self._front : self._front + self._n_tokens]
 
 
 def _scores(
     rows: Tensor, keys: Tensor, pages: Tensor, start: int | None, turns: Turns
-) -> Float[Tensor, "G R S"]:
+) -> Float[Tensor, "G B Q S"]:
     """Of recalled pages, moved up to before page `start` if it is given."""
     if start is None:
-        return rows @ keys.flatten(1, 2).transpose(1, 2)
-    n_chosen = pages.shape[1]
-    moved = torch.arange(start - n_chosen, start, device=pages.device) - pages
+        return rows @ keys.flatten(2, 3).transpose(2, 3)
+    moved = torch.arange(start - pages.shape[-1], start, device=pages.device) - pages
     table = rope_table(-moved.flatten() * PAGE, rows.shape[-1], turns.theta, rows.dtype)
-    cos, sin = (torch.unflatten(t, 0, moved.shape)[:, :, None] for t in table)
-    turned = rows[:, None] * cos + torch.roll(rows, rows.shape[-1] // 2, -1)[:, None] * sin
-    return (turned @ keys.transpose(2, 3)).transpose(1, 2).flatten(2)
+    cos, sin = (torch.unflatten(t, 0, moved.shape)[:, :, :, None] for t in table)
+    other = torch.roll(rows, rows.shape[-1] // 2, -1)
+    turned = rows[:, :, None] * cos + other[:, :, None] * sin
+    return (turned @ keys.transpose(3, 4)).transpose(2, 3).flatten(3)
 
 
-def _vote(
-    voters: Tensor, mass: Tensor, memory: Tensor, page: int, hierarchy: Hierarchy, turns: Turns
-) -> Float[Tensor, "G N"]:
-    """Expected share of attention of each page that can be chosen, a mean over voters."""
+def _shares(
+    rows: Tensor, mass: Tensor, memory: Tensor, page: int, hierarchy: Hierarchy, turns: Turns
+) -> Float[Tensor, "G B Q N"]:
+    """Expected share of each query's attention for each page that can be chosen."""
     first, last = hierarchy.sinks_end(page), hierarchy.window_start(page)
     parts = []
     for group in range(first // GROUP, -(-last // GROUP)):
         distance = page - group * GROUP
-        moved = max(0, distance - hierarchy.far) if hierarchy.is_beyond(page) else 0
-        part = memory[:, max(first, group * GROUP) : min(last, (group + 1) * GROUP)]
-        parts.append(turns.back(voters, moved) @ part.flatten(1, 2).transpose(1, 2))
+        moved = distance - looked_from(distance) if hierarchy.is_beyond(page) else 0
+        part = memory[:, None, max(first, group * GROUP) : min(last, (group + 1) * GROUP)]
+        parts.append(turns.back(rows, moved) @ part.flatten(2, 3).transpose(2, 3))
     many = torch.tensor([math.log(HALF - 1), 0.0] * 2, dtype=mass.dtype, device=mass.device)
     scores = torch.unflatten(torch.cat(parts, -1), -1, (-1, NODES)) + many
     pages = scores.logsumexp(-1)
     total = torch.logaddexp(pages.logsumexp(-1), mass)
-    return (pages - total[..., None]).exp().mean(1)
+    return (pages - total[..., None]).exp()

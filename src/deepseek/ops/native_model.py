@@ -163,9 +163,8 @@ class NativeModel:
             hierarchy.sinks // PAGE,
             hierarchy.window // PAGE,
             hierarchy.recall // PAGE,
-            hierarchy.far,
             hierarchy.dense,
-            hierarchy.trained,
+            hierarchy.reach,
             hierarchy.fusion,
         )
         problem = self._library.ds_model_set_hierarchy(self._handle, ctypes.byref(settings))
@@ -293,9 +292,8 @@ class _Hierarchy(ctypes.Structure):
         ("sink_pages", ctypes.c_int64),
         ("window_pages", ctypes.c_int64),
         ("recalled_pages", ctypes.c_int64),
-        ("far_pages", ctypes.c_int64),
         ("n_dense", ctypes.c_int64),
-        ("n_trained", ctypes.c_int64),
+        ("n_reach", ctypes.c_int64),
         ("fusion", ctypes.c_float),
     )
 
