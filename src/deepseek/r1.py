@@ -100,12 +100,19 @@ class R1Model:
     @property
     def weights(self) -> str:
         """How the weights are stored and computed: measured quality is quoted with it."""
-        return self.load_report.weights
+        seen = "" if self._engine.runner.hierarchy is None else f"; attention: {self.attention}"
+        return self.load_report.weights + seen
 
     @property
     def context_window(self) -> int:
         """Tokens that one request may take."""
         return self._engine.context_window
+
+    @property
+    def attention(self) -> str:
+        """What a token sees of a long text, for people."""
+        hierarchy = self._engine.runner.hierarchy
+        return "dense" if hierarchy is None else hierarchy.describe()
 
     def count_tokens(self, text: str) -> int:
         """Tokens of `text`."""

@@ -12,7 +12,7 @@ from deepseek.model.transformer import Transformer
 from deepseek.ops.hierarchical import PAGE, Hierarchy
 from tiny_checkpoint import tiny_config
 
-SMALL = Hierarchy(sinks=64, window=64, recall=128, dense=0, reach=100_000)
+SMALL = Hierarchy(sinks=64, window=64, recall=128, dense=0, reach=100_000, fusion=0.0)
 
 
 @pytest.fixture(scope="module")

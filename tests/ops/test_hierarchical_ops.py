@@ -26,7 +26,7 @@ from deepseek.ops.hierarchical import (
 from deepseek.ops.rope import apply_rope, rope_table
 
 TURNS = Turns(theta=10_000.0)
-SMALL = Hierarchy(sinks=64, window=128, recall=128, dense=0, reach=100_000)
+SMALL = Hierarchy(sinks=64, window=128, recall=128, dense=0, reach=100_000, fusion=0.0)
 
 
 def rotated(generator: torch.Generator, heads: int, n: int, width: int) -> Tensor:

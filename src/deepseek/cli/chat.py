@@ -3,9 +3,14 @@
 import argparse
 import contextlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from deepseek.cli.options import add_model_options, add_sampling_options, open_model, sampling_of
 from deepseek.core.llm import Message, SamplingParams
+
+if TYPE_CHECKING:
+    from deepseek.cli.console import ReadingBar
+    from deepseek.r1 import R1Model
 
 HELP = "Talk with a model. Ctrl-C stops an answer, Ctrl-D ends the conversation."
 EXAMPLES = (
@@ -29,11 +34,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Converse until the input ends."""
-    from deepseek.cli.console import is_interactive, say
+    from deepseek.cli.console import ReadingBar, is_interactive, say
     from deepseek.core.errors import DeepSeekError
 
     params = sampling_of(args)
-    talk = Conversation(open_model(args), params, args.system)
+    bar = ReadingBar()
+    talk = Conversation(open_model(args, on_prefill=bar), params, args.system, bar)
     interactive = is_interactive()
     if interactive:
         _load_history()
@@ -62,8 +68,11 @@ def run(args: argparse.Namespace) -> int:
 class Conversation:
     """The turns so far, and what to do with a line of input."""
 
-    def __init__(self, model, params: SamplingParams, system: str | None) -> None:  # type: ignore[no-untyped-def]
+    def __init__(
+        self, model: "R1Model", params: SamplingParams, system: str | None, bar: "ReadingBar"
+    ) -> None:
         self.model = model
+        self._bar = bar
         self.params = params
         self.turns: list[Message] = []
         self.begin(system)
@@ -103,8 +112,9 @@ class Conversation:
         said = ""
         try:
             stream = self.model.stream(self.turns, self.params)
-            with contextlib.closing(stream):
+            with contextlib.closing(stream), self._bar:  # type: ignore[type-var]
                 for delta in stream:
+                    self._bar.stop()
                     said += delta.text
                     print(delta.text, end="", flush=True)
         except KeyboardInterrupt:

@@ -52,6 +52,41 @@ def is_interactive() -> bool:
     return sys.stdin.isatty() and sys.stdout.isatty()
 
 
+class ReadingBar:
+    """A bar with time left while a long prompt is read; call it with tokens read and to read.
+
+    Used in a `with` block, which takes it away; `stop` does so earlier.
+    """
+
+    LONG = 4_096
+    """Tokens from which reading is worth a bar."""
+
+    def __init__(self) -> None:
+        self._bar: Progress | None = None
+
+    def __call__(self, done: int, total: int) -> None:
+        """Show tokens read and to read."""
+        if total < self.LONG or not STDERR.is_terminal:
+            return
+        if self._bar is None:
+            self._bar = _bar((MofNCompleteColumn(), TextColumn("tokens")))
+            self._bar.add_task("reading", total=total)
+            self._bar.start()
+        self._bar.update(self._bar.task_ids[0], completed=done, total=total)
+
+    def stop(self) -> None:
+        """All is read."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def __enter__(self) -> "ReadingBar":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
 @contextmanager
 def progress_bar(
     title: str, columns: tuple[ProgressColumn, ...] = (MofNCompleteColumn(),)
@@ -60,7 +95,13 @@ def progress_bar(
     if not STDERR.is_terminal:
         yield lambda done, total: None
         return
-    bar = Progress(
+    with _bar(columns) as bar:
+        task = bar.add_task(title, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _bar(columns: tuple[ProgressColumn, ...]) -> Progress:
+    return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         *columns,
@@ -68,6 +109,3 @@ def progress_bar(
         console=STDERR,
         transient=True,
     )
-    with bar:
-        task = bar.add_task(title, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -33,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Stream one answer."""
+    from deepseek.cli.console import ReadingBar
     from deepseek.core.llm import Message, Prompt
 
     text = sys.stdin.read() if args.prompt == "-" else args.prompt
@@ -45,12 +46,14 @@ def run(args: argparse.Namespace) -> int:
     if not args.raw:
         system = [Message("system", args.system)] if args.system else []
         prompt = [*system, Message("user", text)]
-    model = open_model(args)
     completion = None
-    for delta in model.stream(prompt, params):
-        if not args.json:
-            print(delta.text, end="", flush=True)
-        completion = delta.completion
+    with ReadingBar() as bar:
+        model = open_model(args, on_prefill=bar)
+        for delta in model.stream(prompt, params):
+            bar.stop()
+            if not args.json:
+                print(delta.text, end="", flush=True)
+            completion = delta.completion
     assert completion is not None
     if args.json:
         print(json.dumps(dataclasses.asdict(completion), ensure_ascii=False, indent=2))
@@ -63,4 +66,5 @@ def run(args: argparse.Namespace) -> int:
         len(completion.token_ids),
         completion.decode_seconds,
     )
+    LOGGER.info("attention: %s", model.attention)
     return 0

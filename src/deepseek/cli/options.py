@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """`--model`, `--dtype`, `--threads`, `--device`, `--context-window`."""
+    """`--model`, `--dtype`, `--threads`, `--device`, `--context-window`, `--attention`."""
     group = parser.add_argument_group("model")
     group.add_argument(
         "--model",
@@ -26,6 +26,13 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         "--threads", type=int, metavar="N", help="CPU threads (default: all granted)"
     )
     group.add_argument("--context-window", type=int, metavar="N", help="tokens to work with")
+    group.add_argument(
+        "--attention",
+        default="auto",
+        choices=("auto", "dense", "hierarchical"),
+        help="what a token sees: dense is all; hierarchical a window, the first tokens and what "
+        "it recalls; auto is dense up to the trained length, hierarchical in a larger window",
+    )
 
 
 def add_sampling_options(parser: argparse.ArgumentParser, temperature: float) -> None:
@@ -75,6 +82,7 @@ def open_model(
         model = R1Model(
             name,
             context_window=args.context_window,
+            attention=args.attention,
             device=args.device,
             dtype=args.dtype,
             threads=args.threads,

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from deepseek.model.transformer import Transformer
-from deepseek.ops.hierarchical import Hierarchy
+from deepseek.ops.hierarchical import PAGE, Hierarchy
 
 # Prompt tokens a forward pass: bounds the activations' memory. Attention takes larger blocks
 # of queries from 768 on.
@@ -121,7 +121,7 @@ class Runner(ABC):
                 exception from it (cancellation) leaves a consistent cache.
         """
         # The last token is always run again: its logits are wanted and were not kept.
-        reused = min(self.reusable(token_ids), len(token_ids) - 1)
+        reused = self._from_whole_pages(min(self.reusable(token_ids), len(token_ids) - 1))
         self.rewind(reused)
         fresh = list(token_ids[reused:])
         logits: Tensor | None = None
@@ -137,6 +137,8 @@ class Runner(ABC):
     def fill(self, token_ids: Sequence[int]) -> None:
         """Bring the cache to exactly `token_ids`, without logits."""
         reused = self.reusable(token_ids)
+        if reused < len(token_ids):
+            reused = self._from_whole_pages(reused)
         self.rewind(reused)
         for start in range(reused, len(token_ids), CHUNK):
             self._append(list(token_ids[start : start + CHUNK]), last=0)
@@ -153,6 +155,10 @@ class Runner(ABC):
         """Forget everything after the first `n_tokens`."""
         self._truncate(n_tokens)
         del self.tokens[n_tokens:]
+
+    def _from_whole_pages(self, length: int) -> int:
+        """Where to go on reading: queries that choose together are read together."""
+        return length if self.hierarchy is None else length // PAGE * PAGE
 
     def _append(self, token_ids: list[int], last: int) -> Tensor:
         logits = self._forward(token_ids, last)

@@ -56,7 +56,7 @@ class Hierarchy:
     """Sequences up to this length see everything."""
     reach: int = 4_096
     """Positions up to which pages stay where they are; later queries see them moved up."""
-    fusion: float = 0.2
+    fusion: float = 0.5
     """How much of a layer's votes the next layer takes over (cross-layer memory fusion)."""
 
     def __post_init__(self) -> None:
@@ -73,6 +73,13 @@ class Hierarchy:
                 f"fusion is {self.fusion}, dense {self.dense}, reach {self.reach}",
                 "none of them may be negative",
             )
+
+    def describe(self) -> str:
+        """For people."""
+        return (
+            f"dense in the first {self.dense:,} tokens; later ones see the {self.window:,} before "
+            f"them, the first {self.sinks:,}, and {self.recall:,} that each group of heads recalls"
+        )
 
     def window_start(self, page: int) -> int:
         """The first page of the window of queries in `page`."""
@@ -197,7 +204,8 @@ def attend_page(
         k, v = (torch.unflatten(t[:, : start * PAGE], 1, (-1, PAGE)) for t in (keys, values))
         parts.append(_scores(rows, k[group, pages], pages, start if is_beyond else None, turns))
         seen.append(v[group, pages].flatten(2, 3))
-    weights = torch.cat(parts, -1).softmax(-1).split([part.shape[-1] for part in parts], -1)
+    widths = [part.shape[-1] for part in parts]
+    weights = torch.split(torch.cat(parts, -1).softmax(-1), widths, -1)
     mixed = sum(w @ v for w, v in zip(weights, seen, strict=True))
     assert isinstance(mixed, Tensor)
     return blocks.join(mixed), recalled
