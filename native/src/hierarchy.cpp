@@ -30,7 +30,7 @@ struct Place {
 };
 
 struct Workspace {
-  std::vector<float> sums, part, scores, turned, votes, memory_scores;
+  std::vector<float> sums, part, scores, turned, votes, fused, memory_scores;
   std::vector<uint16_t> queries, weights;
   std::vector<int64_t> visible, order;
 };
@@ -71,6 +71,7 @@ struct Hierarch : Mixing {
               const Mixed &sum, bool is_first) const;
   void vote(const Queries &q, const Block &block, const Mixed &sum, Workspace &w) const;
   void fuse(const Block &block, Workspace &w) const;
+  static void prefer(int64_t first, int64_t last, const std::vector<float> &votes, Workspace &w);
   std::vector<Place> choose(const Block &block, Workspace &w) const;
 };
 
@@ -149,25 +150,39 @@ void Hierarch::vote(const Queries &q, const Block &block, const Mixed &sum, Work
     use.vote(scores + r * width, from, to, sum.largest[r], sum.total[r], w.votes.data());
 }
 
-// Add to a block's votes, now one for each page, a part of those of the layer before.
+// A block's votes, now one for each page, with a part of those of the layer before, which had a part
+// of its predecessor's, and so on.
 void Hierarch::fuse(const Block &block, Workspace &w) const {
-  if (settings().fusion == 0.0f) return;
   const int64_t groups = model.n_kv_heads, n_pages = model.fusion_pages;
   const int64_t first = sinks_end(block.page), last = window_start(block.page);
   const int64_t place = block.number * groups * n_pages;
   float *mine = model.fused[layer % 2].data() + place + block.group * n_pages;
+  float *fused = reserve(w.fused, last - first);
   for (int64_t p = first; p < last; ++p) {
     float before = 0.0f;
     if (layer > 0)
       for (int64_t g = 0; g < groups; ++g)
         before += model.fused[(layer + 1) % 2][size_t(place + g * n_pages + p)];
-    float &vote = w.votes[size_t(p - first)];
-    vote += settings().fusion * before / float(groups);
-    mine[p] = vote;
+    mine[p] = w.votes[size_t(p - first)] + settings().fusion * before / float(groups);
+    fused[p - first] = mine[p];
   }
 }
 
-// The pages that most votes are for, in order, moved up to the window where they are too far.
+// Bring those with most votes to places [first, last) of the order, from what stands there and
+// behind.
+void Hierarch::prefer(int64_t first, int64_t last, const std::vector<float> &votes, Workspace &w) {
+  const auto is_better = [&](int64_t a, int64_t b) {
+    const float left = votes[size_t(a)], right = votes[size_t(b)];
+    return left > right || (left == right && a < b);
+  };
+  const auto begin = w.order.begin();
+  if (first < last && last < int64_t(w.order.size()))
+    std::nth_element(begin + first, begin + last, w.order.end(), is_better);
+}
+
+// The pages that most votes are for, in order, moved up to the window where they are too far. Half
+// of them a layer's own votes choose; the other half those of all layers up to it, which know better
+// what is asked for when much looks alike.
 std::vector<Place> Hierarch::choose(const Block &block, Workspace &w) const {
   const int64_t first = sinks_end(block.page), last = window_start(block.page), n = last - first;
   const int64_t n_chosen = std::min(settings().recalled_pages, n);
@@ -177,15 +192,15 @@ std::vector<Place> Hierarch::choose(const Block &block, Workspace &w) const {
     for (int64_t j = 0; j < kPerPage; ++j) vote += w.votes[size_t(skipped + i * kPerPage + j)];
     w.votes[size_t(i)] = vote / float(block.n_rows);
   }
-  fuse(block, w);
   w.order.resize(size_t(n));
   std::iota(w.order.begin(), w.order.end(), int64_t{0});
-  const auto is_better = [&](int64_t a, int64_t b) {
-    const float left = w.votes[size_t(a)], right = w.votes[size_t(b)];
-    return left > right || (left == right && a < b);
-  };
-  if (n_chosen < n)
-    std::nth_element(w.order.begin(), w.order.begin() + n_chosen, w.order.end(), is_better);
+  const bool is_fused = settings().fusion != 0.0f;
+  const int64_t n_own = is_fused ? n_chosen / 2 : n_chosen;
+  prefer(0, n_own, w.votes, w);
+  if (is_fused) {
+    fuse(block, w);
+    prefer(n_own, n_chosen, w.fused, w);
+  }
   w.order.resize(size_t(n_chosen));
   std::sort(w.order.begin(), w.order.end());
   std::vector<Place> chosen;

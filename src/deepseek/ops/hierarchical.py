@@ -56,8 +56,9 @@ class Hierarchy:
     """Sequences up to this length see everything."""
     reach: int = 4_096
     """Positions up to which pages stay where they are; later queries see them moved up."""
-    fusion: float = 0.5
-    """How much of a layer's votes the next layer takes over (cross-layer memory fusion)."""
+    fusion: float = 1.0
+    """How much of a layer's votes the next layer takes over (cross-layer memory fusion). Half of
+    what is recalled a layer's own votes choose, the other half these; 0: all its own."""
 
     def __post_init__(self) -> None:
         for name in ("sinks", "window", "recall"):
@@ -143,7 +144,8 @@ class Recalled:
     pages: Int[Tensor, "G B C"]
     """Chosen pages of each group of heads and block, in order."""
     votes: Float[Tensor, "G B N"]
-    """Expected shares of attention of all pages that could be chosen, after fusion."""
+    """Expected shares of attention of all pages that could be chosen, with those of the layers
+    before."""
 
 
 def attend_page(
@@ -196,10 +198,9 @@ def attend_page(
         shares = _shares(rows, mass, memory, page, hierarchy, turns)
         is_asked = (own >= n_keys - q.shape[1]) & (own < n_keys)
         votes = (shares * is_asked[..., None]).sum(2) / is_asked.sum(1)[:, None]
-        if hierarchy.fusion and before is not None:
-            votes = votes + hierarchy.fusion * before
-        pages = votes.topk(n_chosen, -1).indices.sort(-1).values + sinks
-        recalled = Recalled(sinks, pages, votes)
+        fused = votes if before is None else votes + hierarchy.fusion * before
+        pages = _choose(votes, fused, n_chosen, hierarchy) + sinks
+        recalled = Recalled(sinks, pages, fused)
         group = torch.arange(n_groups, device=q.device)[:, None, None]
         k, v = (torch.unflatten(t[:, : start * PAGE], 1, (-1, PAGE)) for t in (keys, values))
         parts.append(_scores(rows, k[group, pages], pages, start if is_beyond else None, turns))
@@ -209,6 +210,16 @@ def attend_page(
     mixed = sum(w @ v for w, v in zip(weights, seen, strict=True))
     assert isinstance(mixed, Tensor)
     return blocks.join(mixed), recalled
+
+
+def _choose(
+    votes: Float[Tensor, "G B N"], fused: Float[Tensor, "G B N"], n: int, hierarchy: Hierarchy
+) -> Int[Tensor, "G B C"]:
+    """Half of the pages by a layer's own votes, the rest by those of all layers up to it."""
+    if hierarchy.fusion:
+        own = votes.topk(n // 2, -1).indices
+        votes = fused.scatter(-1, own, math.inf)
+    return votes.topk(n, -1).indices.sort(-1).values
 
 
 class _Blocks:
