@@ -9,7 +9,7 @@ blocks are the product's, through torch.
 import math
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from deepseek.engine.torch_runner import TorchRunner
@@ -47,22 +47,39 @@ def attend_best(
     n_chosen = min(hierarchy.recall // PAGE, start - sinks)
     if n_chosen == start - sinks:  # everything
         return attention(q[None], keys[None], values[None])[0]
-    rows = torch.unflatten(q, 0, (n_groups, -1))  # [G, R, T, K]
-    scores = (rows.flatten(1, 2) @ keys.transpose(1, 2)).float() / math.sqrt(width)
     own = torch.arange(n_keys - n_tokens, n_keys, device=q.device)
-    tail = torch.arange(start * PAGE, n_keys, device=q.device)
-    scores = scores.view(n_groups, -1, n_tokens, n_keys)
-    scores[..., start * PAGE :].masked_fill_(tail > own[:, None], -math.inf)
-    shares = scores.softmax(-1)[..., sinks * PAGE : start * PAGE]
-    mass = torch.unflatten(shares, -1, (-1, PAGE)).sum(-1).sum(1)  # [G, T, N]
+    is_behind = torch.arange(start * PAGE, n_keys, device=q.device) > own[:, None]  # [T, window]
     block = own // together - own[0] // together
-    votes = mass.new_zeros(n_groups, int(block[-1]) + 1, mass.shape[-1])
-    best = votes.index_add(1, block, mass).topk(n_chosen, -1).indices
-    is_left = torch.ones_like(votes, dtype=torch.bool).scatter_(-1, best, False)
-    between = torch.unflatten(scores[..., sinks * PAGE : start * PAGE], -1, (-1, PAGE))
-    between.masked_fill_(is_left[:, block][:, None, ..., None], -math.inf)
-    mixed = scores.softmax(-1).to(values.dtype).flatten(1, 2) @ values
-    return torch.unflatten(mixed, 1, (-1, n_tokens)).flatten(0, 1)
+    groups = torch.unflatten(q / math.sqrt(width), 0, (n_groups, -1))
+    mixed = [
+        _attend_group(rows, keys[g], values[g], (sinks, start, n_chosen), is_behind, block)
+        for g, rows in enumerate(groups)
+    ]
+    return torch.cat(mixed)
+
+
+def _attend_group(
+    rows: Float[Tensor, "R T K"],
+    keys: Float[Tensor, "S K"],
+    values: Float[Tensor, "S K"],
+    pages: tuple[int, int, int],
+    is_behind: Bool[Tensor, "T W"],
+    block: Int[Tensor, " T"],
+) -> Float[Tensor, "R T K"]:
+    """Of one group of heads; in place where it can be, for there are millions of scores."""
+    sinks, start, n_chosen = pages
+    weights = rows @ keys.T
+    weights = weights if weights.dtype == torch.float64 else weights.float()
+    weights[..., start * PAGE :].masked_fill_(is_behind, -math.inf)
+    weights.sub_(weights.amax(-1, keepdim=True)).exp_()
+    total = weights.sum(-1)
+    between = torch.unflatten(weights[..., sinks * PAGE : start * PAGE], -1, (-1, PAGE))
+    mass = (between.sum(-1) / total[..., None]).sum(0)  # [T, N]
+    votes = mass.new_zeros(int(block[-1]) + 1, mass.shape[-1]).index_add(0, block, mass)
+    best = votes.topk(n_chosen, -1).indices
+    between.mul_(torch.zeros_like(votes).scatter_(-1, best, 1.0)[block][..., None])
+    total = weights.sum(-1, keepdim=True)
+    return (weights.to(values.dtype) @ values) / total.to(values.dtype)
 
 
 class OracleCache(HierarchicalCache):
