@@ -162,7 +162,14 @@ def _kept_rows(scores: Scores, setting: str, about: str) -> list[Row]:
         must=must,
         moonshot=moonshot,
     )
-    return [macro, *right_rows, *likely_rows]
+    kept = [row.ratio for row in likely_rows if row.ratio]
+    likely_macro = Row(
+        f"{setting}, mean over {len(kept)} tasks: likelihood of right answers kept ({about})",
+        math.exp(float(np.mean(np.log(kept)))),
+        "of dense",
+        rounds=sum(row.rounds for row in likely_rows),
+    )
+    return [macro, likely_macro, *right_rows, *likely_rows]
 
 
 def _ratio_row(pair: Pair, name: str, about: str, generator: np.random.Generator) -> Row:
