@@ -13,17 +13,18 @@ STYLE = """text { font: 13px system-ui, sans-serif; fill: #333 }
 .moonshot { stroke: #8e44ad; stroke-width: 3 } .back { fill: #fff }"""
 
 
-def draw_ratios(rows: Sequence[Row], file: Path) -> None:
+def draw_ratios(rows: Sequence[Row], file: Path, peer: str = "llama.cpp on the same file") -> None:
     """Draw a bar for every row that is judged by its ratio to a peer and has a target.
 
     Args:
         rows: What was measured.
         file: Where to.
+        peer: Whom the ratios are to.
     """
-    file.write_text(ratio_chart(rows), encoding="utf-8")
+    file.write_text(ratio_chart(rows, peer), encoding="utf-8")
 
 
-def ratio_chart(rows: Sequence[Row]) -> str:
+def ratio_chart(rows: Sequence[Row], peer: str = "llama.cpp on the same file") -> str:
     """The chart's text: bars, the range over the rounds, and ticks for what is wanted."""
     shown = [r for r in rows if r.judge == "ratio" and r.better == "higher" and r.must is not None]
     most = max((max(r.ratio or 0, r.high or 0, r.moonshot or 0) for r in shown), default=1.0)
@@ -31,10 +32,9 @@ def ratio_chart(rows: Sequence[Row]) -> str:
     height = TOP + len(shown) * (BAR + GAP) + 30
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {LEFT + WIDTH + 70} {height}">',
-        f"<title>Ratio to llama.cpp</title><style>{STYLE}</style>",
+        f"<title>Ratio to {escape(peer)}</title><style>{STYLE}</style>",
         '<rect class="back" width="100%" height="100%"/>',
-        f'<text x="{LEFT}" y="20">times llama.cpp on the same file; line: range of the rounds'
-        "</text>",
+        f'<text x="{LEFT}" y="20">times {escape(peer)}; line: range of what was measured</text>',
         f'<line class="must" x1="{LEFT}" x2="{LEFT}" y1="28" y2="44"/>'
         f'<text x="{LEFT + 8}" y="41">target</text>',
         f'<line class="moonshot" x1="{LEFT + 70}" x2="{LEFT + 70}" y1="28" y2="44"/>'

@@ -30,10 +30,12 @@ from deepseek.engine.engine import Engine
 from deepseek.engine.loader import load_engine
 from deepseek.engine.native_runner import NativeRunner
 from passkey import FILLER, ROOM, passkeys
-from report import ROOT, Row, write_results
+from report import RESULTS, ROOT, Row, write_results
 
 MODEL = "smollm2-135m"
 KEPT = ROOT / "out" / "long_context"
+FAR, ACCURACY = RESULTS / "far_needles.json", RESULTS / "long_accuracy.json"
+"""What `far_needles.py` and `long_accuracy.py` have written; taken in as it is."""
 CHUNK = 1_024
 STEPS = 32
 """Generated tokens that are timed together."""
@@ -186,7 +188,17 @@ def main() -> None:
     }
     for part in args.parts:
         keep(KEPT / f"{part}.json", parts[part]())
-    write_results("long_context", [row for part in parts for row in kept(part)], sys.argv)
+    rows = [row for part in parts for row in kept(part)]
+    for other in (FAR, ACCURACY):
+        rows += written(other)
+    write_results("long_context", rows, sys.argv)
+
+
+def written(path: Path) -> list[Row]:
+    """Rows that another benchmark has written."""
+    if not path.exists():
+        return []
+    return [Row(**row) for row in json.loads(path.read_text(encoding="utf-8"))["rows"]]
 
 
 def keep(path: Path, rows: Sequence[Row]) -> None:

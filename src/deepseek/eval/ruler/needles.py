@@ -59,7 +59,16 @@ def needle_recipe(name: str, essay: Essay) -> Recipe:
         name: Its name in `NEEDLES`.
         essay: The haystack of the tasks that take one.
     """
-    needles = NEEDLES[name]
+    return recipe_of(NEEDLES[name], essay)
+
+
+def recipe_of(needles: Needles, essay: Essay) -> Recipe:
+    """A task of retrieval in any complexity.
+
+    Args:
+        needles: What is hidden, in what, and what is asked.
+        essay: The haystack, if it is one.
+    """
 
     def build(generator: Random, n_pieces: int) -> Filled:
         return _build(needles, essay, generator, n_pieces)
