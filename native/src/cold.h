@@ -69,7 +69,7 @@ inline void save_codes(uint8_t *place, VI value) {
 inline VI load_codes(const uint8_t *place) {
   VB bytes;
   __builtin_memcpy(&bytes, place, sizeof bytes);
-  return __builtin_convertvector(bytes, VI);
+  return __builtin_convertvector(__builtin_convertvector(bytes, VH), VI);
 }
 
 template <int kBits>
