@@ -102,7 +102,7 @@ void Hierarch::attend(const Queries &q, int64_t own, const std::vector<Place> &p
   work.d = d;
   work.scores = reserve(w.scores, kQueries * kStretch);
   work.weights = reserve(w.weights, kQueries * kStretch);
-  w.expanded.reserve(kExpanded, d);
+  if (has_cold(q.sequence)) w.expanded.reserve(kExpanded, d);
   int64_t *visible = reserve(w.visible, kQueries);
   work.visible = visible;
   float *part = reserve(w.part, kQueries * (d + 2));
