@@ -97,7 +97,23 @@ typedef struct ds_batch {
    * new tokens. Null: none are kept, and all of them see all that came before. */
   const int32_t *const *memory_tables;
   const int64_t *memory_sizes;
+  /* Cold pages of each sequence, one for each page that is complete once the new tokens are there.
+   * They are written as pages become complete, and read instead of pages behind the window, which
+   * need not be there then: their numbers in `tables` may be -1. Null, or null for a sequence: it
+   * reads all pages as they are. */
+  const int32_t *const *cold_tables;
+  const int64_t *cold_sizes;
 } ds_batch;
+
+/* Pages of keys and values lie in blocks: page p of head g in layer l is in block
+ * p / block_pages, at l * layer_stride + p % block_pages * page_stride + g * head_stride bytes.
+ * What lies in a page is the library's own business. */
+typedef struct ds_pages {
+  int64_t n_blocks, block_pages;
+  void *const *keys;   /* of each block */
+  void *const *values; /* likewise; memory nodes have none */
+  int64_t layer_stride, page_stride, head_stride;
+} ds_pages;
 
 /* What queries see that lie behind the first `n_dense` positions: the first pages,
  * the pages of the window before their own, and as many recalled ones between as memory nodes say. */
@@ -128,14 +144,19 @@ DS_API int ds_model_set_norm(ds_model *model, int64_t layer, int which, const fl
  * [ds_page_positions()][d_head / 2]: a position is turned by both. */
 DS_API int ds_model_set_rope(ds_model *model, int64_t n_pages, const float *page_cosines,
                              const float *page_sines, const float *cosines, const float *sines);
-/* Keys and values of each layer, bfloat16 [page][head][64 * d_head], with the numbers from one
- * page, and from one head, to the next. What lies in a page is the library's own business. */
-DS_API int ds_model_set_cache(ds_model *model, uint16_t *const *keys, uint16_t *const *values,
-                              int64_t page_stride, int64_t head_stride, int64_t n_pages);
+/* Keys and values, bfloat16: 64 * d_head numbers a head. */
+DS_API int ds_model_set_cache(ds_model *model, const ds_pages *pages);
 
-/* Pages of memory nodes of each layer: 64 vectors of each head, packed like a page of keys. */
-DS_API int ds_model_set_memory(ds_model *model, uint16_t *const *memory, int64_t page_stride,
-                               int64_t head_stride, int64_t n_pages);
+/* Pages of memory nodes: 64 vectors of each head, packed like a page of keys. */
+DS_API int ds_model_set_memory(ds_model *model, const ds_pages *pages);
+
+/* Keys and values in 8 or 4 bits: 64 * d_head * bits / 8 + 256 * ceil(d_head / 64) bytes a head.
+ * Queries see the first `sink_pages`, their own and the `window_pages` before it as they are, all
+ * others so. */
+DS_API int ds_model_set_cold(ds_model *model, int bits, int64_t sink_pages, int64_t window_pages,
+                             const ds_pages *pages);
+/* Make a page, in all layers, of what a cold page stands for. */
+DS_API int ds_model_expand(ds_model *model, int64_t cold_page, int64_t page);
 DS_API int ds_model_set_hierarchy(ds_model *model, const ds_hierarchy *hierarchy);
 /* Where to note the pages that the batch's last queries recall: [layers][kv heads][recalled_pages],
  * -1 where there are fewer. Null: nowhere. */

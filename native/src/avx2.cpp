@@ -6,6 +6,7 @@
 #if defined(__x86_64__)
 #include <immintrin.h>
 
+#include "cold.h"
 #include "memory_nodes.h"
 #include "rows.h"
 #include "tiles.h"
@@ -194,7 +195,7 @@ void Avx2::multiply_centred(const Share &s, int64_t tile_number, int side, int64
 const Kernels &DS_KERNELS_256() {
   // Rounding activations is a small part of a product: the plain code serves.
   static const Kernels kernels{DS_MATMULS(Avx2), portable_kernels().quantise, DS_ROWS_OF_NUMBERS,
-                               DS_ATTENTION};
+                               DS_ATTENTION, DS_COLD};
   return kernels;
 }
 

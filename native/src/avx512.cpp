@@ -2,6 +2,7 @@
 #if defined(__x86_64__)
 #include <immintrin.h>
 
+#include "cold.h"
 #include "memory_nodes.h"
 #include "rows.h"
 #include "tiles.h"
@@ -222,7 +223,8 @@ void quantise(const void *x, bool is_bf16, int64_t n_in, int64_t first, int64_t 
 }  // namespace
 
 const Kernels &avx512_kernels() {
-  static const Kernels kernels{DS_MATMULS(Avx512), quantise, DS_ROWS_OF_NUMBERS, DS_ATTENTION};
+  static const Kernels kernels{DS_MATMULS(Avx512), quantise, DS_ROWS_OF_NUMBERS, DS_ATTENTION,
+                               DS_COLD};
   return kernels;
 }
 

@@ -1,5 +1,6 @@
 // Attention with pairs of bfloat16 numbers in one instruction; everything else as AVX-512.
 #if defined(__x86_64__)
+#include "cold.h"
 #include "memory_nodes.h"
 
 namespace ds {
@@ -9,6 +10,7 @@ const Kernels &avx512_bf16_kernels() {
     Kernels found = avx512_kernels();
     found.attend = attend;
     found.compare = compare;
+    found.expand = expand;
     return found;
   }();
   return kernels;

@@ -176,6 +176,7 @@ void run_layers(ds_model &model, const Batch &batch, float *x) {
     project(model, use, layer, x, n);
     keep(model, use, int64_t(i), batch);
     remember(model, use, int64_t(i), batch);
+    seal(model, use, int64_t(i), batch);
     mix_tokens(model, use, int64_t(i), batch);
     mix_hierarchically(model, use, int64_t(i), batch);
     multiply_and_add(model, use, layer.matrices[DS_O], model.mixed.data(), n, x);

@@ -23,6 +23,7 @@ constexpr int64_t kFewTokens = 16;  // up to which each new token chooses alone
 constexpr int64_t kBlockTokens = 4;  // tokens that choose together: more outvote a question
 constexpr int64_t kNear = 16;       // pages up to which memory nodes are looked at from where they are
 constexpr double kDoubling = 8;     // pages farther for each doubling beyond
+constexpr int64_t kExpanded = 64;   // cold pages that a thread keeps as it has read them
 
 // Where a page is, and by how many pages it is moved up.
 struct Place {
@@ -33,6 +34,7 @@ struct Workspace {
   std::vector<float> sums, part, scores, turned, votes, fused, memory_scores;
   std::vector<uint16_t> queries, weights;
   std::vector<int64_t> visible, order;
+  Expanded expanded;
 };
 
 int64_t looked_from(int64_t distance) {
@@ -101,6 +103,7 @@ void Hierarch::attend(const Queries &q, int64_t own, const std::vector<Place> &p
   work.d = d;
   work.scores = reserve(w.scores, kQueries * kStretch);
   work.weights = reserve(w.weights, kQueries * kStretch);
+  if (has_cold(q.sequence)) w.expanded.reserve(kExpanded, d);
   int64_t *visible = reserve(w.visible, kQueries);
   work.visible = visible;
   float *part = reserve(w.part, kQueries * (d + 2));
@@ -112,11 +115,14 @@ void Hierarch::attend(const Queries &q, int64_t own, const std::vector<Place> &p
     if (places[at].moved != moved) turn(q, moved = places[at].moved, w);
     work.queries = w.queries.data();
     const int64_t n_pages = int64_t(end - at);
+    w.expanded.begin_stretch();
     for (int64_t i = 0; i < kStretchPages; ++i) {
       const size_t here = at + size_t(i), next = end + size_t(i);
-      work.keys[i] = i < n_pages ? keys(q, places[here].page) : nullptr;
-      work.values[i] = i < n_pages ? values(q, places[here].page) : nullptr;
-      work.next_keys[i] = next < places.size() ? keys(q, places[next].page) : nullptr;
+      const Expanded::Page page =
+          i < n_pages ? page_of(q, places[here].page, w.expanded) : Expanded::Page{};
+      work.keys[i] = page.keys;
+      work.values[i] = page.values;
+      work.next_keys[i] = next < places.size() ? next_keys(q, places[next].page) : nullptr;
     }
     const bool has_own = places[end - 1].page == own;
     for (int64_t r = 0; r < q.n_rows; ++r)

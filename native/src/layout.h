@@ -60,6 +60,13 @@ struct StretchWork {
 constexpr int64_t kPerPage = 4;
 constexpr int64_t kCovered = kPage / kPerPage;  // pages of keys that one page of memory stands for
 
+// Bytes of a head's cold page of keys or of values (see cold.h): its codes, then least numbers and
+// steps, of which values have the more.
+constexpr int64_t kRangeBytes = kPage * 4;  // of 64 positions in one slice of values
+constexpr int64_t cold_bytes(int bits, int64_t d) {
+  return kPage * d * bits / 8 + (d + 63) / 64 * kRangeBytes;
+}
+
 using Kernel = void (*)(const Share &, int64_t first, int64_t last);
 using Quantiser = void (*)(const void *x, bool is_bf16, int64_t n_in, int64_t first, int64_t last,
                            const Activations &to);
@@ -84,6 +91,11 @@ struct Kernels {
                   float *scores, int64_t stride);
   void (*vote)(float *scores, int64_t first, int64_t last, float largest, float total,
                float *votes);
+  // See cold.h.
+  void (*seal)(const uint16_t *keys, const uint16_t *values, int64_t d, int bits,
+               uint8_t *cold_keys, uint8_t *cold_values);
+  void (*expand)(const uint8_t *cold_keys, const uint8_t *cold_values, int64_t d, int bits,
+                 uint16_t *keys, uint16_t *values);
 };
 
 // One weight of a tile as it is used in products, but for its row's factor.

@@ -22,8 +22,10 @@ struct Memory {
   std::vector<float> scores;
   std::vector<float> sums[2];
   std::vector<int64_t> visible;
+  Expanded expanded;
 
   void reserve(int64_t d) {
+    expanded.reserve(kStretchPages, d);
     const size_t rows = size_t(kQueries), width = size_t(d);
     if (queries.size() >= rows * width) return;
     queries.resize(rows * width);
@@ -48,14 +50,16 @@ struct Mixer : Mixing {
       work.n_rows = item.n_rows;
       work.d = model.d_head;
       work.n_keys = std::min(kStretch, most - start);
+      memory.expanded.begin_stretch();
       for (int64_t i = 0; i < kStretchPages; ++i) {
         const int64_t page = start / kPage + i;
         if (page * kPage < most) {
-          work.keys[i] = keys(item, page);
-          work.values[i] = values(item, page);
+          const Expanded::Page here = page_of(item, page, memory.expanded);
+          work.keys[i] = here.keys;
+          work.values[i] = here.values;
         }
         if ((page + kStretchPages) * kPage < last)
-          work.next_keys[i] = keys(item, page + kStretchPages);
+          work.next_keys[i] = next_keys(item, page + kStretchPages);
       }
       for (int64_t r = 0; r < item.n_rows; ++r)
         memory.visible[size_t(r)] =
@@ -81,14 +85,22 @@ struct Mixer : Mixing {
     finish(item, sum);
   }
 
+  // The first row that must not be answered together with row `r`.
+  int64_t end_of_page(int64_t s, int64_t r) const {
+    if (!has_cold(s)) return r + kQueries;
+    const int64_t page = (batch.lengths[s] + r / heads_per_group()) / kPage;
+    return ((page + 1) * kPage - batch.lengths[s]) * heads_per_group();
+  }
+
   std::vector<Item> items() const {
     std::vector<Item> found;
     int64_t n_spans = 0;
     for (int64_t s = 0; s < batch.n_sequences; ++s) {
       const int64_t n_rows = n_dense_tokens(model, batch, s) * heads_per_group();
       for (int64_t g = 0; g < model.n_kv_heads; ++g)
-        for (int64_t r = 0; r < n_rows; r += kQueries) {
-          Item item{{s, g, r, std::min(kQueries, n_rows - r)}, 0, n_spans};
+        for (int64_t r = 0, end; r < n_rows; r = end) {
+          end = std::min({r + kQueries, n_rows, end_of_page(s, r)});
+          Item item{{s, g, r, end - r}, 0, n_spans};
           item.n_spans =
               (n_seen(item, item.n_rows - 1) + kSpan * kStretch - 1) / (kSpan * kStretch);
           n_spans += item.n_spans;

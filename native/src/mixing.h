@@ -1,9 +1,10 @@
 // What dense and hierarchical attention share: which queries go together and where things are.
 #pragma once
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 
-#include "model.h"
+#include "expanded.h"
 
 namespace ds {
 
@@ -13,12 +14,18 @@ struct Queries {
   int64_t sequence, group, first, n_rows;
 };
 
+inline uint64_t next_pass() {
+  static std::atomic<uint64_t> number{0};
+  return ++number;
+}
+
 // One layer of a batch.
 struct Mixing {
   ds_model &model;
   const Kernels &use;
   const Batch &batch;
   int64_t layer;
+  uint64_t pass = next_pass();  // unlike that of any other layer or batch
   std::vector<int64_t> starts;  // each sequence's first row in the batch
 
   Mixing(ds_model &m, const Kernels &kernels, int64_t number, const Batch &b)
@@ -49,6 +56,29 @@ struct Mixing {
 
   const uint16_t *values(const Queries &q, int64_t page) const {
     return model.cache.value_page(layer, batch.pages[q.sequence][page], q.group);
+  }
+
+  bool has_cold(int64_t s) const { return batch.cold && batch.cold[s]; }
+
+  // The page that queries stand in; all in one if their sequence has cold pages.
+  int64_t own_page(const Queries &q) const { return (n_seen(q, 0) - 1) / kPage; }
+
+  bool is_cold(const Queries &q, int64_t page) const {
+    return has_cold(q.sequence) && model.cold.hides(page, own_page(q));
+  }
+
+  // A page as queries see it; what they have seen in a stretch stays until the next begins.
+  Expanded::Page page_of(const Queries &q, int64_t page, Expanded &expanded) const {
+    if (!is_cold(q, page)) return {keys(q, page), values(q, page)};
+    const Cache &cache = model.cold.cache;
+    const int64_t number = batch.cold[q.sequence][page];
+    return expanded.get(use, model.cold.bits, cache.place(cache.keys, layer, number, q.group),
+                        cache.place(cache.values, layer, number, q.group), page, pass);
+  }
+
+  // Keys to ask memory for; null if they are to be expanded.
+  const uint16_t *next_keys(const Queries &q, int64_t page) const {
+    return is_cold(q, page) ? nullptr : keys(q, page);
   }
 
   const float *query(const Queries &q, int64_t row) const {

@@ -1,8 +1,10 @@
 // The C interface of whole models: every argument is checked before anything is touched.
 #include "model.h"
 
+#include <algorithm>
 #include <cmath>
 #include <new>
+#include <utility>
 
 #include "deepseek_native.h"
 
@@ -40,8 +42,44 @@ bool is_complete(const ds_model &model) {
 bool are_pages(const int32_t *table, int64_t size, int64_t needed, const Cache &cache) {
   if (!table || needed > size) return false;
   for (int64_t i = 0; i < needed; ++i)
-    if (table[i] < 0 || table[i] >= cache.n_pages) return false;
+    if (table[i] < 0 || table[i] >= cache.n_pages()) return false;
   return true;
+}
+
+// Whether tensors of that many bytes a head fit between each other, and are there.
+int check_pages(const ds_pages *pages, int64_t head, bool has_values) {
+  if (!pages || !pages->keys || (has_values && !pages->values)) return DS_BAD_POINTER;
+  const int64_t strides[] = {pages->layer_stride, pages->page_stride, pages->head_stride};
+  for (const int64_t stride : strides)
+    if (stride < head || stride % 2) return DS_BAD_SHAPE;
+  if (pages->n_blocks < 1 || pages->block_pages < 1 || pages->n_blocks > kMaxDimension ||
+      pages->block_pages > kMaxDimension || pages->n_blocks * pages->block_pages > INT32_MAX)
+    return DS_BAD_SHAPE;
+  const auto is_bad = [](const void *block) {
+    return !block || reinterpret_cast<uintptr_t>(block) % 2;
+  };
+  for (int64_t i = 0; i < pages->n_blocks; ++i)
+    if (is_bad(pages->keys[i]) || (has_values && is_bad(pages->values[i]))) return DS_BAD_POINTER;
+  return DS_OK;
+}
+
+int set_pages(Cache &cache, const ds_pages *pages, int64_t head, bool has_values) {
+  if (const int problem = check_pages(pages, head, has_values)) return problem;
+  try {
+    Cache found;
+    for (int64_t i = 0; i < pages->n_blocks; ++i) {
+      found.keys.push_back(static_cast<uint8_t *>(pages->keys[i]));
+      if (has_values) found.values.push_back(static_cast<uint8_t *>(pages->values[i]));
+    }
+    found.block_pages = pages->block_pages;
+    found.layer_stride = pages->layer_stride;
+    found.page_stride = pages->page_stride;
+    found.head_stride = pages->head_stride;
+    cache = std::move(found);
+  } catch (const std::bad_alloc &) {
+    return DS_NO_MEMORY;
+  }
+  return DS_OK;
 }
 
 int64_t pages_of(int64_t n_positions) { return (n_positions + kPage - 1) / kPage; }
@@ -52,9 +90,26 @@ bool good_pages(const ds_model &model, const Batch &batch, const int64_t *table_
     const int64_t count = batch.counts[s], length = batch.lengths[s];
     if (count < 1 || count > kMaxRows || length < 0 || length > model.n_positions - count)
       return false;
-    if (!are_pages(batch.pages[s], table_sizes[s], pages_of(length + count), model.cache))
+    const int64_t n_pages = pages_of(length + count);
+    // Of a sequence with cold pages, those behind the window need not be there, but for the first.
+    const Cold &cold = model.cold;
+    const bool has_cold = batch.cold && batch.cold[s];
+    const int64_t sinks = has_cold ? std::min(cold.sink_pages, n_pages) : 0;
+    const int64_t near = has_cold ? std::max(int64_t{0}, length / kPage - cold.window_pages) : 0;
+    const int32_t *table = batch.pages[s];
+    if (!are_pages(table, table_sizes[s], sinks, model.cache) || near > table_sizes[s] ||
+        !are_pages(table + near, table_sizes[s] - near, n_pages - near, model.cache))
       return false;
   }
+  return true;
+}
+
+// Every cold page that is read or written is there.
+bool good_cold(const ds_model &model, const Batch &batch, const int64_t *table_sizes) {
+  for (int64_t s = 0; s < batch.n_sequences; ++s)
+    if (batch.cold[s] && !are_pages(batch.cold[s], table_sizes[s],
+                                    (batch.lengths[s] + batch.counts[s]) / kPage, model.cold.cache))
+      return false;
   return true;
 }
 
@@ -152,27 +207,37 @@ int ds_model_set_rope(ds_model *model, int64_t n_pages, const float *page_cosine
   return DS_OK;
 }
 
-int ds_model_set_cache(ds_model *model, uint16_t *const *keys, uint16_t *const *values,
-                       int64_t page_stride, int64_t head_stride, int64_t n_pages) {
-  if (!model || !keys || !values) return DS_BAD_POINTER;
-  const int64_t head = kPage * model->d_head;
-  if (page_stride < head || head_stride < head || n_pages < 1) return DS_BAD_SHAPE;
-  const size_t n = model->layers.size();
-  for (size_t i = 0; i < n; ++i)
-    if (!keys[i] || !values[i]) return DS_BAD_POINTER;
-  model->cache = {{keys, keys + n}, {values, values + n}, page_stride, head_stride, n_pages};
+int ds_model_set_cache(ds_model *model, const ds_pages *pages) {
+  if (!model) return DS_BAD_POINTER;
+  return set_pages(model->cache, pages, kPage * model->d_head * 2, true);
+}
+
+int ds_model_set_memory(ds_model *model, const ds_pages *pages) {
+  if (!model) return DS_BAD_POINTER;
+  return set_pages(model->memory, pages, kPage * model->d_head * 2, false);
+}
+
+int ds_model_set_cold(ds_model *model, int bits, int64_t sink_pages, int64_t window_pages,
+                      const ds_pages *pages) {
+  if (!model) return DS_BAD_POINTER;
+  if (bits != 4 && bits != 8) return DS_BAD_ENUM;
+  if (sink_pages < 0 || window_pages < 0 || sink_pages > kMaxDimension ||
+      window_pages > kMaxDimension)
+    return DS_BAD_SHAPE;
+  const int problem = set_pages(model->cold.cache, pages, cold_bytes(bits, model->d_head), true);
+  if (problem) return problem;
+  model->cold.bits = bits;
+  model->cold.sink_pages = sink_pages;
+  model->cold.window_pages = window_pages;
   return DS_OK;
 }
 
-int ds_model_set_memory(ds_model *model, uint16_t *const *memory, int64_t page_stride,
-                        int64_t head_stride, int64_t n_pages) {
-  if (!model || !memory) return DS_BAD_POINTER;
-  const int64_t head = kPage * model->d_head;
-  if (page_stride < head || head_stride < head || n_pages < 1) return DS_BAD_SHAPE;
-  const size_t n = model->layers.size();
-  for (size_t i = 0; i < n; ++i)
-    if (!memory[i]) return DS_BAD_POINTER;
-  model->memory = {{memory, memory + n}, {}, page_stride, head_stride, n_pages};
+int ds_model_expand(ds_model *model, int64_t cold_page, int64_t page) {
+  if (!model || model->cold.cache.keys.empty() || model->cache.keys.empty()) return DS_BAD_POINTER;
+  if (cold_page < 0 || cold_page >= model->cold.cache.n_pages() || page < 0 ||
+      page >= model->cache.n_pages())
+    return DS_BAD_SHAPE;
+  expand(*model, cold_page, page);
   return DS_OK;
 }
 
@@ -200,10 +265,13 @@ int ds_model_forward(ds_model *model, const ds_batch *b, float *x) {
     return DS_BAD_POINTER;
   if (b->n_sequences < 1 || b->n_sequences > kMaxRows || !is_complete(*model))
     return DS_BAD_SHAPE;
-  Batch batch{b->n_sequences, 0, b->counts, b->lengths, b->tables, b->memory_tables};
+  Batch batch{b->n_sequences, 0,       b->counts, b->lengths, b->tables, b->memory_tables,
+              b->cold_tables};
+  if (batch.cold && (!b->cold_sizes || model->cold.cache.keys.empty())) return DS_BAD_POINTER;
   if (!good_pages(*model, batch, b->table_sizes)) return DS_BAD_SHAPE;
   if (batch.memory && (!b->memory_sizes || model->memory.keys.empty())) return DS_BAD_POINTER;
   if (batch.memory && !good_memory(*model, batch, b->memory_sizes)) return DS_BAD_SHAPE;
+  if (batch.cold && !good_cold(*model, batch, b->cold_sizes)) return DS_BAD_SHAPE;
   for (int64_t s = 0; s < b->n_sequences; ++s) batch.n_rows += b->counts[s];
   if (batch.n_rows > kMaxRows) return DS_BAD_SHAPE;
   if (b->token_ids && !good_tokens(*model, b->token_ids, batch.n_rows)) return DS_BAD_VALUE;

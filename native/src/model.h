@@ -41,6 +41,7 @@ struct Batch {
   const int64_t *lengths;       // [n_sequences] earlier tokens
   const int32_t *const *pages;  // [n_sequences]: numbers of the pages, in order
   const int32_t *const *memory;  // the same of the pages of memory nodes; null: none are kept
+  const int32_t *const *cold;    // the same of cold pages; null: all are read as they are
 };
 
 // Which keys queries see, in pages (hierarchy.cpp).
@@ -51,19 +52,33 @@ struct Hierarchy {
   float fusion = 0.0f;       // how much of a layer's votes the next one takes over
 };
 
-// Where keys and values are: page 0 of head 0 of each layer.
+// Where keys and values are: pages in blocks. Distances are in bytes.
 struct Cache {
-  std::vector<uint16_t *> keys, values;  // of memory nodes: keys only
-  int64_t page_stride = 0, head_stride = 0, n_pages = 0;
+  std::vector<uint8_t *> keys, values;  // of each block; of memory nodes: keys only
+  int64_t block_pages = 1, layer_stride = 0, page_stride = 0, head_stride = 0;
 
-  int64_t offset(int64_t page, int64_t group) const {
-    return page * page_stride + group * head_stride;
+  int64_t n_pages() const { return int64_t(keys.size()) * block_pages; }
+  uint8_t *place(const std::vector<uint8_t *> &blocks, int64_t layer, int64_t page,
+                 int64_t group) const {
+    return blocks[size_t(page / block_pages)] + layer * layer_stride +
+           page % block_pages * page_stride + group * head_stride;
   }
   uint16_t *key_page(int64_t layer, int64_t page, int64_t group) const {
-    return keys[size_t(layer)] + offset(page, group);
+    return reinterpret_cast<uint16_t *>(place(keys, layer, page, group));
   }
   uint16_t *value_page(int64_t layer, int64_t page, int64_t group) const {
-    return values[size_t(layer)] + offset(page, group);
+    return reinterpret_cast<uint16_t *>(place(values, layer, page, group));
+  }
+};
+
+// Which pages queries see in codes (cold.h): those before their window, but for the first ones.
+struct Cold {
+  int bits = 0;
+  int64_t sink_pages = 0, window_pages = 0;
+  Cache cache;
+
+  bool hides(int64_t page, int64_t own) const {
+    return page >= sink_pages && page < own - window_pages;
   }
 };
 
@@ -83,6 +98,7 @@ struct ds_model {
   ds::Matrix head, embedding;
   ds::Cache cache, memory;
   ds::Hierarchy hierarchy;
+  ds::Cold cold;
   int64_t n_positions = 0;
   // Rotations by whole pages [n_positions / kPage][d_head / 2], and by positions in a page.
   const float *page_cosines = nullptr, *page_sines = nullptr, *cosines = nullptr, *sines = nullptr;
@@ -109,6 +125,10 @@ void mix_tokens(ds_model &model, const Kernels &use, int64_t layer, const Batch 
 void mix_hierarchically(ds_model &model, const Kernels &use, int64_t layer, const Batch &batch);
 // Write the memory nodes of the pages that new tokens complete.
 void remember(ds_model &model, const Kernels &use, int64_t layer, const Batch &batch);
+// Write the cold form of the pages that new tokens complete.
+void seal(ds_model &model, const Kernels &use, int64_t layer, const Batch &batch);
+// Make a page of all layers from its cold form.
+void expand(ds_model &model, int64_t cold_page, int64_t page);
 
 // How many of a sequence's new tokens see all that came before: those of its first pages.
 inline int64_t n_dense_tokens(const ds_model &model, const Batch &batch, int64_t s) {

@@ -2,6 +2,7 @@
 #if defined(__aarch64__) && defined(__ARM_FEATURE_DOTPROD)
 #include <arm_neon.h>
 
+#include "cold.h"
 #include "memory_nodes.h"
 #include "rows.h"
 #include "tiles.h"
@@ -155,7 +156,7 @@ void Neon::multiply_centred(const Share &s, int64_t tile_number, int quarter, in
 
 const Kernels &neon_kernels() {
   static const Kernels kernels{DS_MATMULS(Neon), portable_kernels().quantise, DS_ROWS_OF_NUMBERS,
-                               DS_ATTENTION};
+                               DS_ATTENTION, DS_COLD};
   return kernels;
 }
 

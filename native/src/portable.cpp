@@ -1,6 +1,7 @@
 // The kernels in plain C++: the reference for all others, and what unknown processors run.
 #include <cmath>
 
+#include "cold.h"
 #include "memory_nodes.h"
 #include "layout.h"
 #include "rows.h"
@@ -92,7 +93,8 @@ void quantise(const void *x, bool is_bf16, int64_t n_in, int64_t first, int64_t 
 
 const Kernels &portable_kernels() {
   static const Kernels kernels{
-      {matmul<U4>, matmul<U8>, matmul<U6K>, matmul<U4K>}, quantise, DS_ROWS_OF_NUMBERS, DS_ATTENTION};
+      {matmul<U4>, matmul<U8>, matmul<U6K>, matmul<U4K>},
+      quantise, DS_ROWS_OF_NUMBERS, DS_ATTENTION, DS_COLD};
   return kernels;
 }
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from deepseek.apps.papers.analysis import Finding, PaperAnalysis
     from deepseek.apps.papers.tasks import Task
     from deepseek.model.hierarchical import AttentionMode
+    from deepseek.ops.cold import KVDtype
 
 DEFAULT_MODEL = "qwen2.5-coder-1.5b"
 
@@ -47,6 +48,7 @@ class R1Model:
         *,
         context_window: int | None = None,
         attention: "AttentionMode" = "auto",
+        kv_dtype: "KVDtype" = "bfloat16",
         device: str = "auto",
         dtype: str = "auto",
         threads: int | None = None,
@@ -63,6 +65,9 @@ class R1Model:
                 weights were trained for.
             attention: `dense`, `hierarchical` (from 8,192 tokens on), or `auto`: dense in what
                 the weights were trained for, hierarchical beyond if the context window is larger.
+            kv_dtype: `bfloat16`; with `int8` or `int4`, keys and values behind the last tokens are
+                kept in so many bits, which takes a half or a third of the memory. Needs quantised
+                weights on a CPU; others are kept in what they are computed in.
             device: `auto`, `cpu` or `cuda`.
             dtype: `int8`, `bfloat16`, `float16`, `float32`, or `auto`: quantised weights stay so
                 and are multiplied in 8 bits by the native kernels, others as suits the machine.
@@ -82,6 +87,7 @@ class R1Model:
             str(model) if model is not None else default_model(),
             context_window=context_window,
             attention=attention,
+            kv_dtype=kv_dtype,
             device=device,
             dtype=dtype,
             threads=threads,
@@ -100,8 +106,10 @@ class R1Model:
     @property
     def weights(self) -> str:
         """How the weights are stored and computed: measured quality is quoted with it."""
-        seen = "" if self._engine.runner.hierarchy is None else f"; attention: {self.attention}"
-        return self.load_report.weights + seen
+        runner = self._engine.runner
+        kept = "" if runner.tier is None else f"; keys and values: {runner.tier.describe()}"
+        seen = "" if runner.hierarchy is None else f"; attention: {self.attention}"
+        return self.load_report.weights + kept + seen
 
     @property
     def context_window(self) -> int:

@@ -50,12 +50,12 @@ def keep(sequence: PagedSequence, pool: PagePool, exact: DenseCache, place: int)
     """Copy one position of an exact cache, in the library's own order."""
     new = sequence.extend(1)
     page, row = new.pages[place // PAGE], place % PAGE
-    for layer, (keys, values) in enumerate(zip(pool.pages.keys, pool.pages.values, strict=True)):
+    for layer, (keys, values) in enumerate(zip(*pool.pages.of(page), strict=True)):
         key, value = (t[0, :, place].bfloat16() for t in exact.read(layer))
         n_groups, width = key.shape
-        as_pairs = keys[page].view(n_groups, width // 2, PAGE, 2)
+        as_pairs = keys.view(n_groups, width // 2, PAGE, 2)
         as_pairs[:, :, row] = key.view(n_groups, -1, 2)
-        slices = values[page].view(n_groups, -1, PAGE // 2, 64, 2)
+        slices = values.view(n_groups, -1, PAGE // 2, 64, 2)
         if row == 0:
             slices.zero_()
         slices[:, :, row // 2, :, row % 2] = value.view(n_groups, -1, 64)

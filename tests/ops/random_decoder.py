@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from deepseek.core.codes import Codes
+from deepseek.ops.cold import ColdBits, ColdTier, cold_keys, cold_values, page_bytes
 from deepseek.ops.hierarchical import (
     PAGE,
     TOGETHER,
@@ -26,6 +27,7 @@ SHAPES = (
 )
 VOCABULARY = 50
 N_POSITIONS = 24 * PAGE
+BLOCK = 5
 THETA = 10_000.0
 
 
@@ -39,6 +41,8 @@ class Decoder:
         self._matrices: dict[tuple[int, Matrix], tuple[NativeMatrix, Tensor | None]] = {}
         self._norms: dict[tuple[int, Norm], Tensor] = {}
         self._votes: dict[int, Tensor] = {}
+        self._tier: ColdTier | None = None
+        self._cold: tuple[Tensor, Tensor] | None = None
         self.recalled: dict[int, Recalled | None] = {}
         """What the last queries chose in each layer, by `reference`."""
         query, group = shape.n_heads * shape.d_head, shape.n_kv_heads * shape.d_head
@@ -86,13 +90,20 @@ class Decoder:
         rms = (x.square().mean(-1, keepdim=True) + self.shape.epsilon).sqrt()
         return x / rms * self._norms[layer, which].double()
 
-    def reference(self, x: Tensor, hierarchy: Hierarchy | None = None, few: int = 0) -> Tensor:
+    def reference(
+        self,
+        x: Tensor,
+        hierarchy: Hierarchy | None = None,
+        few: int = 0,
+        tier: ColdTier | None = None,
+    ) -> Tensor:
         """All layers in float64; products round to 8 bits, the cache to bfloat16.
 
         Args:
             x: Embeddings of one sequence.
             hierarchy: What positions see; None: everything.
             few: How many last tokens choose what they recall alone.
+            tier: Which keys and values are seen in fewer bits; None: none.
         """
         shape, n = self.shape, len(x)
         rope = rope_table(torch.arange(n), shape.d_head, THETA, torch.float64)
@@ -106,6 +117,14 @@ class Decoder:
             ]
             q = (apply_rope(heads[0], *rope) / shape.d_head**0.5).bfloat16().double()
             k, v = (t.bfloat16().double() for t in (apply_rope(heads[1], *rope), heads[2]))
+            self._tier = tier
+            if tier is not None:
+                whole = n // PAGE * PAGE
+                keys, values = (t[:, :, :whole].bfloat16() for t in (k, v))
+                self._cold = (
+                    cold_keys(keys, tier.bits).double(),
+                    cold_values(values, tier.bits).double(),
+                )
             if hierarchy is None:
                 mixed = self._see_all(q, k, v)
             else:
@@ -120,10 +139,25 @@ class Decoder:
 
     def _see_all(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         n, repeats = q.shape[2], self.shape.n_heads // self.shape.n_kv_heads
-        k, v = (t.repeat_interleave(repeats, 1) for t in (k, v))
-        scores = q @ k.transpose(2, 3)
-        scores = scores.masked_fill(torch.ones(n, n).triu(1).bool(), -torch.inf)
-        return scores.softmax(-1) @ v
+        rows = []
+        for start in range(0, n, PAGE):
+            end = min(start + PAGE, n)
+            seen = self._seen(start // PAGE, k[:, :, :end], v[:, :, :end])
+            keys, values = (t.repeat_interleave(repeats, 1) for t in seen)
+            scores = q[:, :, start:end] @ keys.transpose(2, 3)
+            unseen = torch.arange(end) > torch.arange(start, end)[:, None]
+            rows.append(scores.masked_fill(unseen, -torch.inf).softmax(-1) @ values)
+        return torch.cat(rows, 2)
+
+    def _seen(self, page: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values as queries in a page see them."""
+        if self._tier is None or self._cold is None:
+            return k, v
+        cold = (c.view(*k.shape[:-2], -1, k.shape[-1]) for c in self._cold)
+        keys, values = (
+            self._tier.seen(page, exact, c) for exact, c in zip((k, v), cold, strict=True)
+        )
+        return keys, values
 
     def _see_some(
         self, q: Tensor, k: Tensor, v: Tensor, hierarchy: Hierarchy, few: int, layer: int
@@ -131,12 +165,13 @@ class Decoder:
         n, turns = q.shape[1], Turns(theta=THETA)
         nodes = summarise(k[:, : n // PAGE * PAGE]).bfloat16().double()
         at = min(n, hierarchy.dense // PAGE * PAGE)
-        rows = [self._see_all(*(t[None, :, :at] for t in (q, k, v)))[0]]
+        rows = [self._see_all(*(t[None, :, :at] for t in (q, k, v)))[0]] if at else []
         while at < n:
             end = min((at // PAGE + 1) * PAGE, n if at >= n - few else n - few)
             mixed, recalled = attend_page(
                 q[:, at:end] * self.shape.d_head**0.5,
-                *(k[:, :end], v[:, :end], nodes, hierarchy, turns),
+                *self._seen(at // PAGE, k[:, :end], v[:, :end]),
+                *(nodes, hierarchy, turns),
                 together=1 if at >= n - few else TOGETHER,
                 before=self._votes.get(at),
             )
@@ -168,20 +203,23 @@ class Decoder:
 class Cache:
     """Pages in no order; what was never written is no number."""
 
-    def __init__(self, shape: Shape, n_pages: int) -> None:
+    def __init__(self, shape: Shape, n_pages: int, bits: ColdBits = 8) -> None:
         self.pages = _blank(shape, n_pages, has_values=True)
         self.memory = _blank(shape, n_pages, has_values=False)
+        size = (shape.n_layers, BLOCK, shape.n_kv_heads, page_bytes(bits, shape.d_head))
+        keys, values = (
+            [torch.full(size, 255, dtype=torch.uint8) for _ in self.pages.keys] for _ in range(2)
+        )
+        self.cold = Pages(keys=keys, values=values)
 
 
 def _blank(shape: Shape, n_pages: int, *, has_values: bool) -> Pages:
-    size = (n_pages, shape.n_kv_heads, PAGE, shape.d_head)
-    n_values = shape.n_layers if has_values else 0
+    """Blocks of so few pages that there are several."""
+    size = (shape.n_layers, BLOCK, shape.n_kv_heads, PAGE * shape.d_head)
+    n_blocks = -(-n_pages // BLOCK)
     return Pages(
-        keys=[torch.full(size, torch.nan).bfloat16() for _ in range(shape.n_layers)],
-        values=[torch.full(size, torch.nan).bfloat16() for _ in range(n_values)],
-        page_stride=shape.n_kv_heads * PAGE * shape.d_head,
-        head_stride=PAGE * shape.d_head,
-        n_pages=n_pages,
+        keys=[torch.full(size, torch.nan).bfloat16() for _ in range(n_blocks)],
+        values=[torch.full(size, torch.nan).bfloat16() for _ in range(n_blocks * has_values)],
     )
 
 

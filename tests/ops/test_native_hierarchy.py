@@ -113,7 +113,7 @@ def test_nothing_around_a_token_changes_its_bits(level: str, kind: str) -> None:
 def test_wrong_memory_is_refused() -> None:
     shape = SHAPES[0]
     decoder = Decoder(shape, seed=1)
-    cache = Cache(shape, 2)
+    cache = Cache(shape, 5)
     decoder.native.set_cache(cache.pages)
     x = decoder.embeddings(3)
     new = NewTokens(count=3, length=0, pages=(0,), memory=(0,))
@@ -121,7 +121,7 @@ def test_wrong_memory_is_refused() -> None:
         decoder.native.forward([new], embeddings=x.clone())
     decoder.native.set_memory(cache.memory)
     decoder.native.set_hierarchy(WITHIN)
-    for memory in ((2,), (-1,)):
+    for memory in ((5,), (-1,)):
         with pytest.raises(ValueError, match="a forward pass"):
             decoder.native.forward([replace(new, memory=memory)], embeddings=x.clone())
     decoder.native.forward([new], embeddings=x)

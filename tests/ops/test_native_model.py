@@ -103,16 +103,17 @@ def test_wrong_calls_are_refused() -> None:
     ):
         with pytest.raises(ValueError, match="forward pass"):
             run(decoder, cache, [(x, *wrong)])
-    small = Pages(
-        keys=cache.pages.keys,
-        values=cache.pages.values,
-        page_stride=cache.pages.page_stride,
-        head_stride=cache.pages.head_stride,
-        n_pages=26,
-    )
-    cache.pages = small
-    with pytest.raises(ValueError, match="needed"):
-        run(decoder, cache, [(x, 0, (0,))])
+    blocks, values = cache.pages.keys, cache.pages.values
+    for keys in (
+        blocks[1:],
+        [*blocks[:-1], blocks[-1][:, 1:]],
+        [*blocks[:-1], blocks[-1][..., 1:]],
+        [*blocks[:-1], blocks[-1].float()],
+        [],
+    ):
+        cache.pages = Pages(keys=keys, values=values)
+        with pytest.raises(ValueError, match=r"block|pages are in"):
+            run(decoder, cache, [(x, 0, (0,))])
     with pytest.raises(ValueError, match="shape"):
         NativeModel(Shape(n_layers=1, d_model=65, n_heads=2, n_kv_heads=1, d_head=32, d_ff=64,
                           epsilon=1e-5))  # fmt: skip

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """`--model`, `--dtype`, `--threads`, `--device`, `--context-window`, `--attention`."""
+    """`--model`, `--dtype`, `--threads`, `--device`, `--context-window`, `--attention`,
+    `--kv-dtype`."""
     group = parser.add_argument_group("model")
     group.add_argument(
         "--model",
@@ -32,6 +33,13 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         choices=("auto", "dense", "hierarchical"),
         help="what a token sees: dense is all; hierarchical a window, the first tokens and what "
         "it recalls; auto is dense up to the trained length, hierarchical in a larger window",
+    )
+    group.add_argument(
+        "--kv-dtype",
+        default="bfloat16",
+        choices=("bfloat16", "int8", "int4"),
+        help="how keys and values behind the last tokens are kept (default: %(default)s); int8 "
+        "and int4 take a half and a third of the memory, and need quantised weights on a CPU",
     )
 
 
@@ -83,6 +91,7 @@ def open_model(
             name,
             context_window=args.context_window,
             attention=args.attention,
+            kv_dtype=args.kv_dtype,
             device=args.device,
             dtype=args.dtype,
             threads=args.threads,

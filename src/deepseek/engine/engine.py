@@ -23,6 +23,7 @@ from deepseek.engine.runner import Runner
 from deepseek.engine.torch_runner import TorchRunner
 from deepseek.model.decoder import can_decode
 from deepseek.model.transformer import Transformer
+from deepseek.ops.cold import ColdTier
 from deepseek.ops.hierarchical import Hierarchy
 from deepseek.tokenizer.prompt import encode_pair, encode_prompt
 from deepseek.tokenizer.tokenizer import Tokenizer
@@ -43,11 +44,14 @@ class Engine:
         device: torch.device,
         context_window: int | None = None,
         hierarchy: Hierarchy | None = None,
+        tier: ColdTier | None = None,
         on_prefill: Callable[[int, int], None] | None = None,
     ) -> None:
         self.tokenizer = tokenizer
         kind: type[Runner] = NativeRunner if can_decode(model) else TorchRunner
-        self.runner: Runner = kind(model, dtype=dtype, device=device, hierarchy=hierarchy)
+        self.runner: Runner = kind(
+            model, dtype=dtype, device=device, hierarchy=hierarchy, tier=tier
+        )
         self.on_prefill = on_prefill
         self._name = name
         trained = model.config.context_window

@@ -7,12 +7,14 @@ from dataclasses import dataclass, replace
 import torch
 
 from deepseek.core.device import choose_compute
+from deepseek.core.errors import ConfigError
 from deepseek.core.log import LOGGER
 from deepseek.core.memory import peak_bytes, reset_peak
 from deepseek.engine.engine import Engine
 from deepseek.model.checkpoint import is_quantised, load_model
 from deepseek.model.hierarchical import AttentionMode, choose_hierarchy
 from deepseek.ops import native
+from deepseek.ops.cold import KVDtype, choose_tier
 from deepseek.tokenizer.tokenizer import Tokenizer
 from deepseek.weights.pull import OnProgress, ensure
 from deepseek.weights.source import describe_formats, open_weights
@@ -46,6 +48,7 @@ def load_engine(
     *,
     context_window: int | None = None,
     attention: AttentionMode = "auto",
+    kv_dtype: KVDtype = "bfloat16",
     device: str = "auto",
     dtype: str = "auto",
     threads: int | None = None,
@@ -61,6 +64,7 @@ def load_engine(
         CheckpointError: The weights are damaged.
         TokenizerError: The checkpoint's vocabulary or template is invalid.
     """
+    tier = choose_tier(kv_dtype)
     compute = choose_compute(device, dtype, threads)
     checkpoint = ensure(name, on_pull)
     reset_peak()
@@ -78,6 +82,12 @@ def load_engine(
     if compute.quantised:
         native.require()
         native.use_threads(compute.n_threads)
+    elif tier is not None:
+        raise ConfigError(
+            f"keys and values in {kv_dtype}, but the weights are computed in "
+            + _dtype_name(compute.dtype),
+            "use --dtype int8, which the native library computes, or leave --kv-dtype at bfloat16",
+        )
     model = load_model(
         source,
         dtype=compute.dtype,
@@ -104,6 +114,7 @@ def load_engine(
         device=compute.device,
         context_window=context_window,
         hierarchy=hierarchy,
+        tier=tier,
         on_prefill=on_prefill,
     )
     return engine, report

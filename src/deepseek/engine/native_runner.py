@@ -13,6 +13,7 @@ from deepseek.engine.runner import Runner, Slots, places_of_ends
 from deepseek.model.decoder import NativeDecoder
 from deepseek.model.pages import PagedSequence
 from deepseek.model.transformer import Transformer
+from deepseek.ops.cold import ColdTier
 from deepseek.ops.hierarchical import Hierarchy
 
 
@@ -26,16 +27,16 @@ class NativeRunner(Runner):
         dtype: torch.dtype,
         device: torch.device,
         hierarchy: Hierarchy | None = None,
+        tier: ColdTier | None = None,
     ) -> None:
-        super().__init__(model, dtype=dtype, device=device, hierarchy=hierarchy)
-        self.decoder = NativeDecoder(model, hierarchy)
+        super().__init__(model, dtype=dtype, device=device, hierarchy=hierarchy, tier=tier)
+        self.decoder = NativeDecoder(model, hierarchy, tier)
         self._sequence = self.decoder.sequence()
 
     @property
-    def cache_bytes(self) -> int:
-        """Bytes that keys, values and memory nodes take."""
-        memory = self.decoder.memory
-        return self.decoder.pool.n_bytes + (memory.n_bytes if memory is not None else 0)
+    def tier_bytes(self) -> dict[str, int]:
+        """Bytes reserved for `hot` and `cold` keys and values and for `memory nodes`."""
+        return self.decoder.tier_bytes
 
     @torch.inference_mode()
     def head(self, hidden: Float[Tensor, "W D"]) -> Float[Tensor, "W V"]:

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from deepseek.model.transformer import Transformer
+from deepseek.ops.cold import ColdTier
 from deepseek.ops.hierarchical import PAGE, Hierarchy
 
 # Prompt tokens a forward pass: bounds the activations' memory. Attention takes larger blocks
@@ -54,15 +55,22 @@ class Runner(ABC):
         dtype: torch.dtype,
         device: torch.device,
         hierarchy: Hierarchy | None = None,
+        tier: ColdTier | None = None,
     ) -> None:
         self.model = model
-        self.dtype, self.device, self.hierarchy = dtype, device, hierarchy
+        self.dtype, self.device = dtype, device
+        self.hierarchy, self.tier = hierarchy, tier
         self.tokens: list[int] = []
 
     @property
     @abstractmethod
+    def tier_bytes(self) -> dict[str, int]:
+        """Bytes reserved for `hot` and `cold` keys and values and for `memory nodes`."""
+
+    @property
     def cache_bytes(self) -> int:
-        """Bytes that keys and values take."""
+        """Bytes of all tiers."""
+        return sum(self.tier_bytes.values())
 
     @abstractmethod
     def head(self, hidden: Float[Tensor, "W D"]) -> Float[Tensor, "W V"]:

@@ -6,12 +6,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from deepseek.core.errors import RequestError
+from deepseek.core.errors import ConfigError, RequestError
 from deepseek.engine.packing import ForkCache, SlotCache
 from deepseek.engine.runner import Runner, Slots, places_of_ends
 from deepseek.model.cache import DenseCache, KVCache
 from deepseek.model.hierarchical import HierarchicalCache
 from deepseek.model.transformer import Transformer
+from deepseek.ops.cold import ColdTier
 from deepseek.ops.hierarchical import Hierarchy
 
 
@@ -25,7 +26,13 @@ class TorchRunner(Runner):
         dtype: torch.dtype,
         device: torch.device,
         hierarchy: Hierarchy | None = None,
+        tier: ColdTier | None = None,
     ) -> None:
+        if tier is not None:
+            raise ConfigError(
+                f"keys and values in {tier.bits} bits work with the native library only",
+                "use a quantised model on a CPU, or leave --kv-dtype at bfloat16",
+            )
         super().__init__(model, dtype=dtype, device=device, hierarchy=hierarchy)
         config = model.config
         self._cache = (
@@ -35,9 +42,11 @@ class TorchRunner(Runner):
         )
 
     @property
-    def cache_bytes(self) -> int:
-        """Bytes that keys and values take."""
-        return self._cache.n_bytes
+    def tier_bytes(self) -> dict[str, int]:
+        """Bytes reserved for `hot` keys and values and for `memory nodes`; nothing is `cold`."""
+        cache = self._cache
+        n_memory = cache.n_memory_bytes if isinstance(cache, HierarchicalCache) else 0
+        return {"hot": cache.n_bytes - n_memory, "cold": 0, "memory nodes": n_memory}
 
     @torch.inference_mode()
     def head(self, hidden: Float[Tensor, "W D"]) -> Float[Tensor, "W V"]:

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from deepseek.model.block import Block
 from deepseek.model.linear import Linear
-from deepseek.model.pages import PagedSequence, PagePool
+from deepseek.model.pages import ColdPages, PagedSequence, PagePool
 from deepseek.model.transformer import Transformer
 from deepseek.ops import native
+from deepseek.ops.cold import ColdTier
 from deepseek.ops.hierarchical import Hierarchy
 from deepseek.ops.linear import QuantisedWeight
 from deepseek.ops.native import NativeMatrix
@@ -23,17 +24,25 @@ from deepseek.ops.native_model import Matrix, NativeModel, Norm, Shape
 class NativeDecoder:
     """A model whose matrices are all packed for the kernels."""
 
-    def __init__(self, model: Transformer, hierarchy: Hierarchy | None = None) -> None:
+    def __init__(
+        self,
+        model: Transformer,
+        hierarchy: Hierarchy | None = None,
+        tier: ColdTier | None = None,
+    ) -> None:
         """Take a model for which `can_decode` holds.
 
         Args:
             model: All quantised.
             hierarchy: What long sequences see; None: everything.
+            tier: What they see in 8 or 4 bits; None: nothing.
         """
         self._model = model
         config = model.config
         self.pool = PagePool(config)
         self.memory = PagePool(config, has_values=False) if hierarchy is not None else None
+        self.tier = tier
+        self.cold = PagePool(config, bits=tier.bits) if tier is not None else None
         self._native = NativeModel(
             Shape(
                 n_layers=config.n_layers,
@@ -62,7 +71,19 @@ class NativeDecoder:
 
     def sequence(self) -> PagedSequence:
         """An empty one."""
-        return PagedSequence(self.pool, self.memory)
+        cold = None
+        if self.cold is not None and self.tier is not None:
+            cold = ColdPages(pool=self.cold, tier=self.tier, expand=self._expand)
+        return PagedSequence(self.pool, self.memory, cold)
+
+    @property
+    def tier_bytes(self) -> dict[str, int]:
+        """Bytes reserved for keys and values as they are, in 8 or 4 bits, and memory nodes."""
+        return {
+            "hot": self.pool.n_bytes,
+            "cold": 0 if self.cold is None else self.cold.n_bytes,
+            "memory nodes": 0 if self.memory is None else self.memory.n_bytes,
+        }
 
     def trace(self, wanted: bool) -> Int32[Tensor, "L G C"]:
         """Note from now on, or no longer, which pages the last queries of a pass recall."""
@@ -82,10 +103,7 @@ class NativeDecoder:
         """
         new = [s.extend(len(ids)) for s, ids in zip(sequences, token_ids, strict=True)]
         row = [token for ids in token_ids for token in ids]
-        if self._native.pages is not self.pool.pages:
-            self._native.set_cache(self.pool.pages)
-        if self.memory is not None and self._native.memory is not self.memory.pages:
-            self._native.set_memory(self.memory.pages)
+        self._show_pages()
         self._rotate_up_to(max(n.length + n.count for n in new))
         if self._native.has_embedding:
             x = self._native.forward(new, token_ids=row)
@@ -95,6 +113,20 @@ class NativeDecoder:
         for sequence, n in zip(sequences, new, strict=True):
             sequence.advance(n.count)
         return x
+
+    def _show_pages(self) -> None:
+        """Tell the library of pools that have grown."""
+        if self._native.pages is not self.pool.pages:
+            self._native.set_cache(self.pool.pages)
+        if self.memory is not None and self._native.memory is not self.memory.pages:
+            self._native.set_memory(self.memory.pages)
+        if self.cold is not None and self._native.cold is not self.cold.pages:
+            assert self.tier is not None
+            self._native.set_cold(self.cold.pages, self.tier)
+
+    def _expand(self, cold_page: int, page: int) -> None:
+        self._show_pages()
+        self._native.expand(cold_page, page)
 
     def _rotate_up_to(self, length: int) -> None:
         """Make sure of rotations for that many positions."""

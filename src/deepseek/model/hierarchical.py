@@ -111,7 +111,12 @@ class HierarchicalCache(DenseCache):
     @property
     def n_bytes(self) -> int:
         """Bytes reserved."""
-        return super().n_bytes + sum(nodes.nbytes for nodes in self._nodes)
+        return super().n_bytes + self.n_memory_bytes
+
+    @property
+    def n_memory_bytes(self) -> int:
+        """Those of memory nodes."""
+        return sum(nodes.nbytes for nodes in self._nodes)
 
     def _attend_page(
         self, layer: int, at: int, q: Tensor, keys: Tensor, values: Tensor, together: int

@@ -1,34 +1,45 @@
 """Keys and values in pages that sequences share as long as none of them writes there."""
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from deepseek.model.config import ModelConfig
+from deepseek.ops.cold import ColdBits, ColdTier, page_bytes
 from deepseek.ops.hierarchical import GROUP, PAGE
 from deepseek.ops.native_model import NewTokens, Pages
 
 COVERED = PAGE * GROUP
 """Positions whose memory nodes lie in one page of them."""
+BLOCK = 16
+"""Pages that a pool grows by: nothing is ever moved, and little is reserved without use."""
+GONE = -1
+"""In place of a page that was given back."""
 
 
 class PagePool:
-    """All pages of one model, in bfloat16. It grows; a page that nobody uses is used again."""
+    """All pages of one kind of one model. It grows; a page that nobody uses is used again."""
 
-    def __init__(self, config: ModelConfig, *, has_values: bool = True) -> None:
+    def __init__(
+        self, config: ModelConfig, *, has_values: bool = True, bits: ColdBits | None = None
+    ) -> None:
         """Make a pool.
 
         Args:
             config: Of the model.
             has_values: Whether a page holds keys and values, or memory nodes, which lie like keys.
+            bits: Of cold pages; None: bfloat16.
         """
-        self._shape = (config.n_kv_heads, PAGE, config.d_head)
-        self._keys: list[Tensor] = [torch.empty(0)] * config.n_layers
-        self._values: list[Tensor] = [torch.empty(0)] * (config.n_layers if has_values else 0)
+        size = PAGE * config.d_head if bits is None else page_bytes(bits, config.d_head)
+        self._shape = (config.n_layers, BLOCK, config.n_kv_heads, size)
+        self._dtype = torch.bfloat16 if bits is None else torch.uint8
+        self._has_values = has_values
         self._users: list[int] = []
         self._free: list[int] = []
+        self.pages = Pages(keys=())
+        """Where everything is, until it grows."""
         self._grow()
 
     @property
@@ -39,7 +50,7 @@ class PagePool:
     @property
     def n_bytes(self) -> int:
         """Bytes reserved."""
-        return sum(t.nbytes for t in (*self._keys, *self._values))
+        return sum(t.nbytes for t in (*self.pages.keys, *self.pages.values))
 
     def take(self) -> int:
         """A page for one user; what it holds is undefined."""
@@ -66,55 +77,62 @@ class PagePool:
         if self._users[page] == 1:
             return page
         copy = self.take()
-        for tensor in (*self._keys, *self._values):
-            tensor[copy] = tensor[page]
+        for to, there in zip(self.pages.of(copy), self.pages.of(page), strict=True):
+            to.copy_(there)
         self.give_back(page)
         return copy
 
-    @torch.no_grad()
     def _grow(self) -> None:
         had = len(self._users)
-        size = had + max(had // 2, 16)
-        # Layer by layer, so that old and new never exist for the whole pool at once.
-        for tensors in (self._keys, self._values):
-            for layer, old in enumerate(tensors):
-                new = torch.empty((size, *self._shape), dtype=torch.bfloat16)
-                if had:
-                    new[:had] = old
-                tensors[layer] = new
-        head = PAGE * self._shape[2]
-        self.pages = Pages(
-            keys=tuple(self._keys),
-            values=tuple(self._values),
-            page_stride=self._shape[0] * head,
-            head_stride=head,
-            n_pages=size,
-        )
-        """Where everything is, until it grows."""
-        self._users += [0] * (size - had)
-        self._free += range(size - 1, had - 1, -1)
+        keys = torch.empty(self._shape, dtype=self._dtype)
+        values = (torch.empty_like(keys),) if self._has_values else ()
+        self.pages = Pages(keys=(*self.pages.keys, keys), values=(*self.pages.values, *values))
+        self._users += [0] * BLOCK
+        self._free += range(had + BLOCK - 1, had - 1, -1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ColdPages:
+    """Where sequences keep what lies behind their window."""
+
+    pool: PagePool
+    tier: ColdTier
+    expand: Callable[[int, int], None]
+    """Makes a page of what a cold page stands for."""
 
 
 class PagedSequence:
-    """The pages of one sequence, and those of its memory nodes if it has any."""
+    """The pages of one sequence: as they are, cold ones, and those of its memory nodes."""
 
-    def __init__(self, pool: PagePool, memory: PagePool | None = None) -> None:
+    def __init__(
+        self, pool: PagePool, memory: PagePool | None = None, cold: ColdPages | None = None
+    ) -> None:
         """Begin an empty one.
 
         Args:
             pool: Has pages for keys and values.
             memory: Has pages for memory nodes; None: the sequence has none.
+            cold: Has cold pages; None: all are kept as they are.
         """
         self._keys = _Table(pool, PAGE)
         self._memory = None if memory is None else _Table(memory, COVERED)
+        self._cold = None if cold is None else _Table(cold.pool, PAGE)
+        self._cold_pages = cold
         self.length = 0
 
     def fork(self, length: int) -> "PagedSequence":
-        """A sequence that begins with the first `length` tokens of this one."""
+        """A sequence that begins with the first `length` tokens of this one.
+
+        Where this one has given pages back that the fork needs, it gets them from their cold form.
+        """
         assert 0 <= length <= self.length
         fork = PagedSequence(self._keys.pool)
         fork._keys = self._keys.fork(length)
         fork._memory = None if self._memory is None else self._memory.fork(length)
+        fork._cold_pages = self._cold_pages
+        if self._cold is not None:
+            self._restore(fork._keys, length)
+            fork._cold = self._cold.fork(length // PAGE * PAGE)
         fork.length = length
         return fork
 
@@ -127,14 +145,26 @@ class PagedSequence:
             # The nodes of a page are written when it is complete.
             self._memory.write(self.length // PAGE * PAGE, end)
             memory = self._memory.pages
-        return NewTokens(count=n_tokens, length=self.length, pages=self._keys.pages, memory=memory)
+        cold: Sequence[int] = ()
+        if self._cold is not None:
+            self._cold.write(self.length // PAGE * PAGE, end // PAGE * PAGE)
+            cold = self._cold.pages
+        return NewTokens(
+            count=n_tokens, length=self.length, pages=self._keys.pages, memory=memory, cold=cold
+        )
 
     def advance(self, n_tokens: int) -> None:
-        """Count tokens that were written."""
+        """Count tokens that were written, and give back pages that are far enough behind."""
         self.length += n_tokens
+        if self._cold_pages is not None:
+            tier = self._cold_pages.tier
+            kept = tier.window_start(self.length // PAGE) - tier.slack // PAGE
+            self._keys.give_back(tier.sinks // PAGE, kept)
 
     def truncate(self, length: int) -> None:
         """Forget everything after the first `length` tokens.
+
+        If the pages of the new window were given back, they are made from their cold form.
 
         Raises:
             ValueError: There are fewer.
@@ -144,11 +174,23 @@ class PagedSequence:
         self._keys.truncate(length)
         if self._memory is not None:
             self._memory.truncate(length)
+        if self._cold is not None:
+            self._restore(self._keys, length)
+            self._cold.truncate(length // PAGE * PAGE)
         self.length = length
 
     def release(self) -> None:
         """Give all pages back."""
         self.truncate(0)
+
+    def _restore(self, keys: "_Table", length: int) -> None:
+        """Make sure of the pages that tokens after the first `length` see as they are."""
+        assert self._cold is not None
+        assert self._cold_pages is not None
+        for page in range(self._cold_pages.tier.window_start(length // PAGE), len(keys.pages)):
+            if keys.pages[page] == GONE:
+                keys.pages[page] = keys.pool.take()
+                self._cold_pages.expand(self._cold.pages[page], keys.pages[page])
 
 
 class _Table:
@@ -157,11 +199,12 @@ class _Table:
     def __init__(self, pool: PagePool, covered: int) -> None:
         self.pool, self._covered = pool, covered
         self.pages = array("i")
+        self._n_behind = 0  # pages that were looked at by `give_back`
 
     def fork(self, length: int) -> "_Table":
         fork = _Table(self.pool, self._covered)
         kept = self.pages[: -(-length // self._covered)]
-        fork.pages = array("i", map(self.pool.share, kept))
+        fork.pages = array("i", (p if p == GONE else self.pool.share(p) for p in kept))
         return fork
 
     def write(self, start: int, end: int) -> None:
@@ -172,8 +215,18 @@ class _Table:
         while len(self.pages) * self._covered < end:
             self.pages.append(self.pool.take())
 
+    def give_back(self, first: int, last: int) -> None:
+        """Do without the pages from the first to before the last of some."""
+        for place in range(max(first, self._n_behind), last):
+            if self.pages[place] != GONE:
+                self.pool.give_back(self.pages[place])
+                self.pages[place] = GONE
+        self._n_behind = max(self._n_behind, last)
+
     def truncate(self, length: int) -> None:
         kept = -(-length // self._covered)
         for page in self.pages[kept:]:
-            self.pool.give_back(page)
+            if page != GONE:
+                self.pool.give_back(page)
         del self.pages[kept:]
+        self._n_behind = 0

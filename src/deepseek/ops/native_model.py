@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 import torch
-from jaxtyping import BFloat16, Float32, Int32
+from jaxtyping import Float32, Int32
 from torch import Tensor
 
 from deepseek.ops import native
+from deepseek.ops.cold import ColdTier, page_bytes
 from deepseek.ops.hierarchical import PAGE, Hierarchy
 from deepseek.ops.native import PROBLEMS, NativeMatrix
 from deepseek.ops.rope import rope_table
@@ -43,14 +44,16 @@ class Shape:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pages:
-    """Keys and values of all layers: page p of head g is at p * page_stride + g * head_stride."""
+    """Keys and values in blocks of pages, each [layers, pages, heads, numbers or bytes]."""
 
-    keys: Sequence[BFloat16[Tensor, "..."]]
-    values: Sequence[BFloat16[Tensor, "..."]]
+    keys: Sequence[Tensor]
+    values: Sequence[Tensor] = ()
     """None of them for pages of memory nodes."""
-    page_stride: int
-    head_stride: int
-    n_pages: int
+
+    def of(self, page: int) -> list[Tensor]:
+        """Keys, and values if there are any, of one page: [layers, heads, numbers]."""
+        block, place = divmod(page, self.keys[0].shape[1])
+        return [blocks[block][:, place] for blocks in (self.keys, self.values) if blocks]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +66,9 @@ class NewTokens:
     """Numbers of its pages in order, with room for the new tokens."""
     memory: Sequence[int] = ()
     """Numbers of the pages of its memory nodes, likewise; none: it has no memory."""
+    cold: Sequence[int] = ()
+    """Numbers of cold pages, one for each that is complete with the new tokens; none: all pages
+    are read as they are. Else numbers in `pages` that no new token sees may be -1."""
 
 
 class NativeModel:
@@ -82,6 +88,7 @@ class NativeModel:
         """Positions that have a rotation."""
         self._pages: Pages | None = None
         self._memory: Pages | None = None
+        self._cold: Pages | None = None
         self._trace: Tensor | None = None
         self.has_embedding = False
         self._handle = self._library.ds_model_new(
@@ -139,10 +146,8 @@ class NativeModel:
         Raises:
             ValueError: The tensors are too small for that.
         """
-        self._check_pages(pages, has_values=True)
-        sizes = pages.page_stride, pages.head_stride, pages.n_pages
-        keys, values = _places(pages.keys), _places(pages.values)
-        _check(self._library.ds_model_set_cache(self._handle, keys, values, *sizes), "a cache")
+        self._check_pages(pages, PAGE * self.shape.d_head)
+        _check(self._library.ds_model_set_cache(self._handle, _described(pages)), "a cache")
         self._pages = pages
 
     def set_memory(self, pages: Pages) -> None:
@@ -151,11 +156,29 @@ class NativeModel:
         Raises:
             ValueError: The tensors are too small for that.
         """
-        self._check_pages(pages, has_values=False)
-        sizes = pages.page_stride, pages.head_stride, pages.n_pages
-        keys = _places(pages.keys)
-        _check(self._library.ds_model_set_memory(self._handle, keys, *sizes), "memory nodes")
+        self._check_pages(pages, PAGE * self.shape.d_head, has_values=False)
+        _check(self._library.ds_model_set_memory(self._handle, _described(pages)), "memory nodes")
         self._memory = pages
+
+    def set_cold(self, pages: Pages, tier: ColdTier) -> None:
+        """Say where cold pages are, and what is seen of them.
+
+        Raises:
+            ValueError: The tensors are too small for that.
+        """
+        self._check_pages(pages, page_bytes(tier.bits, self.shape.d_head), dtype=torch.uint8)
+        sizes = tier.bits, tier.sinks // PAGE, tier.window // PAGE
+        problem = self._library.ds_model_set_cold(self._handle, *sizes, _described(pages))
+        _check(problem, "cold pages")
+        self._cold = pages
+
+    def expand(self, cold_page: int, page: int) -> None:
+        """Make a page, in all layers, of what a cold page stands for.
+
+        Raises:
+            ValueError: One of them is not there.
+        """
+        _check(self._library.ds_model_expand(self._handle, cold_page, page), "a cold page")
 
     def set_hierarchy(self, hierarchy: Hierarchy) -> None:
         """Say what sequences with memory nodes see."""
@@ -193,6 +216,11 @@ class NativeModel:
         """Where memory nodes are."""
         return self._memory
 
+    @property
+    def cold(self) -> Pages | None:
+        """Where cold pages are."""
+        return self._cold
+
     def forward(
         self,
         sequences: Sequence[NewTokens],
@@ -229,6 +257,7 @@ class NativeModel:
                 raise ValueError(f"{tuple(x.shape)} numbers for {n_tokens} tokens")
         tables = [array("i", s.pages) for s in sequences]
         memory = [array("i", s.memory) for s in sequences]
+        cold = [array("i", s.cold) for s in sequences]
         batch = _Batch(
             len(sequences),
             _sizes([s.count for s in sequences]),
@@ -238,6 +267,8 @@ class NativeModel:
             ids,
             _tables(memory) if any(s.memory for s in sequences) else None,
             _sizes([len(s.memory) for s in sequences]),
+            _tables(cold) if any(s.cold for s in sequences) else None,
+            _sizes([len(s.cold) for s in sequences]),
         )
         problem = self._library.ds_model_forward(self._handle, ctypes.byref(batch), x.data_ptr())
         _check(problem, "a forward pass")
@@ -254,20 +285,23 @@ class NativeModel:
             _check(problem, "logits")
         return out
 
-    def _check_pages(self, pages: Pages, *, has_values: bool) -> None:
+    def _check_pages(
+        self,
+        pages: Pages,
+        size: int,
+        *,
+        dtype: torch.dtype = torch.bfloat16,
+        has_values: bool = True,
+    ) -> None:
         """The library cannot see where memory ends."""
-        shape = self.shape
-        last = (pages.n_pages - 1) * pages.page_stride
-        last += (shape.n_kv_heads - 1) * pages.head_stride + PAGE * shape.d_head
-        n_values = shape.n_layers if has_values else 0
-        if len(pages.keys) != shape.n_layers or len(pages.values) != n_values:
-            raise ValueError(f"keys of {len(pages.keys)} layers, not of {shape.n_layers}")
+        if not pages.keys or len(pages.values) != (len(pages.keys) if has_values else 0):
+            raise ValueError(f"{len(pages.keys)} blocks of keys, {len(pages.values)} of values")
+        wanted = self.shape.n_layers, pages.keys[0].shape[1], self.shape.n_kv_heads, size
         for tensor in (*pages.keys, *pages.values):
-            if tensor.dtype is not torch.bfloat16:
-                raise ValueError(f"the cache is in {tensor.dtype}")
-            room = tensor.untyped_storage().nbytes() // 2 - tensor.storage_offset()
-            if room < last:
-                raise ValueError(f"a cache of {room} numbers where {last} are needed")
+            if tensor.dtype is not dtype:
+                raise ValueError(f"pages are in {tensor.dtype}, not in {dtype}")
+            if tensor.shape != wanted or not tensor.is_contiguous():
+                raise ValueError(f"a block of {tuple(tensor.shape)} where {wanted} are needed")
 
 
 class _Batch(ctypes.Structure):
@@ -282,6 +316,22 @@ class _Batch(ctypes.Structure):
         ("token_ids", ctypes.POINTER(ctypes.c_int64)),
         ("memory_tables", ctypes.POINTER(ctypes.c_void_p)),
         ("memory_sizes", ctypes.POINTER(ctypes.c_int64)),
+        ("cold_tables", ctypes.POINTER(ctypes.c_void_p)),
+        ("cold_sizes", ctypes.POINTER(ctypes.c_int64)),
+    )
+
+
+class _Pages(ctypes.Structure):
+    """`ds_pages`."""
+
+    _fields_ = (
+        ("n_blocks", ctypes.c_int64),
+        ("block_pages", ctypes.c_int64),
+        ("keys", ctypes.POINTER(ctypes.c_void_p)),
+        ("values", ctypes.POINTER(ctypes.c_void_p)),
+        ("layer_stride", ctypes.c_int64),
+        ("page_stride", ctypes.c_int64),
+        ("head_stride", ctypes.c_int64),
     )
 
 
@@ -312,15 +362,26 @@ def library() -> ctypes.CDLL:
     ]
     found.ds_model_set_norm.argtypes = [pointer, size, integer, pointer]
     found.ds_model_set_rope.argtypes = [pointer, size, *[pointer] * 4]
-    found.ds_model_set_memory.argtypes = [pointer, pointer, size, size, size]
+    found.ds_model_set_memory.argtypes = [pointer, pointer]
+    found.ds_model_set_cold.argtypes = [pointer, integer, size, size, pointer]
+    found.ds_model_expand.argtypes = [pointer, size, size]
     found.ds_model_set_hierarchy.argtypes = [pointer, pointer]
     found.ds_model_trace.argtypes = [pointer, pointer]
-    found.ds_model_set_cache.argtypes = [pointer, pointer, pointer, size, size, size]
+    found.ds_model_set_cache.argtypes = [pointer, pointer]
     found.ds_model_forward.argtypes = [pointer, pointer, pointer]
     found.ds_model_head.argtypes = [pointer, size, pointer, pointer]
     found.ds_page_positions.restype = size
     assert found.ds_page_positions() == PAGE
     return found
+
+
+def _described(pages: Pages) -> "ctypes._CArgObject":
+    first = pages.keys[0]
+    strides = (stride * first.element_size() for stride in first.stride()[:3])
+    values = _places(pages.values) if pages.values else None
+    return ctypes.byref(
+        _Pages(len(pages.keys), first.shape[1], _places(pages.keys), values, *strides)
+    )
 
 
 def _places(tensors: Sequence[Tensor]) -> "ctypes.Array[ctypes.c_void_p]":
