@@ -12,7 +12,7 @@ from deepseek.engine.runner import Runner, Slots, places_of_ends
 from deepseek.model.cache import DenseCache, KVCache
 from deepseek.model.hierarchical import HierarchicalCache
 from deepseek.model.transformer import Transformer
-from deepseek.ops.hierarchical import Hierarchy
+from deepseek.ops.hierarchical import UNTRAINED, Hierarchy, Router
 
 
 class TorchRunner(Runner):
@@ -25,13 +25,14 @@ class TorchRunner(Runner):
         dtype: torch.dtype,
         device: torch.device,
         hierarchy: Hierarchy | None = None,
+        router: Router = UNTRAINED,
     ) -> None:
         super().__init__(model, dtype=dtype, device=device, hierarchy=hierarchy)
         config = model.config
         self._cache = (
             DenseCache(config, dtype=dtype, device=device)
             if hierarchy is None
-            else HierarchicalCache(config, hierarchy, dtype=dtype, device=device)
+            else HierarchicalCache(config, hierarchy, dtype=dtype, device=device, router=router)
         )
 
     @property
