@@ -1,6 +1,6 @@
 """A learned router: trained on text that is named, measured on text that is not.
 
-    python benchmarks/routing.py --text FOLDER ... [--windows 24] [--out out/routing/router.safetensors]
+    python benchmarks/routing.py --text FOLDER [FOLDER ...] [--windows 24] [--out FILE]
 
 SmolLM2-135M in torch's precision for this machine. The router learns from the named files (go on
 after a kill by the same command) and is then compared with the training-free one, as the share of
@@ -80,7 +80,7 @@ def main() -> None:
     """Train, or go on training, then measure."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--text", type=Path, nargs="+", required=True)
-    parser.add_argument("--windows", type=int, default=RouterTraining.windows)
+    parser.add_argument("--windows", type=int, default=RouterTraining().windows)
     parser.add_argument("--out", type=Path, default=ROOT / "out/routing/router.safetensors")
     parser.add_argument("--passkeys", type=int, nargs="*", default=[], metavar="TOKENS")
     parser.add_argument("--depths", type=int, default=5)

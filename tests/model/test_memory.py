@@ -65,6 +65,10 @@ def test_what_comes_later_changes_nothing_unless_it_is_an_encoder() -> None:
         both = model_of(replace(SMALL, encoder=True))
         first = both(ids)[:, 0], both(changed)[:, 0]
         assert not torch.allclose(*first)
+        cache = MemoryCache(both.config, torch.device("cpu"))
+        both(ids, cache)
+        with pytest.raises(ValueError, match="one pass"):
+            both(ids, cache)
 
 
 def test_recalling_everything_is_the_dense_model() -> None:

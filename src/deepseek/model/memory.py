@@ -100,8 +100,13 @@ class Memory(nn.Module):
             k: Keys, rotated and before that.
             v: Values.
             cache: Earlier positions, and the layer below.
+
+        Raises:
+            ValueError: An encoder, which sees what comes later, is given a text in parts.
         """
         own, below = cache.layer(self.layer)
+        if self.config.encoder and own.keys is not None:
+            raise ValueError("an encoder reads a text in one pass")
         own.keys = _joined(own.keys, k[0])
         own.values = _joined(own.values, v)
         own.bank, own.still = self._remember(own, k[1], below)

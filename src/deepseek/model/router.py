@@ -101,7 +101,7 @@ def load_router(path: Path, config: ModelConfig) -> LearnedRouter:
     tensors = read_tensors(path)
     salience = tensors.get("salience")
     if salience is None or salience.dim() != 4 or not 1 <= salience.shape[3] <= PAGE:
-        raise CheckpointError(f"{path} holds no router", "name a file that `deepseek distil` wrote")
+        raise CheckpointError(f"{path} holds no router", "name a file that RouterTrainer wrote")
     router = LearnedRouter(config, salience.shape[3])
     fill_router(router, tensors, path)
     return router.requires_grad_(False)
