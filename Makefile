@@ -6,10 +6,11 @@ MODEL ?= qwen2.5-coder-1.5b
 PAPER_TASKS ?= method_innovation,experiment_flaws
 TORCH ?= torch==2.13.0
 LMEVAL ?= .venv-lm-eval
+TEXT ?= text
 export PYTHONDONTWRITEBYTECODE = 1
 
 .DEFAULT_GOAL := help
-.PHONY: check-native-arm help install demo test test-large check format bench-inference bench-papers bench-extraction bench-evaluation bench-lm-eval bench-kernels bench-accuracy bench-long-context bench-long-accuracy check-native clean
+.PHONY: check-native-arm help install demo test test-large check format bench-inference bench-papers bench-extraction bench-evaluation bench-lm-eval bench-kernels bench-accuracy bench-long-context bench-long-accuracy bench-routing check-native clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-18s %s\n", $$1, $$2}'
@@ -67,6 +68,9 @@ bench-long-context: $(VENV)/.dev  ## pass keys and speed far beyond the trained 
 bench-long-accuracy: $(VENV)/.peers  ## what hierarchical attention keeps of dense (hours; goes on where it stopped)
 	$(BIN)/python benchmarks/long_accuracy.py $(LONG_ACCURACY_ARGS)
 	$(BIN)/python benchmarks/far_needles.py $(FAR_NEEDLES_ARGS)
+
+bench-routing: $(VENV)/.dev  ## train a router on TEXT=folder and measure it (an hour; goes on where it stopped)
+	$(BIN)/python benchmarks/routing.py --text "$(TEXT)" $(ROUTING_ARGS)
 
 bench-papers: $(VENV)/.dev  ## paper analysis on ground truth: NCG_TRAIN=… NCG_TEST=… PDFS="a.pdf b.pdf"
 	$(BIN)/python benchmarks/papers.py $(if $(NCG_TRAIN),--ncg-train "$(NCG_TRAIN)") \

@@ -13,7 +13,7 @@ from deepseek.model.cache import DenseCache, KVCache
 from deepseek.model.hierarchical import HierarchicalCache
 from deepseek.model.transformer import Transformer
 from deepseek.ops.cold import ColdTier
-from deepseek.ops.hierarchical import Hierarchy
+from deepseek.ops.hierarchical import UNTRAINED, Hierarchy, Router
 
 
 class TorchRunner(Runner):
@@ -27,6 +27,7 @@ class TorchRunner(Runner):
         device: torch.device,
         hierarchy: Hierarchy | None = None,
         tier: ColdTier | None = None,
+        router: Router = UNTRAINED,
     ) -> None:
         if tier is not None:
             raise ConfigError(
@@ -38,7 +39,7 @@ class TorchRunner(Runner):
         self._cache = (
             DenseCache(config, dtype=dtype, device=device)
             if hierarchy is None
-            else HierarchicalCache(config, hierarchy, dtype=dtype, device=device)
+            else HierarchicalCache(config, hierarchy, dtype=dtype, device=device, router=router)
         )
 
     @property

@@ -1,4 +1,4 @@
-"""Grouped-query self-attention over everything so far (the dense mode)."""
+"""Grouped-query self-attention: dense, as a cache decides, or with a learned memory."""
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from deepseek.model.cache import KVCache
 from deepseek.model.config import ModelConfig
 from deepseek.model.linear import Linear
+from deepseek.model.memory import Memory, MemoryCache
 from deepseek.ops.attention import attention
 from deepseek.ops.rope import apply_rope
 
@@ -24,6 +25,7 @@ class Attention(nn.Module):
         width = (config.n_heads + 2 * config.n_kv_heads) * config.d_head
         self.qkv = Linear(config.d_model, width, bias=config.attention_bias)
         self.output = Linear(config.n_heads * config.d_head, config.d_model)
+        self.memory = Memory(config, layer) if config.attention == "hierarchical" else None
 
     def forward(
         self,
@@ -43,5 +45,10 @@ class Attention(nn.Module):
         rotated = apply_rope(heads[:, : self.n_heads + self.n_kv_heads], *rope)
         q, k = rotated[:, : self.n_heads], rotated[:, self.n_heads :]
         v = heads[:, self.n_heads + self.n_kv_heads :]
-        mixed = attention(q, k, v) if cache is None else cache.attend(self.layer, q, k, v)
+        if self.memory is not None:
+            assert isinstance(cache, MemoryCache), "a model with a memory has a cache for it"
+            still_q, still_k = heads[:, : self.n_heads], heads[:, self.n_heads : -self.n_kv_heads]
+            mixed = self.memory(x, (q, still_q), (k, still_k), v, cache)
+        else:
+            mixed = attention(q, k, v) if cache is None else cache.attend(self.layer, q, k, v)
         return self.output(mixed.transpose(1, 2).reshape(batch, n_tokens, -1))  # type: ignore[no-any-return]

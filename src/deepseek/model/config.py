@@ -1,12 +1,13 @@
 """The shape of a model. `configs/*.toml` and Hugging Face's `config.json` both end here."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from deepseek.core.config import build, load_table, suggest
 from deepseek.core.errors import ConfigError
+from deepseek.ops.memory import PARTS, MemoryConfig
 
 Family = Literal["llama", "qwen2"]
 
@@ -41,6 +42,10 @@ class ModelConfig:
     """Whether the query, key and value projections have biases (Qwen2: yes)."""
     tied_embeddings: bool = True
     """Whether the output head is the embedding matrix."""
+    attention: Literal["dense", "hierarchical"] = "dense"
+    """What the weights were made for; hierarchical ones have a learned memory."""
+    memory: MemoryConfig = field(default_factory=MemoryConfig)
+    """What hierarchical attention sees."""
 
     def __post_init__(self) -> None:
         limits = {
@@ -78,8 +83,14 @@ class ModelConfig:
         if self.attention_bias:
             attention += d_q + 2 * d_kv
         layer = attention + 3 * self.d_model * self.d_ff + 2 * self.d_model
+        if self.attention == "hierarchical":
+            pooling = 2 * self.n_kv_heads * (self.d_head + self.memory.node)
+            layer += pooling + PARTS * self.n_heads * (self.d_model + 1)
+            fusion = (self.n_layers - 1) * (2 * self.n_kv_heads + self.n_heads)
+        else:
+            fusion = 0
         embeddings = self.vocab_size * self.d_model * (1 if self.tied_embeddings else 2)
-        return embeddings + self.n_layers * layer + self.d_model
+        return embeddings + self.n_layers * layer + fusion + self.d_model
 
     @classmethod
     def from_hf(cls, config: Mapping[str, Any]) -> "ModelConfig":
@@ -127,7 +138,16 @@ class ModelConfig:
         return build(cls, values, where="model.")
 
     def to_hf(self) -> dict[str, Any]:
-        """The same shape as a Hugging Face `config.json`."""
+        """The same shape as a Hugging Face `config.json`.
+
+        Raises:
+            ConfigError: It has a learned memory, which no architecture there knows.
+        """
+        if self.attention == "hierarchical":
+            raise ConfigError(
+                "a model with a learned memory has no Hugging Face architecture",
+                "keep its state_dict as safetensors",
+            )
         return {theirs: getattr(self, ours) for ours, theirs in HF_NAMES.items()} | {
             "architectures": [ARCHITECTURES[self.family]],
             "model_type": self.family,
@@ -143,13 +163,15 @@ class ModelConfig:
 
 
 def load_preset(path: Path, overrides: tuple[str, ...] = ()) -> ModelConfig:
-    """Read the `[model]` section of a preset.
+    """Read the `[model]` section of a preset, and `[memory]` for hierarchical attention.
 
     Raises:
         ConfigError: The file, a key or a value is wrong.
     """
     table = load_table(path, overrides)
     for key in table:
-        if key != "model":
-            raise ConfigError(f"unknown section [{key}] in {path}", suggest(key, ["model"]))
-    return build(ModelConfig, table.get("model", {}), where="model.")
+        if key not in ("model", "memory"):
+            known = ["model", "memory"]
+            raise ConfigError(f"unknown section [{key}] in {path}", suggest(key, known))
+    memory = build(MemoryConfig, table.get("memory", {}), where="memory.")
+    return build(ModelConfig, table.get("model", {}) | {"memory": memory}, where="model.")

@@ -14,11 +14,12 @@ from deepseek.ops.hierarchical import (
     FEW,
     PAGE,
     TOGETHER,
+    UNTRAINED,
     Hierarchy,
     Recalled,
+    Router,
     Turns,
     attend_page,
-    summarise,
 )
 
 AttentionMode = Literal["auto", "dense", "hierarchical"]
@@ -66,12 +67,13 @@ class HierarchicalCache(DenseCache):
         *,
         dtype: torch.dtype,
         device: torch.device,
+        router: Router = UNTRAINED,
     ) -> None:
         super().__init__(config, dtype=dtype, device=device)
-        self.hierarchy = hierarchy
+        self.hierarchy, self.router = hierarchy, router
         self._turns = Turns(theta=config.rope_theta)
-        shape = config.n_kv_heads, 0, 4, config.d_head
-        self._nodes = [torch.empty(shape, dtype=dtype, device=device)] * config.n_layers
+        none = torch.empty(config.n_kv_heads, 0, config.d_head, dtype=dtype, device=device)
+        self._nodes = [router.remember(layer, none, 0) for layer in range(config.n_layers)]
         self._votes: dict[int, Tensor] = {}  # of the layer before, by a page's first query
         self.recalled: list[Recalled | None] = [None] * config.n_layers
         """What the last queries of the last pass chose in each layer."""
@@ -131,6 +133,8 @@ class HierarchicalCache(DenseCache):
             self._turns,
             together=together,
             before=self._votes.get(at),
+            router=self.router,
+            layer=layer,
         )
         if recalled is not None:
             self._votes[at] = recalled.votes.mean(0)
@@ -142,5 +146,5 @@ class HierarchicalCache(DenseCache):
         nodes = self._nodes[layer]
         first, last = nodes.shape[1], keys.shape[1] // PAGE
         if last > first:
-            fresh = summarise(keys[:, first * PAGE : last * PAGE])
+            fresh = self.router.remember(layer, keys[:, first * PAGE : last * PAGE], first)
             self._nodes[layer] = torch.cat((nodes, fresh), 1)

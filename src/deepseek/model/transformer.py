@@ -8,6 +8,7 @@ from deepseek.model.block import Block
 from deepseek.model.cache import KVCache
 from deepseek.model.config import ModelConfig
 from deepseek.model.linear import Embedding, Linear
+from deepseek.model.memory import MemoryCache
 from deepseek.model.norm import RMSNorm
 from deepseek.ops.rope import rope_table
 
@@ -53,6 +54,8 @@ class Transformer(nn.Module):
         """What the last block returns, before the final norm."""
         n_tokens = token_ids.shape[1]
         x = self.embedding(token_ids)
+        if self.config.attention == "hierarchical" and cache is None:
+            cache = MemoryCache(self.config, x.device)
         if cache is None:
             positions = torch.arange(n_tokens, device=x.device)
         else:
@@ -78,6 +81,8 @@ class Transformer(nn.Module):
                 parameter.zero_()
             elif "norm" in name:
                 parameter.fill_(1.0)
+            elif ".memory." in name:
+                parameter.zero_()
             else:
                 is_residual = name.endswith(("output.weight", "down.weight"))
                 parameter.normal_(0.0, residual if is_residual else 0.02, generator=generator)

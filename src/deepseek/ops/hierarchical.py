@@ -11,12 +11,14 @@ positions depend on distances only, so that moving keys up is turning the query 
 
 Axes: H query heads, G key/value heads, R of the first for each of the second, T queries, B blocks
 of queries that choose together, Q queries of all heads in a block, S keys, K head width, N pages,
-C chosen pages. The native library does the same in `hierarchy.cpp`; this is its reference, and the
-path of other devices.
+C chosen pages, M memory nodes of a page. The native library does the same in `hierarchy.cpp`; this
+is its reference, and the path of other devices.
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -90,6 +92,10 @@ class Hierarchy:
         """The page after the sinks that queries in `page` see beside their window."""
         return min(self.sinks // PAGE, self.window_start(page))
 
+    def n_recalled(self, page: int) -> int:
+        """Pages that queries in `page` recall."""
+        return min(self.recall // PAGE, self.window_start(page) - self.sinks_end(page))
+
     def is_beyond(self, page: int) -> bool:
         """Whether queries there stand where the weights do not reach."""
         return (page + 1) * PAGE > self.reach
@@ -135,6 +141,54 @@ def summarise(keys: Float[Tensor, "... S K"]) -> Float[Tensor, "... N 4 K"]:
     return torch.unflatten(nodes, -3, (-1, 2)).flatten(-3, -2)
 
 
+@runtime_checkable
+class Router(Protocol):
+    """Makes memory nodes, and says from them how much attention each page will get."""
+
+    def remember(
+        self, layer: int, keys: Float[Tensor, "G S K"], first: int
+    ) -> Float[Tensor, "G N M K"]:
+        """Memory nodes of whole pages of rotated keys, the first of them page `first`."""
+        ...
+
+    def look(
+        self, layer: int, rows: Float[Tensor, "G B Q K"], nodes: Float[Tensor, "G N M K"]
+    ) -> Float[Tensor, "G B Q N"]:
+        """What a query's scores of each page are expected to be: the logarithm of the sum of their
+        exponentials. Rows are rotated and scaled queries, in each block head by head."""
+        ...
+
+
+class NodeRouter:
+    """The router without training: the scores of means and outliers, as many times as they stand
+    for keys."""
+
+    def remember(
+        self, layer: int, keys: Float[Tensor, "G S K"], first: int
+    ) -> Float[Tensor, "G N M K"]:
+        """Mean and outlier of each half page, the same in all layers and places."""
+        return summarise(keys)
+
+    def look(
+        self, layer: int, rows: Float[Tensor, "G B Q K"], nodes: Float[Tensor, "G N M K"]
+    ) -> Float[Tensor, "G B Q N"]:
+        """The same in all layers."""
+        scores = node_scores(rows, nodes)
+        many = [math.log(HALF - 1), 0.0] * (NODES // 2)
+        return (scores + scores.new_tensor(many)).logsumexp(-1)
+
+
+UNTRAINED = NodeRouter()
+
+
+def node_scores(
+    rows: Float[Tensor, "G B Q K"], nodes: Float[Tensor, "G N M K"]
+) -> Float[Tensor, "G B Q N M"]:
+    """Products of queries and memory nodes."""
+    scores = rows @ nodes[:, None].flatten(2, 3).transpose(2, 3)
+    return torch.unflatten(scores, -1, nodes.shape[1:3])
+
+
 @dataclass(slots=True)
 class Recalled:
     """What the blocks of queries in one page chose."""
@@ -152,12 +206,14 @@ def attend_page(
     q: Float[Tensor, "H T K"],
     keys: Float[Tensor, "G S K"],
     values: Float[Tensor, "G S K"],
-    memory: Float[Tensor, "G P 4 K"],
+    memory: Float[Tensor, "G P M K"],
     hierarchy: Hierarchy,
     turns: Turns,
     *,
     together: int = TOGETHER,
     before: Float[Tensor, "B N"] | None = None,
+    router: Router = UNTRAINED,
+    layer: int = 0,
 ) -> tuple[Float[Tensor, "H T K"], Recalled | None]:
     """Attention of queries that stand in one page.
 
@@ -170,6 +226,8 @@ def attend_page(
         turns: How to turn queries back.
         together: Queries that choose together: those of positions with the same quotient.
         before: Votes of the layer before, a mean over its groups, for the pages that can be chosen.
+        router: What made the memory nodes.
+        layer: Which layer this is, for the router.
 
     Returns:
         The mixed values, and what was chosen; None if there was nothing to choose from.
@@ -177,25 +235,22 @@ def attend_page(
     n_groups, n_keys, width = keys.shape
     page = (n_keys - 1) // PAGE
     start, sinks = hierarchy.window_start(page), hierarchy.sinks_end(page)
-    n_chosen = min(hierarchy.recall // PAGE, start - sinks)
+    n_chosen = hierarchy.n_recalled(page)
     is_beyond = hierarchy.is_beyond(page)
-    blocks = _Blocks(len(q) // n_groups, n_keys - q.shape[1], n_keys, together)
+    blocks = Blocks(len(q) // n_groups, n_keys - q.shape[1], n_keys, together)
     rows = blocks.split(q / math.sqrt(width), n_groups)
 
-    own = blocks.positions.to(q.device)
-    unseen = torch.arange(start * PAGE, n_keys, device=q.device) > own[..., None]
-    window = rows @ keys[:, None, start * PAGE :].transpose(2, 3)
-    parts = [window.masked_fill(unseen, -math.inf)]
+    parts = seen_scores(rows, keys, blocks.positions, hierarchy, turns)
     seen = [values[:, None, start * PAGE :]]
     if sinks:
-        moved = start - n_chosen - sinks if is_beyond else 0
-        near = keys[:, None, : sinks * PAGE].transpose(2, 3)
-        parts.append(turns.back(rows, moved) @ near)
         seen.append(values[:, None, : sinks * PAGE])
     recalled = None
     if n_chosen:
         mass = torch.cat(parts, -1).logsumexp(-1)
-        shares = _shares(rows, mass, memory, page, hierarchy, turns)
+        looks = far_rows(rows, page, hierarchy, turns)
+        scores = [router.look(layer, turned, memory[:, part]) for part, turned in looks]
+        shares = page_shares(torch.cat(scores, -1), mass)
+        own = blocks.positions.to(q.device)
         is_asked = (own >= n_keys - q.shape[1]) & (own < n_keys)
         votes = (shares * is_asked[..., None]).sum(2) / is_asked.sum(1)[:, None]
         fused = votes if before is None else votes + hierarchy.fusion * before
@@ -222,11 +277,11 @@ def _choose(
     return votes.topk(n, -1).indices.sort(-1).values
 
 
-class _Blocks:
+class Blocks:
     """Queries of each group of heads in blocks that choose together, filled up where they begin
     or end in between."""
 
-    def __init__(self, repeats: int, start: int, end: int, together: int) -> None:
+    def __init__(self, repeats: int, start: int, end: int, together: int = TOGETHER) -> None:
         self._repeats, self._together, self._n_tokens = repeats, together, end - start
         self._front, back = start % together, -end % together
         self._fill = (0, 0, self._front, back)
@@ -236,11 +291,13 @@ class _Blocks:
         """Of a block's queries, head by head. [B, Q]"""
 
     def split(self, q: Float[Tensor, "H T K"], n_groups: int) -> Float[Tensor, "G B Q K"]:
+        """Heads into rows of blocks."""
         whole = torch.nn.functional.pad(q, self._fill)
         shape = n_groups, self._repeats, -1, self._together, q.shape[-1]
         return whole.view(shape).transpose(1, 2).flatten(2, 3)
 
     def join(self, rows: Float[Tensor, "G B Q K"]) -> Float[Tensor, "H T K"]:
+        """Rows of blocks into heads."""
         heads = torch.unflatten(rows, 2, (self._repeats, self._together)).transpose(1, 2)
         whole = heads.flatten(2, 3).flatten(0, 1)
         return whole[:, self._front : self._front + self._n_tokens]
@@ -260,19 +317,58 @@ def _scores(
     return (turned @ keys.transpose(3, 4)).transpose(2, 3).flatten(3)
 
 
-def _shares(
-    rows: Tensor, mass: Tensor, memory: Tensor, page: int, hierarchy: Hierarchy, turns: Turns
-) -> Float[Tensor, "G B Q N"]:
-    """Expected share of each query's attention for each page that can be chosen."""
+def seen_scores(
+    rows: Float[Tensor, "G B Q K"],
+    keys: Float[Tensor, "G S K"],
+    own: Int[Tensor, "B Q"],
+    hierarchy: Hierarchy,
+    turns: Turns,
+) -> list[Float[Tensor, "G B Q _"]]:
+    """Scores of what queries in the last page see without choosing: the window, then the sinks.
+
+    Args:
+        rows: Scaled queries.
+        keys: Rotated keys of all positions up to the last query's.
+        own: Positions of the queries.
+        hierarchy: What is seen.
+        turns: How to turn queries back.
+    """
+    page = (keys.shape[1] - 1) // PAGE
+    start, sinks = hierarchy.window_start(page), hierarchy.sinks_end(page)
+    later = torch.arange(start * PAGE, keys.shape[1], device=rows.device)
+    window = rows @ keys[:, None, start * PAGE :].transpose(2, 3)
+    parts = [window.masked_fill(later > own.to(rows.device)[..., None], -math.inf)]
+    if sinks:
+        # Beyond the reach they stand before the recalled pages, which stand before the window.
+        moved = start - hierarchy.n_recalled(page) - sinks if hierarchy.is_beyond(page) else 0
+        parts.append(turns.back(rows, moved) @ keys[:, None, : sinks * PAGE].transpose(2, 3))
+    return parts
+
+
+def far_rows(
+    rows: Float[Tensor, "G B Q K"], page: int, hierarchy: Hierarchy, turns: Turns, further: int = 0
+) -> Iterator[tuple[slice, Float[Tensor, "G B Q K"]]]:
+    """Queries as they look at the pages that can be chosen, some pages at a time.
+
+    Args:
+        rows: Of queries in one page.
+        page: Which page.
+        hierarchy: What is seen.
+        turns: How to turn queries back.
+        further: Pages by which all are taken to be farther away than they are, beyond the reach.
+    """
     first, last = hierarchy.sinks_end(page), hierarchy.window_start(page)
-    parts = []
     for group in range(first // GROUP, -(-last // GROUP)):
         distance = page - group * GROUP
-        moved = distance - looked_from(distance) if hierarchy.is_beyond(page) else 0
-        part = memory[:, None, max(first, group * GROUP) : min(last, (group + 1) * GROUP)]
-        parts.append(turns.back(rows, moved) @ part.flatten(2, 3).transpose(2, 3))
-    many = torch.tensor([math.log(HALF - 1), 0.0] * 2, dtype=mass.dtype, device=mass.device)
-    scores = torch.unflatten(torch.cat(parts, -1), -1, (-1, NODES)) + many
-    pages = scores.logsumexp(-1)
-    total = torch.logaddexp(pages.logsumexp(-1), mass)
-    return (pages - total[..., None]).exp()
+        is_beyond = hierarchy.is_beyond(page)
+        moved = distance - looked_from(distance + further) if is_beyond else 0
+        pages = slice(max(first, group * GROUP), min(last, (group + 1) * GROUP))
+        yield pages, turns.back(rows, moved)
+
+
+def page_shares(
+    scores: Float[Tensor, "G B Q N"], mass: Float[Tensor, "G B Q"]
+) -> Float[Tensor, "G B Q N"]:
+    """Shares of attention from logarithms of what pages, and all that is seen anyway, weigh."""
+    total = torch.logaddexp(scores.logsumexp(-1), mass)
+    return (scores - total[..., None]).exp()

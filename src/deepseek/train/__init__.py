@@ -1,0 +1,1 @@
+"""Training: so far the router of hierarchical attention."""
