@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from deepseek.apps.papers.analyse import AnalysisProgress
     from deepseek.apps.papers.analysis import Finding, PaperAnalysis
     from deepseek.apps.papers.tasks import Task
+    from deepseek.engine.context import Context
+    from deepseek.model.context_file import ContextInfo
     from deepseek.model.hierarchical import AttentionMode
 
 DEFAULT_MODEL = "qwen2.5-coder-1.5b"
@@ -156,6 +158,74 @@ class R1Model:
             RequestError: A turn is malformed, or the conversation does not fit.
         """
         return self.generate(conversation(messages), params, **settings)
+
+    def read(
+        self, text: str | Sequence[Message | dict[str, str]], *, raw: bool = False
+    ) -> "Context":
+        """Read a long text once, to ask about it with `ask`.
+
+        Args:
+            text: A text, which becomes the user's first message with the question behind it, or
+                the turns of a conversation that questions follow.
+            raw: The text is no message: questions continue it as it stands.
+
+        Raises:
+            RequestError: It is empty, shorter than 64 tokens, or leaves no room for a question.
+        """
+        if raw and not isinstance(text, str):
+            raise RequestError("raw reads a text, not a conversation", "give the text")
+        return self._engine.read(text if raw and isinstance(text, str) else conversation(text))
+
+    def save_context(
+        self, path: str | Path, on_page: Callable[[int, int], None] | None = None
+    ) -> "ContextInfo":
+        """Write what was read to a file, so that it need not be read again.
+
+        Args:
+            path: Where to; written whole or not at all.
+            on_page: Told of pages written and to write.
+
+        Raises:
+            RequestError: Nothing was read.
+            ContextError: The place cannot be written.
+        """
+        return self._engine.save_context(Path(path), on_page)
+
+    def load_context(
+        self, path: str | Path, on_page: Callable[[int, int], None] | None = None
+    ) -> "Context":
+        """Take a saved text up again, as if it had just been read.
+
+        Args:
+            path: What `save_context` wrote with the same checkpoint and the same settings.
+            on_page: Told of pages read and to read.
+
+        Raises:
+            ContextError: The file is damaged, or fits another model or other settings.
+        """
+        return self._engine.load_context(Path(path), on_page)
+
+    @property
+    def context(self) -> "Context | None":
+        """The text that was read or loaded last."""
+        return self._engine.context
+
+    def ask(
+        self, question: str, params: SamplingParams | None = None, **settings: Any
+    ) -> Completion:
+        """Answer a question about the text that was read or loaded.
+
+        Args:
+            question: Follows the text.
+            params: How to sample.
+            **settings: Fields of `SamplingParams`.
+
+        Raises:
+            RequestError: Nothing was read, or the question does not fit the context window.
+        """
+        if self.context is None:
+            raise RequestError("no text was read", "call read or load_context first")
+        return self.generate(self.context.followed_by(question), params, **settings)
 
     def score(self, prompt: Prompt, continuations: Sequence[str]) -> list[Score]:
         """Log-probability of each continuation after the prompt."""

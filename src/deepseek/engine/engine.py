@@ -8,6 +8,8 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -16,11 +18,13 @@ from torch import Tensor
 
 from deepseek.core.errors import RequestError
 from deepseek.core.llm import Completion, Delta, Prompt, SamplingParams, Score, ScoreRequest
-from deepseek.engine import batch
+from deepseek.engine import batch, context
 from deepseek.engine.answer import Answer
+from deepseek.engine.context import Context, Identity, beginning_of, shared_ids
 from deepseek.engine.native_runner import NativeRunner
 from deepseek.engine.runner import Runner
 from deepseek.engine.torch_runner import TorchRunner
+from deepseek.model.context_file import ContextInfo
 from deepseek.model.decoder import can_decode
 from deepseek.model.transformer import Transformer
 from deepseek.ops.hierarchical import Hierarchy
@@ -44,12 +48,29 @@ class Engine:
         context_window: int | None = None,
         hierarchy: Hierarchy | None = None,
         on_prefill: Callable[[int, int], None] | None = None,
+        fingerprint: Callable[[], str] = str,
     ) -> None:
+        """Serve a model.
+
+        Args:
+            model: Loaded.
+            tokenizer: Its own.
+            name: For people.
+            dtype: Of activations.
+            device: Where the model is.
+            context_window: Tokens that prompt and answer may take together.
+            hierarchy: What tokens of long texts see; None: everything.
+            on_prefill: Told of prompt tokens read and to read.
+            fingerprint: Gives a digest of the weights, for saved contexts.
+        """
         self.tokenizer = tokenizer
         kind: type[Runner] = NativeRunner if can_decode(model) else TorchRunner
         self.runner: Runner = kind(model, dtype=dtype, device=device, hierarchy=hierarchy)
         self.on_prefill = on_prefill
         self._name = name
+        self._fingerprint = fingerprint
+        self._context: Context | None = None
+        self._context_ids: list[int] = []
         trained = model.config.context_window
         wanted = context_window or trained
         self._context_window = wanted if hierarchy is not None else min(wanted, trained)
@@ -65,6 +86,11 @@ class Engine:
     def context_window(self) -> int:
         """Tokens that prompt and answer may take together."""
         return self._context_window
+
+    @property
+    def context(self) -> Context | None:
+        """The text that was read or loaded last, to be followed by questions."""
+        return self._context
 
     def count_tokens(self, text: str) -> int:
         """Tokens of `text` without any template around it."""
@@ -131,6 +157,58 @@ class Engine:
             self._encode(prompt, one.max_tokens) for prompt, one in zip(prompts, each, strict=True)
         ]
         return self._in_turn(batch.generate_many(self.runner, self.tokenizer, encoded, each))
+
+    def read(self, prompt: Prompt) -> Context:
+        """Read a text that questions will follow; it stays in the cache until another is asked.
+
+        Raises:
+            RequestError: It is empty, shorter than a page, or leaves no room for a question.
+        """
+        beginning = beginning_of(prompt)
+        ids = shared_ids(partial(encode_prompt, self.tokenizer), beginning)
+        self._require_room(len(ids), 1)
+        with self._turn():
+            if ids != self._context_ids:
+                # What was generated chose alone what it recalls: it is not read again by chance.
+                self.runner.rewind(0)
+            self.runner.fill(ids, self.on_prefill)
+            self._context, self._context_ids = Context(beginning, len(ids)), ids
+        return self._context
+
+    def save_context(
+        self, path: Path, on_page: Callable[[int, int], None] | None = None
+    ) -> ContextInfo:
+        """Write what was read to a file; if something else was asked meanwhile, read it again.
+
+        Raises:
+            RequestError: Nothing was read.
+            ContextError: The place cannot be written.
+        """
+        if self._context is None:
+            raise RequestError("no context was read", "read one first")
+        with self._turn():
+            if self.runner.reusable(self._context_ids) < len(self._context_ids):
+                self.runner.rewind(0)
+                self.runner.fill(self._context_ids, self.on_prefill)
+            return context.save(path, self._context, self.runner, self._identity, on_page=on_page)
+
+    def load_context(
+        self, path: Path, on_page: Callable[[int, int], None] | None = None
+    ) -> Context:
+        """Bring a saved text into the cache, as if it had just been read.
+
+        Raises:
+            ContextError: The file is damaged, or fits another model or other settings.
+        """
+        encode = partial(encode_prompt, self.tokenizer)
+        with self._turn():
+            found = context.load(path, self.runner, encode, self._identity, on_page=on_page)
+            self._context, self._context_ids = found, list(self.runner.tokens)
+        return found
+
+    @property
+    def _identity(self) -> Identity:
+        return Identity(self._name, self._fingerprint(), self._context_window)
 
     def encode(self, text: str) -> list[int]:
         """The token ids of `text` without any template around it."""
@@ -205,7 +283,7 @@ class Engine:
     def _run(self, prompt_ids: list[int], params: SamplingParams) -> Generator[Delta, None, None]:
         with self._turn():
             start = time.perf_counter()
-            reused = min(self.runner.reusable(prompt_ids), len(prompt_ids) - 1)
+            reused = self.runner.resumed_at(prompt_ids)
             logits = self.runner.read(prompt_ids, self.on_prefill)
             answer = Answer(self.tokenizer, params, prompt_ids)
             prefill_end = time.perf_counter()
@@ -221,5 +299,6 @@ class Engine:
                 n_reused_tokens=reused,
                 prefill_seconds=prefill_end - start,
                 decode_seconds=time.perf_counter() - prefill_end,
+                attended=self.runner.attended(),
             )
             yield Delta(rest, completion)

@@ -14,6 +14,7 @@ from deepseek.model.checkpoint import is_quantised, load_model
 from deepseek.model.hierarchical import AttentionMode, choose_hierarchy
 from deepseek.ops import native
 from deepseek.tokenizer.tokenizer import Tokenizer
+from deepseek.weights.fingerprint import fingerprint
 from deepseek.weights.pull import OnProgress, ensure
 from deepseek.weights.source import describe_formats, open_weights
 
@@ -105,6 +106,7 @@ def load_engine(
         context_window=context_window,
         hierarchy=hierarchy,
         on_prefill=on_prefill,
+        fingerprint=lambda: fingerprint(source),
     )
     return engine, report
 

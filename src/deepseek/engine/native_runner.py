@@ -6,10 +6,11 @@ A token's numbers are the same to the last bit alone, in a batch, and however it
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from deepseek.engine.runner import Runner, Slots, places_of_ends
+from deepseek.model.context_file import PageTable
 from deepseek.model.decoder import NativeDecoder
 from deepseek.model.pages import PagedSequence
 from deepseek.model.transformer import Transformer
@@ -30,12 +31,29 @@ class NativeRunner(Runner):
         super().__init__(model, dtype=dtype, device=device, hierarchy=hierarchy)
         self.decoder = NativeDecoder(model, hierarchy)
         self._sequence = self.decoder.sequence()
+        self._trace: Tensor | None = None
 
     @property
-    def cache_bytes(self) -> int:
-        """Bytes that keys, values and memory nodes take."""
+    def tier_bytes(self) -> dict[str, int]:
+        """Bytes reserved for what is remembered, by kind."""
         memory = self.decoder.memory
-        return self.decoder.pool.n_bytes + (memory.n_bytes if memory is not None else 0)
+        nodes = {} if memory is None else {"memory nodes": memory.n_bytes}
+        return {"keys and values": self.decoder.pool.n_bytes, **nodes}
+
+    @property
+    def tables(self) -> Sequence[PageTable]:
+        """The cached sequence as pages of each kind, for saved contexts."""
+        return self._sequence.tables
+
+    def recalled(self) -> Int[Tensor, "L G C"] | None:
+        """Pages that the last queries of the last pass recalled, by layer and group of heads."""
+        return self._trace
+
+    def watch(self, wanted: bool) -> None:
+        """Note from now on, or no longer, what is recalled."""
+        if self.hierarchy is not None:
+            trace = self.decoder.trace(wanted)
+            self._trace = trace if wanted else None
 
     @torch.inference_mode()
     def head(self, hidden: Float[Tensor, "W D"]) -> Float[Tensor, "W V"]:
@@ -85,11 +103,16 @@ class NativeRunner(Runner):
 
     @torch.inference_mode()
     def _forward(self, token_ids: list[int], last: int) -> Tensor:
+        if self._trace is not None:
+            self._trace.fill_(-1)
         hidden = self.decoder.run([token_ids], [self._sequence])
         return self.decoder.logits(hidden[len(hidden) - last :])
 
     def _truncate(self, length: int) -> None:
         self._sequence.truncate(length)
+
+    def _count_restored(self, n_tokens: int) -> None:
+        self._sequence.advance(n_tokens)
 
 
 class _NativeSlots:

@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from deepseek.core.errors import RequestError
 from deepseek.engine.packing import ForkCache, SlotCache
 from deepseek.engine.runner import Runner, Slots, places_of_ends
 from deepseek.model.cache import DenseCache, KVCache
+from deepseek.model.context_file import PageTable
 from deepseek.model.hierarchical import HierarchicalCache
 from deepseek.model.transformer import Transformer
 from deepseek.ops.hierarchical import Hierarchy
@@ -35,9 +36,27 @@ class TorchRunner(Runner):
         )
 
     @property
-    def cache_bytes(self) -> int:
-        """Bytes that keys and values take."""
-        return self._cache.n_bytes
+    def tier_bytes(self) -> dict[str, int]:
+        """Bytes reserved for what is remembered, by kind."""
+        cache = self._cache
+        nodes = cache.node_bytes if isinstance(cache, HierarchicalCache) else 0
+        kinds = {"keys and values": cache.n_bytes - nodes}
+        return kinds if self.hierarchy is None else kinds | {"memory nodes": nodes}
+
+    @property
+    def tables(self) -> Sequence[PageTable]:
+        """The cached sequence as pages, for saved contexts; memory nodes are made anew."""
+        return self._cache.tables
+
+    def recalled(self) -> Int[Tensor, "L G C"] | None:
+        """Pages that the last queries of the last pass recalled, by layer and group of heads."""
+        if not isinstance(self._cache, HierarchicalCache):
+            return None
+        layers = [r.pages[:, -1] for r in self._cache.recalled if r is not None]
+        return torch.stack(layers).cpu() if layers else None
+
+    def watch(self, wanted: bool) -> None:
+        """Nothing to do: it is always noted."""
 
     @torch.inference_mode()
     def head(self, hidden: Float[Tensor, "W D"]) -> Float[Tensor, "W V"]:
@@ -98,6 +117,9 @@ class TorchRunner(Runner):
 
     def _truncate(self, length: int) -> None:
         self._cache.truncate(length)
+
+    def _count_restored(self, n_tokens: int) -> None:
+        assert self._cache.length == n_tokens
 
 
 class _TorchSlots:

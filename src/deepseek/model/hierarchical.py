@@ -87,6 +87,7 @@ class HierarchicalCache(DenseCache):
         assert len(q) == 1, "one sequence"
         keys, values = self.append(layer, k, v)
         self._remember(layer, keys[0])
+        self.recalled[layer] = None
         if layer == 0:
             self._votes.clear()
         n_tokens, length = q.shape[2], self.length
@@ -111,7 +112,12 @@ class HierarchicalCache(DenseCache):
     @property
     def n_bytes(self) -> int:
         """Bytes reserved."""
-        return super().n_bytes + sum(nodes.nbytes for nodes in self._nodes)
+        return super().n_bytes + self.node_bytes
+
+    @property
+    def node_bytes(self) -> int:
+        """Those of memory nodes."""
+        return sum(nodes.nbytes for nodes in self._nodes)
 
     def _attend_page(
         self, layer: int, at: int, q: Tensor, keys: Tensor, values: Tensor, together: int

@@ -1,17 +1,21 @@
 """Keys and values in pages that sequences share as long as none of them writes there."""
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
+from jaxtyping import UInt8
 from torch import Tensor
 
 from deepseek.model.config import ModelConfig
+from deepseek.model.context_file import check_numbers
 from deepseek.ops.hierarchical import GROUP, PAGE
 from deepseek.ops.native_model import NewTokens, Pages
 
 COVERED = PAGE * GROUP
 """Positions whose memory nodes lie in one page of them."""
+LAYOUT = "bfloat16 pairs"
+"""How numbers lie in a page (`attention.h`), the same on all processors. Saved contexts name it."""
 
 
 class PagePool:
@@ -71,6 +75,38 @@ class PagePool:
         self.give_back(page)
         return copy
 
+    @property
+    def page_bytes(self) -> int:
+        """Bytes of a page."""
+        return sum(t[0].nbytes for t in (*self._keys, *self._values))
+
+    def read(self, page: int, n_vectors: int = PAGE) -> UInt8[Tensor, " N"]:
+        """What a page holds: of each layer the keys, then the values.
+
+        Args:
+            page: Its number.
+            n_vectors: Of memory nodes, how many were written; the others become zero.
+        """
+        whole = torch.stack([t[page] for pair in self._layers() for t in pair])
+        if n_vectors < PAGE:
+            whole.view(*whole.shape[:2], -1, PAGE, 2)[:, :, :, n_vectors:] = 0
+        return whole.view(-1).view(torch.uint8)
+
+    def write(self, page: int, content: UInt8[Tensor, " N"]) -> None:
+        """Put there what `read` gave.
+
+        Raises:
+            ContextError: It holds what no model computes.
+        """
+        tensors = [t for pair in self._layers() for t in pair]
+        whole = content.view(torch.bfloat16).view(len(tensors), *self._shape)
+        check_numbers(whole)
+        for tensor, part in zip(tensors, whole, strict=True):
+            tensor[page] = part
+
+    def _layers(self) -> Iterator[tuple[Tensor, ...]]:
+        return zip(self._keys, self._values, strict=True) if self._values else zip(self._keys)
+
     @torch.no_grad()
     def _grow(self) -> None:
         had = len(self._users)
@@ -105,9 +141,14 @@ class PagedSequence:
             pool: Has pages for keys and values.
             memory: Has pages for memory nodes; None: the sequence has none.
         """
-        self._keys = _Table(pool, PAGE)
-        self._memory = None if memory is None else _Table(memory, COVERED)
+        self._keys = Table("keys and values", pool, PAGE)
+        self._memory = None if memory is None else Table("memory nodes", memory, COVERED)
         self.length = 0
+
+    @property
+    def tables(self) -> "tuple[Table, ...]":
+        """Its pages by kind."""
+        return (self._keys,) if self._memory is None else (self._keys, self._memory)
 
     def fork(self, length: int) -> "PagedSequence":
         """A sequence that begins with the first `length` tokens of this one."""
@@ -151,29 +192,52 @@ class PagedSequence:
         self.truncate(0)
 
 
-class _Table:
+class Table:
     """The pages of a sequence in one pool, each for as many positions."""
 
-    def __init__(self, pool: PagePool, covered: int) -> None:
-        self.pool, self._covered = pool, covered
+    layout = LAYOUT
+
+    def __init__(self, name: str, pool: PagePool, covered: int) -> None:
+        self.name, self.pool, self.covered = name, pool, covered
         self.pages = array("i")
 
-    def fork(self, length: int) -> "_Table":
-        fork = _Table(self.pool, self._covered)
-        kept = self.pages[: -(-length // self._covered)]
+    @property
+    def page_bytes(self) -> int:
+        """Bytes of a page."""
+        return self.pool.page_bytes
+
+    def read(self, place: int, n_positions: int) -> UInt8[Tensor, " N"]:
+        """What the page at a place holds for the first `n_positions` of the sequence."""
+        filled = min(self.covered, n_positions - place * self.covered)
+        return self.pool.read(self.pages[place], filled * PAGE // self.covered)
+
+    def append(self, content: UInt8[Tensor, " N"]) -> None:
+        """Add a page that `read` gave.
+
+        Raises:
+            ContextError: It holds what no model computes.
+        """
+        self.pages.append(self.pool.take())
+        self.pool.write(self.pages[-1], content)
+
+    def fork(self, length: int) -> "Table":
+        """A table that begins with the pages of the first `length` positions."""
+        fork = Table(self.name, self.pool, self.covered)
+        kept = self.pages[: -(-length // self.covered)]
         fork.pages = array("i", map(self.pool.share, kept))
         return fork
 
     def write(self, start: int, end: int) -> None:
         """Make sure of pages of one's own from position `start` to before `end`."""
-        begun = start // self._covered
+        begun = start // self.covered
         if begun < len(self.pages):
             self.pages[begun] = self.pool.own(self.pages[begun])
-        while len(self.pages) * self._covered < end:
+        while len(self.pages) * self.covered < end:
             self.pages.append(self.pool.take())
 
     def truncate(self, length: int) -> None:
-        kept = -(-length // self._covered)
+        """Give back the pages behind the first `length` positions."""
+        kept = -(-length // self.covered)
         for page in self.pages[kept:]:
             self.pool.give_back(page)
         del self.pages[kept:]
