@@ -5,7 +5,13 @@ import dataclasses
 import json
 import sys
 
-from deepseek.cli.options import add_model_options, add_sampling_options, open_model, sampling_of
+from deepseek.cli.options import (
+    add_context_option,
+    add_model_options,
+    add_sampling_options,
+    open_model,
+    sampling_of,
+)
 from deepseek.core.errors import RequestError
 from deepseek.core.log import LOGGER
 
@@ -23,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--raw", action="store_true", help="continue the text as it stands, without chat template"
     )
+    add_context_option(parser)
     parser.add_argument("--json", action="store_true", help="print the whole completion as JSON")
     parser.add_argument(
         "--logprobs", type=int, metavar="N", help="with --json: log-probabilities, N alternatives"
@@ -33,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Stream one answer."""
-    from deepseek.cli.console import ReadingBar
+    from deepseek.cli.console import ReadingBar, log_completion
     from deepseek.core.llm import Message, Prompt
 
     text = sys.stdin.read() if args.prompt == "-" else args.prompt
@@ -41,6 +48,8 @@ def run(args: argparse.Namespace) -> int:
         raise RequestError("the prompt is empty", "give some text, or - and text on stdin")
     if args.raw and args.system:
         raise RequestError("--raw takes no --system", "drop one of the two")
+    if args.context and (args.raw or args.system):
+        raise RequestError("--context takes neither --raw nor --system", "save it with them")
     params = sampling_of(args, logprobs=args.logprobs)
     prompt: Prompt = text
     if not args.raw:
@@ -49,6 +58,8 @@ def run(args: argparse.Namespace) -> int:
     completion = None
     with ReadingBar() as bar:
         model = open_model(args, on_prefill=bar)
+        if model.context is not None:
+            prompt = model.context.followed_by(text)
         for delta in model.stream(prompt, params):
             bar.stop()
             if not args.json:
@@ -59,12 +70,6 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps(dataclasses.asdict(completion), ensure_ascii=False, indent=2))
     else:
         print()
-    LOGGER.info(
-        "%d prompt tokens in %.2f s, %d answer tokens in %.2f s",
-        completion.n_prompt_tokens,
-        completion.prefill_seconds,
-        len(completion.token_ids),
-        completion.decode_seconds,
-    )
+    log_completion(completion)
     LOGGER.info("attention: %s", model.attention)
     return 0

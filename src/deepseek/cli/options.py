@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deepseek.core.llm import SamplingParams
@@ -32,6 +33,17 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         choices=("auto", "dense", "hierarchical"),
         help="what a token sees: dense is all; hierarchical a window, the first tokens and what "
         "it recalls; auto is dense up to the trained length, hierarchical in a larger window",
+    )
+
+
+def add_context_option(parser: argparse.ArgumentParser) -> None:
+    """`--context`: a text that was read before."""
+    parser.add_argument(
+        "--context",
+        type=Path,
+        metavar="FILE",
+        help="a text saved by `deepseek context save`, which the prompt follows; model, context "
+        "window and attention are those it was read with, if none are named",
     )
 
 
@@ -72,11 +84,17 @@ def sampling_of(args: argparse.Namespace, logprobs: int | None = None) -> Sampli
 def open_model(
     args: argparse.Namespace, on_prefill: Callable[[int, int], None] | None = None
 ) -> "R1Model":
-    """Load the named model with a progress bar; pull it first if it is not here."""
+    """Load the named model with a progress bar; pull it first if it is not here.
+
+    With `--context`, take up what was saved.
+    """
     from deepseek.cli.console import progress_bar
     from deepseek.cli.pull import pull_bar
     from deepseek.r1 import R1Model, default_model
 
+    saved = getattr(args, "context", None)
+    if saved is not None:
+        _take_settings(args, saved)
     name = args.model or default_model()
     with pull_bar(name) as on_pull, progress_bar(f"loading {name}") as on_load:
         model = R1Model(
@@ -91,4 +109,22 @@ def open_model(
             on_prefill=on_prefill,
         )
     LOGGER.info("%s", model.load_report)
+    if saved is not None:
+        with progress_bar(f"loading {saved}") as on_page:
+            model.load_context(saved, on_page)
     return model
+
+
+def _take_settings(args: argparse.Namespace, saved: Path) -> None:
+    """Fill in what is not named on the command line from the header of a saved context."""
+    from deepseek.model.context_file import ContextFile
+    from deepseek.weights.registry import load_registry
+
+    with ContextFile(saved) as file:
+        info = file.info
+    if args.model is None and info.model in load_registry():
+        args.model = info.model
+    if args.context_window is None:
+        args.context_window = info.context_window
+    if args.attention == "auto" and info.attention is not None:
+        args.attention = "hierarchical"
