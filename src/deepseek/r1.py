@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from deepseek.apps.papers.analysis import Finding, PaperAnalysis
     from deepseek.apps.papers.tasks import Task
     from deepseek.engine.context import Context
+    from deepseek.engine.recall import Recall
     from deepseek.model.context_file import ContextInfo
     from deepseek.model.hierarchical import AttentionMode
 
@@ -226,6 +227,27 @@ class R1Model:
         if self.context is None:
             raise RequestError("no text was read", "call read or load_context first")
         return self.generate(self.context.followed_by(question), params, **settings)
+
+    def explain(
+        self,
+        prompt: Prompt,
+        params: SamplingParams | None = None,
+        *,
+        on_text: Callable[[str], None] | None = None,
+        **settings: Any,
+    ) -> "Recall":
+        """Answer as `generate` does, and tell which pages of a long prompt were recalled.
+
+        Args:
+            prompt: Longer than what is read densely, in hierarchical attention.
+            params: How to sample.
+            on_text: Told of each piece of the answer.
+            **settings: Fields of `SamplingParams`.
+
+        Raises:
+            RequestError: The prompt cannot be answered, or nothing of it is recalled.
+        """
+        return self._engine.explain(prompt, _sampling(params, settings), on_text)
 
     def score(self, prompt: Prompt, continuations: Sequence[str]) -> list[Score]:
         """Log-probability of each continuation after the prompt."""

@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import json
 import sys
+from pathlib import Path
 
 from deepseek.cli.options import (
     add_context_option,
@@ -34,6 +35,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--logprobs", type=int, metavar="N", help="with --json: log-probabilities, N alternatives"
     )
+    parser.add_argument(
+        "--explain",
+        type=Path,
+        metavar="FILE",
+        help="write a page that shows what the answer recalled of a long prompt",
+    )
     add_sampling_options(parser, temperature=0.0)
     add_model_options(parser)
 
@@ -56,15 +63,24 @@ def run(args: argparse.Namespace) -> int:
         system = [Message("system", args.system)] if args.system else []
         prompt = [*system, Message("user", text)]
     completion = None
+
+    def show(piece: str) -> None:
+        bar.stop()
+        if not args.json:
+            print(piece, end="", flush=True)
+
     with ReadingBar() as bar:
         model = open_model(args, on_prefill=bar)
         if model.context is not None:
             prompt = model.context.followed_by(text)
-        for delta in model.stream(prompt, params):
-            bar.stop()
-            if not args.json:
-                print(delta.text, end="", flush=True)
-            completion = delta.completion
+        if args.explain:
+            recall = model.explain(prompt, params, on_text=show)
+            recall.write(args.explain)
+            completion = recall.completion
+        else:
+            for delta in model.stream(prompt, params):
+                show(delta.text)
+                completion = delta.completion
     assert completion is not None
     if args.json:
         print(json.dumps(dataclasses.asdict(completion), ensure_ascii=False, indent=2))

@@ -22,6 +22,7 @@ from deepseek.engine import batch, context
 from deepseek.engine.answer import Answer
 from deepseek.engine.context import Context, Identity, beginning_of, shared_ids
 from deepseek.engine.native_runner import NativeRunner
+from deepseek.engine.recall import Recall, RecallCounts, recall_of
 from deepseek.engine.runner import Runner
 from deepseek.engine.torch_runner import TorchRunner
 from deepseek.model.context_file import ContextInfo
@@ -117,6 +118,37 @@ class Engine:
         params = params or SamplingParams()
         prompt_ids = self._encode(prompt, params.max_tokens)
         return self._run(prompt_ids, params)
+
+    def explain(
+        self,
+        prompt: Prompt,
+        params: SamplingParams | None = None,
+        on_text: Callable[[str], None] | None = None,
+    ) -> Recall:
+        """Answer one prompt as `generate` does, and tell which of its pages were recalled.
+
+        Raises:
+            RequestError: The prompt cannot be answered, or nothing of it is recalled.
+        """
+        params = params or SamplingParams()
+        prompt_ids = self._encode(prompt, params.max_tokens)
+        counts = RecallCounts(self.runner, len(prompt_ids))
+        self.runner.watch(True)
+        try:
+            for delta in self._run(prompt_ids, params, counts):
+                if on_text:
+                    on_text(delta.text)
+        finally:
+            self.runner.watch(False)
+        assert delta.completion is not None
+        return recall_of(
+            counts,
+            self.runner,
+            self.tokenizer,
+            prompt_ids,
+            model=self._name,
+            completion=delta.completion,
+        )
 
     def score(self, prompt: Prompt, continuations: Sequence[str]) -> list[Score]:
         """Log-probability of each continuation after the same prompt, which is read once.
@@ -280,11 +312,14 @@ class Engine:
                 "shorten the prompt or lower max_tokens",
             )
 
-    def _run(self, prompt_ids: list[int], params: SamplingParams) -> Generator[Delta, None, None]:
+    def _run(
+        self, prompt_ids: list[int], params: SamplingParams, counts: RecallCounts | None = None
+    ) -> Generator[Delta, None, None]:
         with self._turn():
             start = time.perf_counter()
             reused = self.runner.resumed_at(prompt_ids)
-            logits = self.runner.read(prompt_ids, self.on_prefill)
+            read = self.runner.read if counts is None else counts.read
+            logits = read(prompt_ids, self.on_prefill)
             answer = Answer(self.tokenizer, params, prompt_ids)
             prefill_end = time.perf_counter()
             while True:
@@ -294,6 +329,8 @@ class Engine:
                 if answer.finish_reason is not None:
                     break
                 logits = self.runner.step(answer.token_ids[-1])
+                if counts is not None:
+                    counts.note()
             rest = answer.flush()
             completion = answer.completion(
                 n_reused_tokens=reused,
