@@ -15,6 +15,7 @@ from deepseek.core.llm import (
     Score,
     ScoreRequest,
 )
+from deepseek.core.memory import parse_bytes
 from deepseek.engine.loader import LoadReport, Progress, load_engine
 from deepseek.weights.pull import OnProgress
 
@@ -53,6 +54,7 @@ class R1Model:
         device: str = "auto",
         dtype: str = "auto",
         threads: int | None = None,
+        memory_budget: int | str | None = None,
         on_load: Progress | None = None,
         on_pull: OnProgress | None = None,
         on_prefill: Callable[[int, int], None] | None = None,
@@ -70,6 +72,9 @@ class R1Model:
             dtype: `int8`, `bfloat16`, `float16`, `float32`, or `auto`: quantised weights stay so
                 and are multiplied in 8 bits by the native kernels, others as suits the machine.
             threads: CPU threads; default: what the machine grants this process.
+            memory_budget: Bytes, or a size such as `4GiB`, that weights, cache and working memory
+                stay below; kept with quantised weights on a CPU. Without a context window, the
+                largest that fits is taken, up to the trained one.
             on_load: Told of layers loaded and layers in all.
             on_pull: Told what is happening, bytes done and bytes in all while weights are pulled.
             on_prefill: Told of prompt tokens read and to read.
@@ -88,6 +93,7 @@ class R1Model:
             device=device,
             dtype=dtype,
             threads=threads,
+            memory_budget=None if memory_budget is None else parse_bytes(memory_budget),
             on_load=on_load,
             on_pull=on_pull,
             on_prefill=on_prefill,

@@ -109,7 +109,7 @@ def test_the_page_fetches_nothing_and_escapes_all(recall: Recall, tmp_path: Path
 
 def test_where_nothing_can_be_shown(torch_engine: Engine, recall: Recall, tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="dense attention") as caught:
-        engine_like(torch_engine, None).explain(PROMPT, PARAMS)
+        engine_like(torch_engine, None).explain(PROMPT[:2_000], PARAMS)
     assert "context window beyond" in caught.value.hint
     with pytest.raises(RequestError, match="seen whole"):
         engine_like(torch_engine, SMALL).explain("Why?", PARAMS)

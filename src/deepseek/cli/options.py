@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """`--model`, `--dtype`, `--threads`, `--device`, `--context-window`, `--attention`."""
+    """`--model`, `--dtype`, `--threads`, `--device`, `--context-window`, and others."""
     group = parser.add_argument_group("model")
     group.add_argument(
         "--model",
@@ -25,6 +25,11 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--device", default="auto", help="auto, cpu or cuda")
     group.add_argument(
         "--threads", type=int, metavar="N", help="CPU threads (default: all granted)"
+    )
+    group.add_argument(
+        "--memory-budget",
+        metavar="SIZE",
+        help="such as 4GiB: weights, cache and working memory stay below; quantised weights only",
     )
     group.add_argument("--context-window", type=int, metavar="N", help="tokens to work with")
     group.add_argument(
@@ -104,6 +109,7 @@ def open_model(
             device=args.device,
             dtype=args.dtype,
             threads=args.threads,
+            memory_budget=args.memory_budget,
             on_load=on_load,
             on_pull=on_pull,
             on_prefill=on_prefill,

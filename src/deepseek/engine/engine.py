@@ -25,6 +25,7 @@ from deepseek.engine.native_runner import NativeRunner
 from deepseek.engine.recall import Recall, RecallCounts, recall_of
 from deepseek.engine.runner import Runner
 from deepseek.engine.torch_runner import TorchRunner
+from deepseek.model.budget import Budget
 from deepseek.model.context_file import ContextInfo
 from deepseek.model.decoder import can_decode
 from deepseek.model.transformer import Transformer
@@ -48,6 +49,7 @@ class Engine:
         device: torch.device,
         context_window: int | None = None,
         hierarchy: Hierarchy | None = None,
+        budget: Budget | None = None,
         on_prefill: Callable[[int, int], None] | None = None,
         fingerprint: Callable[[], str] = str,
     ) -> None:
@@ -61,12 +63,15 @@ class Engine:
             device: Where the model is.
             context_window: Tokens that prompt and answer may take together.
             hierarchy: What tokens of long texts see; None: everything.
+            budget: How much memory the cache may take; None: any.
             on_prefill: Told of prompt tokens read and to read.
             fingerprint: Gives a digest of the weights, for saved contexts.
         """
         self.tokenizer = tokenizer
         kind: type[Runner] = NativeRunner if can_decode(model) else TorchRunner
-        self.runner: Runner = kind(model, dtype=dtype, device=device, hierarchy=hierarchy)
+        self.runner: Runner = kind(
+            model, dtype=dtype, device=device, hierarchy=hierarchy, budget=budget
+        )
         self.on_prefill = on_prefill
         self._name = name
         self._fingerprint = fingerprint

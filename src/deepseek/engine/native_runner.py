@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from deepseek.engine.runner import Runner, Slots, places_of_ends
+from deepseek.model.budget import Budget
 from deepseek.model.context_file import PageTable
 from deepseek.model.decoder import NativeDecoder
 from deepseek.model.pages import PagedSequence
@@ -27,9 +28,11 @@ class NativeRunner(Runner):
         dtype: torch.dtype,
         device: torch.device,
         hierarchy: Hierarchy | None = None,
+        budget: Budget | None = None,
     ) -> None:
-        super().__init__(model, dtype=dtype, device=device, hierarchy=hierarchy)
-        self.decoder = NativeDecoder(model, hierarchy)
+        super().__init__(model, dtype=dtype, device=device, hierarchy=hierarchy, budget=budget)
+        most = (None, None) if budget is None else (budget.n_pages, budget.n_node_pages)
+        self.decoder = NativeDecoder(model, hierarchy, most)
         self._sequence = self.decoder.sequence()
         self._trace: Tensor | None = None
 

@@ -9,6 +9,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from deepseek.core.llm import Attended
+from deepseek.model.budget import Budget
 from deepseek.model.context_file import PageTable
 from deepseek.model.transformer import Transformer
 from deepseek.ops.hierarchical import FEW, NODES, PAGE, Hierarchy
@@ -56,8 +57,9 @@ class Runner(ABC):
         dtype: torch.dtype,
         device: torch.device,
         hierarchy: Hierarchy | None = None,
+        budget: Budget | None = None,
     ) -> None:
-        self.model = model
+        self.model, self.budget = model, budget
         self.dtype, self.device, self.hierarchy = dtype, device, hierarchy
         self.tokens: list[int] = []
 

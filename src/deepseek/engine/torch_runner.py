@@ -9,6 +9,7 @@ from torch import Tensor
 from deepseek.core.errors import RequestError
 from deepseek.engine.packing import ForkCache, SlotCache
 from deepseek.engine.runner import Runner, Slots, places_of_ends
+from deepseek.model.budget import Budget
 from deepseek.model.cache import DenseCache, KVCache
 from deepseek.model.context_file import PageTable
 from deepseek.model.hierarchical import HierarchicalCache
@@ -26,8 +27,10 @@ class TorchRunner(Runner):
         dtype: torch.dtype,
         device: torch.device,
         hierarchy: Hierarchy | None = None,
+        budget: Budget | None = None,
     ) -> None:
-        super().__init__(model, dtype=dtype, device=device, hierarchy=hierarchy)
+        super().__init__(model, dtype=dtype, device=device, hierarchy=hierarchy, budget=budget)
+        assert budget is None, "kept by the native runner only"
         config = model.config
         self._cache = (
             DenseCache(config, dtype=dtype, device=device)

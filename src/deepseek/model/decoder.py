@@ -23,17 +23,25 @@ from deepseek.ops.native_model import Matrix, NativeModel, Norm, Shape
 class NativeDecoder:
     """A model whose matrices are all packed for the kernels."""
 
-    def __init__(self, model: Transformer, hierarchy: Hierarchy | None = None) -> None:
+    def __init__(
+        self,
+        model: Transformer,
+        hierarchy: Hierarchy | None = None,
+        most: tuple[int | None, int | None] = (None, None),
+    ) -> None:
         """Take a model for which `can_decode` holds.
 
         Args:
             model: All quantised.
             hierarchy: What long sequences see; None: everything.
+            most: Pages of keys and values, and of memory nodes, that there may be.
         """
         self._model = model
         config = model.config
-        self.pool = PagePool(config)
-        self.memory = PagePool(config, has_values=False) if hierarchy is not None else None
+        self.pool = PagePool(config, most=most[0])
+        self.memory = (
+            PagePool(config, has_values=False, most=most[1]) if hierarchy is not None else None
+        )
         self._native = NativeModel(
             Shape(
                 n_layers=config.n_layers,

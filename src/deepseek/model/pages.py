@@ -7,6 +7,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
+from deepseek.core.errors import RequestError
 from deepseek.model.config import ModelConfig
 from deepseek.model.context_file import check_numbers
 from deepseek.ops.hierarchical import GROUP, PAGE
@@ -21,13 +22,17 @@ LAYOUT = "bfloat16 pairs"
 class PagePool:
     """All pages of one model, in bfloat16. It grows; a page that nobody uses is used again."""
 
-    def __init__(self, config: ModelConfig, *, has_values: bool = True) -> None:
+    def __init__(
+        self, config: ModelConfig, *, has_values: bool = True, most: int | None = None
+    ) -> None:
         """Make a pool.
 
         Args:
             config: Of the model.
             has_values: Whether a page holds keys and values, or memory nodes, which lie like keys.
+            most: Pages that it has once and for all; None: it grows.
         """
+        self._most = most
         self._shape = (config.n_kv_heads, PAGE, config.d_head)
         self._keys: list[Tensor] = [torch.empty(0)] * config.n_layers
         self._values: list[Tensor] = [torch.empty(0)] * (config.n_layers if has_values else 0)
@@ -46,7 +51,11 @@ class PagePool:
         return sum(t.nbytes for t in (*self._keys, *self._values))
 
     def take(self) -> int:
-        """A page for one user; what it holds is undefined."""
+        """A page for one user; what it holds is undefined.
+
+        Raises:
+            RequestError: The pool may not grow any more.
+        """
         if not self._free:
             self._grow()
         page = self._free.pop()
@@ -111,6 +120,14 @@ class PagePool:
     def _grow(self) -> None:
         had = len(self._users)
         size = had + max(had // 2, 16)
+        if self._most is not None:
+            # At once: the system gives memory when it is written to, and growing would leave gaps.
+            size = self._most
+            if size <= had:
+                raise RequestError(
+                    f"all {had:,} pages of memory are in use, and the memory budget allows no more",
+                    "ask fewer or shorter prompts at once, or give a larger memory budget",
+                )
         # Layer by layer, so that old and new never exist for the whole pool at once.
         for tensors in (self._keys, self._values):
             for layer, old in enumerate(tensors):
