@@ -11,6 +11,7 @@ from deepseek.core.errors import ContextError, RequestError
 from deepseek.core.llm import Completion, Message, SamplingParams
 from deepseek.engine.engine import Engine
 from deepseek.engine.loader import load_engine
+from deepseek.engine.runner import CHUNK
 from deepseek.ops import native
 from deepseek.ops.hierarchical import PAGE, Hierarchy
 
@@ -72,6 +73,24 @@ def test_answers_equal_those_of_a_fresh_read_to_the_last_bit(
         assert what(got) == what(wanted)
         scores = [e.score(whole, [" yes", " no, never"]) for e in (fresh, later)]
         assert scores[0] == scores[1]
+
+
+@pytest.mark.weights
+@pytest.mark.skipif(not native.is_available(), reason="the kernels were not built")
+@pytest.mark.parametrize("kept", [1_216, CHUNK, CHUNK - PAGE, 640 + 5])
+@torch.inference_mode()
+def test_how_much_is_read_on_changes_no_bit(quantised: Engine, kept: int) -> None:
+    """A few tokens, or few in the last chunk, would choose alone what they recall."""
+    ids = quantised.encode(TEXT)
+    one, other = (engine_like(quantised, SMALL).runner for _ in range(2))
+    for more in (1, 9, 16, 17, 40, 72, 75, 500):
+        prompt = ids[: kept + more]
+        one.rewind(0)
+        one.fill(prompt[:kept])
+        assert kept - one.resumed_at(prompt) < 2 * PAGE
+        got = one.read(prompt)
+        other.rewind(0)
+        assert torch.equal(got, other.read(prompt))
 
 
 @pytest.mark.parametrize("mode", MODES)

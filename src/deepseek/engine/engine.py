@@ -138,13 +138,9 @@ class Engine:
         params = params or SamplingParams()
         prompt_ids = self._encode(prompt, params.max_tokens)
         counts = RecallCounts(self.runner, len(prompt_ids))
-        self.runner.watch(True)
-        try:
-            for delta in self._run(prompt_ids, params, counts):
-                if on_text:
-                    on_text(delta.text)
-        finally:
-            self.runner.watch(False)
+        for delta in self._run(prompt_ids, params, counts):
+            if on_text:
+                on_text(delta.text)
         assert delta.completion is not None
         return recall_of(
             counts,
@@ -320,7 +316,7 @@ class Engine:
     def _run(
         self, prompt_ids: list[int], params: SamplingParams, counts: RecallCounts | None = None
     ) -> Generator[Delta, None, None]:
-        with self._turn():
+        with self._turn(), counts or contextlib.nullcontext():
             start = time.perf_counter()
             reused = self.runner.resumed_at(prompt_ids)
             read = self.runner.read if counts is None else counts.read

@@ -19,7 +19,7 @@ LOOKED_AT = 64
 
 
 class RecallCounts:
-    """How often each page was chosen while something is read and generated."""
+    """How often each page was chosen while something is read and generated, in a `with` block."""
 
     def __init__(self, runner: Runner, n_prompt: int) -> None:
         """Make it.
@@ -46,6 +46,13 @@ class RecallCounts:
         )
         self.n_looks = 0
         """Of the last tokens of the prompt, four or fewer together, and of the answer's tokens."""
+
+    def __enter__(self) -> "RecallCounts":
+        self._runner.watch(True)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._runner.watch(False)
 
     def read(
         self, token_ids: list[int], on_progress: Callable[[int, int], None] | None = None
