@@ -135,6 +135,29 @@ def test_a_window_beyond_the_trained_one(tiny_folder: Path) -> None:
         R1Model(tiny_folder, context_window=100_000, attention="dense")
 
 
+def test_a_text_is_read_saved_and_asked(tiny_folder: Path, tmp_path: Path) -> None:
+    text = "You may reproduce and distribute copies of the Work. " * 20
+    model, later = (R1Model(tiny_folder, dtype="float32", threads=1) for _ in range(2))
+    for asked in (model, later):
+        with pytest.raises(RequestError, match="no text was read"):
+            asked.ask(QUESTION)
+    context = model.read(text)
+    wanted = model.ask(QUESTION, max_tokens=5)
+    assert wanted.token_ids == model.chat(f"{text}\n\n{QUESTION}", max_tokens=5).token_ids
+    assert wanted.n_reused_tokens >= context.n_tokens - 64
+    assert wanted.attended is not None
+    assert wanted.attended.n_tokens == wanted.attended.window
+    model.save_context(tmp_path / "text.context")
+    assert later.load_context(tmp_path / "text.context") == context
+    answer = later.ask(QUESTION, max_tokens=5)
+    assert answer.token_ids == wanted.token_ids
+    assert answer.n_reused_tokens >= context.n_tokens - 64
+    with pytest.raises(RequestError, match="raw reads a text"):
+        model.read([Message("user", text)], raw=True)
+    with pytest.raises(RequestError, match="dense attention"):
+        model.explain(text)
+
+
 def test_the_default_model_can_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DEEPSEEK_MODEL", raising=False)
     assert default_model() == "qwen2.5-coder-1.5b"

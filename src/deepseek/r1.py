@@ -15,6 +15,7 @@ from deepseek.core.llm import (
     Score,
     ScoreRequest,
 )
+from deepseek.core.memory import parse_bytes
 from deepseek.engine.loader import LoadReport, Progress, load_engine
 from deepseek.weights.pull import OnProgress
 
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from deepseek.apps.papers.analyse import AnalysisProgress
     from deepseek.apps.papers.analysis import Finding, PaperAnalysis
     from deepseek.apps.papers.tasks import Task
+    from deepseek.engine.context import Context
+    from deepseek.engine.recall import Recall
+    from deepseek.model.context_file import ContextInfo
     from deepseek.model.hierarchical import AttentionMode
     from deepseek.ops.cold import KVDtype
 
@@ -52,6 +56,7 @@ class R1Model:
         device: str = "auto",
         dtype: str = "auto",
         threads: int | None = None,
+        memory_budget: int | str | None = None,
         on_load: Progress | None = None,
         on_pull: OnProgress | None = None,
         on_prefill: Callable[[int, int], None] | None = None,
@@ -72,6 +77,9 @@ class R1Model:
             dtype: `int8`, `bfloat16`, `float16`, `float32`, or `auto`: quantised weights stay so
                 and are multiplied in 8 bits by the native kernels, others as suits the machine.
             threads: CPU threads; default: what the machine grants this process.
+            memory_budget: Bytes, or a size such as `4GiB`, that weights, cache and working memory
+                stay below; kept with quantised weights on a CPU. Without a context window, the
+                largest that fits is taken, up to the trained one.
             on_load: Told of layers loaded and layers in all.
             on_pull: Told what is happening, bytes done and bytes in all while weights are pulled.
             on_prefill: Told of prompt tokens read and to read.
@@ -91,6 +99,7 @@ class R1Model:
             device=device,
             dtype=dtype,
             threads=threads,
+            memory_budget=None if memory_budget is None else parse_bytes(memory_budget),
             on_load=on_load,
             on_pull=on_pull,
             on_prefill=on_prefill,
@@ -164,6 +173,95 @@ class R1Model:
             RequestError: A turn is malformed, or the conversation does not fit.
         """
         return self.generate(conversation(messages), params, **settings)
+
+    def read(
+        self, text: str | Sequence[Message | dict[str, str]], *, raw: bool = False
+    ) -> "Context":
+        """Read a long text once, to ask about it with `ask`.
+
+        Args:
+            text: A text, which becomes the user's first message with the question behind it, or
+                the turns of a conversation that questions follow.
+            raw: The text is no message: questions continue it as it stands.
+
+        Raises:
+            RequestError: It is empty, shorter than 64 tokens, or leaves no room for a question.
+        """
+        if raw and not isinstance(text, str):
+            raise RequestError("raw reads a text, not a conversation", "give the text")
+        return self._engine.read(text if raw and isinstance(text, str) else conversation(text))
+
+    def save_context(
+        self, path: str | Path, on_page: Callable[[int, int], None] | None = None
+    ) -> "ContextInfo":
+        """Write what was read to a file, so that it need not be read again.
+
+        Args:
+            path: Where to; written whole or not at all.
+            on_page: Told of pages written and to write.
+
+        Raises:
+            RequestError: Nothing was read.
+            ContextError: The place cannot be written.
+        """
+        return self._engine.save_context(Path(path), on_page)
+
+    def load_context(
+        self, path: str | Path, on_page: Callable[[int, int], None] | None = None
+    ) -> "Context":
+        """Take a saved text up again, as if it had just been read.
+
+        Args:
+            path: What `save_context` wrote with the same checkpoint and the same settings.
+            on_page: Told of pages read and to read.
+
+        Raises:
+            ContextError: The file is damaged, or fits another model or other settings.
+        """
+        return self._engine.load_context(Path(path), on_page)
+
+    @property
+    def context(self) -> "Context | None":
+        """The text that was read or loaded last."""
+        return self._engine.context
+
+    def ask(
+        self, question: str, params: SamplingParams | None = None, **settings: Any
+    ) -> Completion:
+        """Answer a question about the text that was read or loaded.
+
+        Args:
+            question: Follows the text.
+            params: How to sample.
+            **settings: Fields of `SamplingParams`.
+
+        Raises:
+            RequestError: Nothing was read, or the question does not fit the context window.
+        """
+        if self.context is None:
+            raise RequestError("no text was read", "call read or load_context first")
+        return self.generate(self.context.followed_by(question), params, **settings)
+
+    def explain(
+        self,
+        prompt: Prompt,
+        params: SamplingParams | None = None,
+        *,
+        on_text: Callable[[str], None] | None = None,
+        **settings: Any,
+    ) -> "Recall":
+        """Answer as `generate` does, and tell which pages of a long prompt were recalled.
+
+        Args:
+            prompt: Longer than what is read densely, in hierarchical attention.
+            params: How to sample.
+            on_text: Told of each piece of the answer.
+            **settings: Fields of `SamplingParams`.
+
+        Raises:
+            RequestError: The prompt cannot be answered, or nothing of it is recalled.
+        """
+        return self._engine.explain(prompt, _sampling(params, settings), on_text)
 
     def score(self, prompt: Prompt, continuations: Sequence[str]) -> list[Score]:
         """Log-probability of each continuation after the prompt."""

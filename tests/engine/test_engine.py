@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import threading
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,13 @@ from deepseek.engine.loader import load_engine
 
 PROMPT = "You may reproduce and distribute copies of the Work"
 PARAMS = SamplingParams(max_tokens=40, temperature=1.0, seed=11, logprobs=3)
-VARYING = {"prefill_seconds": 0.0, "decode_seconds": 0.0, "n_reused_tokens": 0, "logprobs": ()}
+VARYING: dict[str, Any] = {
+    "prefill_seconds": 0.0,
+    "decode_seconds": 0.0,
+    "n_reused_tokens": 0,
+    "logprobs": (),
+    "attended": None,
+}
 
 
 def what(completion: Completion) -> Completion:

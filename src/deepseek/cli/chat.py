@@ -5,7 +5,14 @@ import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deepseek.cli.options import add_model_options, add_sampling_options, open_model, sampling_of
+from deepseek.cli.options import (
+    add_context_option,
+    add_model_options,
+    add_sampling_options,
+    open_model,
+    sampling_of,
+)
+from deepseek.core.errors import RequestError
 from deepseek.core.llm import Message, SamplingParams
 
 if TYPE_CHECKING:
@@ -28,6 +35,7 @@ COMMANDS = """  /new            forget the conversation
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("--system", metavar="TEXT", help="a system message")
+    add_context_option(parser)
     add_sampling_options(parser, temperature=0.7)
     add_model_options(parser)
 
@@ -37,6 +45,8 @@ def run(args: argparse.Namespace) -> int:
     from deepseek.cli.console import ReadingBar, is_interactive, say
     from deepseek.core.errors import DeepSeekError
 
+    if args.context and args.system:
+        raise RequestError("--context takes no --system", "save it with a system message")
     params = sampling_of(args)
     bar = ReadingBar()
     talk = Conversation(open_model(args, on_prefill=bar), params, args.system, bar)
@@ -74,13 +84,19 @@ class Conversation:
         self.model = model
         self._bar = bar
         self.params = params
-        self.turns: list[Message] = []
+        self.context = model.context
+        if self.context is not None and isinstance(self.context.beginning, str):
+            raise RequestError(
+                "a text saved with --raw is no conversation", "save it without, or use generate"
+            )
         self.begin(system)
 
     def begin(self, system: str | None) -> None:
         """Start anew, with or without a system message."""
         self.system = system
         self.turns = [Message("system", system)] if system else []
+        self._before: list[Message] = []
+        self._question = ""
 
     def take(self, line: str) -> bool:
         """Answer a question or obey a command. False means to leave."""
@@ -92,6 +108,8 @@ class Conversation:
         if command == "/new":
             self.begin(self.system)
         elif command == "/system":
+            if self.context is not None:
+                raise RequestError("the saved context says it", "leave, and start without it")
             self.begin(rest or None)
         elif command == "/save":
             self._save(rest)
@@ -107,38 +125,47 @@ class Conversation:
 
     def ask(self, question: str) -> None:
         """Stream an answer. Ctrl-C keeps what was said so far as the answer."""
-        self.turns.append(Message("user", question))
-        self._fit()
+        from deepseek.cli.console import log_completion
+
+        self._before, self._question = self.turns, question
+        if self.context is not None and not self.turns:
+            following = self.context.followed_by(question)
+            assert not isinstance(following, str)
+            self.turns = list(following)
+        else:
+            self.turns = [*self.turns, Message("user", question)]
         said = ""
         try:
+            self._fit()
             stream = self.model.stream(self.turns, self.params)
             with contextlib.closing(stream), self._bar:  # type: ignore[type-var]
                 for delta in stream:
                     self._bar.stop()
                     said += delta.text
                     print(delta.text, end="", flush=True)
+                    if delta.completion is not None:
+                        log_completion(delta.completion)
         except KeyboardInterrupt:
             print(" …", end="")
         except Exception:
-            self.turns.pop()  # the question was not answered; it may be asked again
+            self.turns = self._before  # the question was not answered; it may be asked again
             raise
         print()
         if said:
             self.turns.append(Message("assistant", said))
         else:
-            self.turns.pop()
+            self.turns = self._before
 
     def _retry(self) -> None:
-        if self.turns and self.turns[-1].role == "assistant":
-            self.turns.pop()
-        if self.turns and self.turns[-1].role == "user":
-            self.ask(self.turns.pop().content)
+        if self._question:
+            self.turns = self._before
+            self.ask(self._question)
 
     def _fit(self) -> None:
         """Drop the oldest exchanges when the conversation outgrows the context window."""
         from deepseek.cli.console import say
 
-        first = 1 if self.system else 0
+        first = self._n_kept()
         room = self.model.context_window - self.params.max_tokens
         dropped = 0
         while len(self.turns) > first + 2 and self._size() > room:
@@ -146,6 +173,14 @@ class Conversation:
             dropped += 1
         if dropped:
             say(f"(the oldest {dropped} exchanges no longer fit and were dropped)")
+
+    def _n_kept(self) -> int:
+        """Turns that are never dropped: a system message, or a saved text with what follows it."""
+        if self.context is None:
+            return 1 if self.system else 0
+        beginning = self.context.beginning
+        assert not isinstance(beginning, str)
+        return len(beginning) + (beginning[-1].role == "user")
 
     def _size(self) -> int:
         """Tokens of all turns, with some for the template around each."""

@@ -16,6 +16,8 @@ from rich.progress import (
 )
 
 from deepseek.core.errors import ConfigError
+from deepseek.core.llm import Completion
+from deepseek.core.log import LOGGER
 
 STDERR = Console(stderr=True, highlight=False)
 
@@ -28,6 +30,20 @@ def say(text: str) -> None:
 def next_step(command: str) -> None:
     """What to try next."""
     say(f"next: {command}")
+
+
+def log_completion(completion: Completion) -> None:
+    """What an answer took and saw, in two lines of the log."""
+    LOGGER.info(
+        "%d prompt tokens, of which %d were kept, in %.2f s, %d answer tokens in %.2f s",
+        completion.n_prompt_tokens,
+        completion.n_reused_tokens,
+        completion.prefill_seconds,
+        len(completion.token_ids),
+        completion.decode_seconds,
+    )
+    if completion.attended is not None:
+        LOGGER.info("%s", completion.attended.describe())
 
 
 def write_report(path: Path, text: str) -> None:

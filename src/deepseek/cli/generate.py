@@ -4,8 +4,15 @@ import argparse
 import dataclasses
 import json
 import sys
+from pathlib import Path
 
-from deepseek.cli.options import add_model_options, add_sampling_options, open_model, sampling_of
+from deepseek.cli.options import (
+    add_context_option,
+    add_model_options,
+    add_sampling_options,
+    open_model,
+    sampling_of,
+)
 from deepseek.core.errors import RequestError
 from deepseek.core.log import LOGGER
 
@@ -23,9 +30,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--raw", action="store_true", help="continue the text as it stands, without chat template"
     )
+    add_context_option(parser)
     parser.add_argument("--json", action="store_true", help="print the whole completion as JSON")
     parser.add_argument(
         "--logprobs", type=int, metavar="N", help="with --json: log-probabilities, N alternatives"
+    )
+    parser.add_argument(
+        "--explain",
+        type=Path,
+        metavar="FILE",
+        help="write a page that shows what the answer recalled of a long prompt",
     )
     add_sampling_options(parser, temperature=0.0)
     add_model_options(parser)
@@ -33,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Stream one answer."""
-    from deepseek.cli.console import ReadingBar
+    from deepseek.cli.console import ReadingBar, log_completion
     from deepseek.core.llm import Message, Prompt
 
     text = sys.stdin.read() if args.prompt == "-" else args.prompt
@@ -41,30 +55,37 @@ def run(args: argparse.Namespace) -> int:
         raise RequestError("the prompt is empty", "give some text, or - and text on stdin")
     if args.raw and args.system:
         raise RequestError("--raw takes no --system", "drop one of the two")
+    if args.context and (args.raw or args.system):
+        raise RequestError("--context takes neither --raw nor --system", "save it with them")
     params = sampling_of(args, logprobs=args.logprobs)
     prompt: Prompt = text
     if not args.raw:
         system = [Message("system", args.system)] if args.system else []
         prompt = [*system, Message("user", text)]
     completion = None
+
+    def show(piece: str) -> None:
+        bar.stop()
+        if not args.json:
+            print(piece, end="", flush=True)
+
     with ReadingBar() as bar:
         model = open_model(args, on_prefill=bar)
-        for delta in model.stream(prompt, params):
-            bar.stop()
-            if not args.json:
-                print(delta.text, end="", flush=True)
-            completion = delta.completion
+        if model.context is not None:
+            prompt = model.context.followed_by(text)
+        if args.explain:
+            recall = model.explain(prompt, params, on_text=show)
+            recall.write(args.explain)
+            completion = recall.completion
+        else:
+            for delta in model.stream(prompt, params):
+                show(delta.text)
+                completion = delta.completion
     assert completion is not None
     if args.json:
         print(json.dumps(dataclasses.asdict(completion), ensure_ascii=False, indent=2))
     else:
         print()
-    LOGGER.info(
-        "%d prompt tokens in %.2f s, %d answer tokens in %.2f s",
-        completion.n_prompt_tokens,
-        completion.prefill_seconds,
-        len(completion.token_ids),
-        completion.decode_seconds,
-    )
+    log_completion(completion)
     LOGGER.info("attention: %s", model.attention)
     return 0

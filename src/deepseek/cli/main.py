@@ -14,6 +14,7 @@ VERBS = {
     "models": "list the checkpoints and what is here already",
     "generate": "answer one prompt",
     "chat": "talk with a model in the terminal",
+    "context": "read a long text once, and ask about it later",
     "papers": "analyse a scientific paper with verified quotes",
     "eval": "run public benchmarks, compare runs, read failures",
     "doctor": "show what this machine can do, and measure loading a model",

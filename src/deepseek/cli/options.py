@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deepseek.core.llm import SamplingParams
@@ -12,8 +13,7 @@ if TYPE_CHECKING:
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """`--model`, `--dtype`, `--threads`, `--device`, `--context-window`, `--attention`,
-    `--kv-dtype`."""
+    """`--model`, `--dtype`, `--threads`, `--device`, `--context-window`, and others."""
     group = parser.add_argument_group("model")
     group.add_argument(
         "--model",
@@ -25,6 +25,11 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--device", default="auto", help="auto, cpu or cuda")
     group.add_argument(
         "--threads", type=int, metavar="N", help="CPU threads (default: all granted)"
+    )
+    group.add_argument(
+        "--memory-budget",
+        metavar="SIZE",
+        help="such as 4GiB: weights, cache and working memory stay below; quantised weights only",
     )
     group.add_argument("--context-window", type=int, metavar="N", help="tokens to work with")
     group.add_argument(
@@ -40,6 +45,17 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         choices=("bfloat16", "int8", "int4"),
         help="how keys and values behind the last tokens are kept (default: %(default)s); int8 "
         "and int4 take a half and a third of the memory, and need quantised weights on a CPU",
+    )
+
+
+def add_context_option(parser: argparse.ArgumentParser) -> None:
+    """`--context`: a text that was read before."""
+    parser.add_argument(
+        "--context",
+        type=Path,
+        metavar="FILE",
+        help="a text saved by `deepseek context save`, which the prompt follows; model, context "
+        "window and attention are those it was read with, if none are named",
     )
 
 
@@ -80,11 +96,17 @@ def sampling_of(args: argparse.Namespace, logprobs: int | None = None) -> Sampli
 def open_model(
     args: argparse.Namespace, on_prefill: Callable[[int, int], None] | None = None
 ) -> "R1Model":
-    """Load the named model with a progress bar; pull it first if it is not here."""
+    """Load the named model with a progress bar; pull it first if it is not here.
+
+    With `--context`, take up what was saved.
+    """
     from deepseek.cli.console import progress_bar
     from deepseek.cli.pull import pull_bar
     from deepseek.r1 import R1Model, default_model
 
+    saved = getattr(args, "context", None)
+    if saved is not None:
+        _take_settings(args, saved)
     name = args.model or default_model()
     with pull_bar(name) as on_pull, progress_bar(f"loading {name}") as on_load:
         model = R1Model(
@@ -95,9 +117,28 @@ def open_model(
             device=args.device,
             dtype=args.dtype,
             threads=args.threads,
+            memory_budget=args.memory_budget,
             on_load=on_load,
             on_pull=on_pull,
             on_prefill=on_prefill,
         )
     LOGGER.info("%s", model.load_report)
+    if saved is not None:
+        with progress_bar(f"loading {saved}") as on_page:
+            model.load_context(saved, on_page)
     return model
+
+
+def _take_settings(args: argparse.Namespace, saved: Path) -> None:
+    """Fill in what is not named on the command line from the header of a saved context."""
+    from deepseek.model.context_file import ContextFile
+    from deepseek.weights.registry import load_registry
+
+    with ContextFile(saved) as file:
+        info = file.info
+    if args.model is None and info.model in load_registry():
+        args.model = info.model
+    if args.context_window is None:
+        args.context_window = info.context_window
+    if args.attention == "auto" and info.attention is not None:
+        args.attention = "hierarchical"

@@ -37,6 +37,10 @@ class RequestError(DeepSeekError):
     """A generation request is invalid: empty prompt, too long, parameters out of range."""
 
 
+class ContextError(DeepSeekError):
+    """A saved context is damaged, fits another model, or cannot be written."""
+
+
 class DocumentError(DeepSeekError):
     """A document cannot be read: missing, encrypted, corrupt, or without text."""
 

@@ -83,6 +83,35 @@ class TokenLogprob:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Attended:
+    """What an answer's last token saw of all that came before it, in tokens."""
+
+    n_tokens: int
+    """Of prompt and answer, in the cache."""
+    window: int
+    """Just before it and always seen; with dense attention these are all."""
+    sinks: int
+    """The first ones, always seen."""
+    recalled: int
+    """That each group of heads recalled in each layer."""
+    n_memory_nodes: int
+    """That each group of heads has in each layer to recall by."""
+    tier_bytes: dict[str, int]
+    """Bytes reserved for what is remembered, by kind."""
+
+    def describe(self) -> str:
+        """For people."""
+        between = self.n_tokens - self.window - self.sinks
+        seen = f"the {self.window:,} before it"
+        if between:
+            seen += f", the first {self.sinks:,}, and {self.recalled:,} of {between:,} between"
+        sizes = ", ".join(
+            f"{kind} {size / 2**20:,.0f} MiB" for kind, size in self.tier_bytes.items()
+        )
+        return f"the last of {self.n_tokens:,} tokens saw {seen}; {sizes}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Completion:
     """The finished answer to one request. Times are seconds."""
 
@@ -95,6 +124,8 @@ class Completion:
     prefill_seconds: float = 0.0
     decode_seconds: float = 0.0
     logprobs: tuple[TokenLogprob, ...] = field(default=())
+    attended: Attended | None = None
+    """What the last token saw; not known of answers of `generate_many` and of other programs."""
 
 
 @dataclass(frozen=True, slots=True)

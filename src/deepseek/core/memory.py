@@ -1,9 +1,32 @@
 """How much memory this process holds and held at most."""
 
+import re
 import sys
 from pathlib import Path
 
+from deepseek.core.errors import ConfigError
+
 STATUS = Path("/proc/self/status")
+
+
+UNITS = {"B": 1, "": 1} | {
+    f"{letter}{ending}": base**power
+    for power, letter in enumerate("KMGT", 1)
+    for ending, base in (("iB", 1024), ("B", 1000), ("", 1024))
+}
+
+
+def parse_bytes(size: int | str) -> int:
+    """Bytes of a size such as `4GiB`, `800 MB` or a plain number.
+
+    Raises:
+        ConfigError: It is no such size, or not positive.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", str(size))
+    units = {name.lower(): factor for name, factor in UNITS.items()}
+    if match is None or match[2].lower() not in units or not float(match[1]):
+        raise ConfigError(f"{size!r} is no size", "write it as 4GiB, 800MB or in bytes")
+    return int(float(match[1]) * units[match[2].lower()])
 
 
 def peak_bytes() -> int:

@@ -4,7 +4,7 @@ import math
 
 from torch import Tensor
 
-from deepseek.core.llm import Completion, FinishReason, SamplingParams, TokenLogprob
+from deepseek.core.llm import Attended, Completion, FinishReason, SamplingParams, TokenLogprob
 from deepseek.engine.sampler import Sampler, top_logprobs
 from deepseek.engine.stopping import StopFinder
 from deepseek.tokenizer.tokenizer import Tokenizer
@@ -52,7 +52,12 @@ class Answer:
         return rest
 
     def completion(
-        self, *, n_reused_tokens: int, prefill_seconds: float, decode_seconds: float
+        self,
+        *,
+        n_reused_tokens: int,
+        prefill_seconds: float,
+        decode_seconds: float,
+        attended: Attended | None = None,
     ) -> Completion:
         """The finished answer."""
         assert self.finish_reason is not None
@@ -65,6 +70,7 @@ class Answer:
             prefill_seconds=prefill_seconds,
             decode_seconds=decode_seconds,
             logprobs=tuple(self.logprobs),
+            attended=attended,
         )
 
     def _record(self, logits: Tensor, token_id: int, n_top: int) -> None:

@@ -8,6 +8,8 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -16,11 +18,15 @@ from torch import Tensor
 
 from deepseek.core.errors import RequestError
 from deepseek.core.llm import Completion, Delta, Prompt, SamplingParams, Score, ScoreRequest
-from deepseek.engine import batch
+from deepseek.engine import batch, context
 from deepseek.engine.answer import Answer
+from deepseek.engine.context import Context, Identity, beginning_of, shared_ids
 from deepseek.engine.native_runner import NativeRunner
+from deepseek.engine.recall import Recall, RecallCounts, recall_of
 from deepseek.engine.runner import Runner
 from deepseek.engine.torch_runner import TorchRunner
+from deepseek.model.budget import Budget
+from deepseek.model.context_file import ContextInfo
 from deepseek.model.decoder import can_decode
 from deepseek.model.transformer import Transformer
 from deepseek.ops.cold import ColdTier
@@ -45,15 +51,34 @@ class Engine:
         context_window: int | None = None,
         hierarchy: Hierarchy | None = None,
         tier: ColdTier | None = None,
+        budget: Budget | None = None,
         on_prefill: Callable[[int, int], None] | None = None,
+        fingerprint: Callable[[], str] = str,
     ) -> None:
+        """Serve a model.
+
+        Args:
+            model: Loaded.
+            tokenizer: Its own.
+            name: For people.
+            dtype: Of activations.
+            device: Where the model is.
+            context_window: Tokens that prompt and answer may take together.
+            hierarchy: What tokens of long texts see; None: everything.
+            budget: How much memory the cache may take; None: any.
+            on_prefill: Told of prompt tokens read and to read.
+            fingerprint: Gives a digest of the weights, for saved contexts.
+        """
         self.tokenizer = tokenizer
         kind: type[Runner] = NativeRunner if can_decode(model) else TorchRunner
         self.runner: Runner = kind(
-            model, dtype=dtype, device=device, hierarchy=hierarchy, tier=tier
+            model, dtype=dtype, device=device, hierarchy=hierarchy, tier=tier, budget=budget
         )
         self.on_prefill = on_prefill
         self._name = name
+        self._fingerprint = fingerprint
+        self._context: Context | None = None
+        self._context_ids: list[int] = []
         trained = model.config.context_window
         wanted = context_window or trained
         self._context_window = wanted if hierarchy is not None else min(wanted, trained)
@@ -69,6 +94,11 @@ class Engine:
     def context_window(self) -> int:
         """Tokens that prompt and answer may take together."""
         return self._context_window
+
+    @property
+    def context(self) -> Context | None:
+        """The text that was read or loaded last, to be followed by questions."""
+        return self._context
 
     def count_tokens(self, text: str) -> int:
         """Tokens of `text` without any template around it."""
@@ -95,6 +125,33 @@ class Engine:
         params = params or SamplingParams()
         prompt_ids = self._encode(prompt, params.max_tokens)
         return self._run(prompt_ids, params)
+
+    def explain(
+        self,
+        prompt: Prompt,
+        params: SamplingParams | None = None,
+        on_text: Callable[[str], None] | None = None,
+    ) -> Recall:
+        """Answer one prompt as `generate` does, and tell which of its pages were recalled.
+
+        Raises:
+            RequestError: The prompt cannot be answered, or nothing of it is recalled.
+        """
+        params = params or SamplingParams()
+        prompt_ids = self._encode(prompt, params.max_tokens)
+        counts = RecallCounts(self.runner, len(prompt_ids))
+        for delta in self._run(prompt_ids, params, counts):
+            if on_text:
+                on_text(delta.text)
+        assert delta.completion is not None
+        return recall_of(
+            counts,
+            self.runner,
+            self.tokenizer,
+            prompt_ids,
+            model=self._name,
+            completion=delta.completion,
+        )
 
     def score(self, prompt: Prompt, continuations: Sequence[str]) -> list[Score]:
         """Log-probability of each continuation after the same prompt, which is read once.
@@ -135,6 +192,58 @@ class Engine:
             self._encode(prompt, one.max_tokens) for prompt, one in zip(prompts, each, strict=True)
         ]
         return self._in_turn(batch.generate_many(self.runner, self.tokenizer, encoded, each))
+
+    def read(self, prompt: Prompt) -> Context:
+        """Read a text that questions will follow; it stays in the cache until another is asked.
+
+        Raises:
+            RequestError: It is empty, shorter than a page, or leaves no room for a question.
+        """
+        beginning = beginning_of(prompt)
+        ids = shared_ids(partial(encode_prompt, self.tokenizer), beginning)
+        self._require_room(len(ids), 1)
+        with self._turn():
+            if ids != self._context_ids:
+                # What was generated chose alone what it recalls: it is not read again by chance.
+                self.runner.rewind(0)
+            self.runner.fill(ids, self.on_prefill)
+            self._context, self._context_ids = Context(beginning, len(ids)), ids
+        return self._context
+
+    def save_context(
+        self, path: Path, on_page: Callable[[int, int], None] | None = None
+    ) -> ContextInfo:
+        """Write what was read to a file; if something else was asked meanwhile, read it again.
+
+        Raises:
+            RequestError: Nothing was read.
+            ContextError: The place cannot be written.
+        """
+        if self._context is None:
+            raise RequestError("no context was read", "read one first")
+        with self._turn():
+            if self.runner.reusable(self._context_ids) < len(self._context_ids):
+                self.runner.rewind(0)
+                self.runner.fill(self._context_ids, self.on_prefill)
+            return context.save(path, self._context, self.runner, self._identity, on_page=on_page)
+
+    def load_context(
+        self, path: Path, on_page: Callable[[int, int], None] | None = None
+    ) -> Context:
+        """Bring a saved text into the cache, as if it had just been read.
+
+        Raises:
+            ContextError: The file is damaged, or fits another model or other settings.
+        """
+        encode = partial(encode_prompt, self.tokenizer)
+        with self._turn():
+            found = context.load(path, self.runner, encode, self._identity, on_page=on_page)
+            self._context, self._context_ids = found, list(self.runner.tokens)
+        return found
+
+    @property
+    def _identity(self) -> Identity:
+        return Identity(self._name, self._fingerprint(), self._context_window)
 
     def encode(self, text: str) -> list[int]:
         """The token ids of `text` without any template around it."""
@@ -206,11 +315,14 @@ class Engine:
                 "shorten the prompt or lower max_tokens",
             )
 
-    def _run(self, prompt_ids: list[int], params: SamplingParams) -> Generator[Delta, None, None]:
-        with self._turn():
+    def _run(
+        self, prompt_ids: list[int], params: SamplingParams, counts: RecallCounts | None = None
+    ) -> Generator[Delta, None, None]:
+        with self._turn(), counts or contextlib.nullcontext():
             start = time.perf_counter()
-            reused = min(self.runner.reusable(prompt_ids), len(prompt_ids) - 1)
-            logits = self.runner.read(prompt_ids, self.on_prefill)
+            reused = self.runner.resumed_at(prompt_ids)
+            read = self.runner.read if counts is None else counts.read
+            logits = read(prompt_ids, self.on_prefill)
             answer = Answer(self.tokenizer, params, prompt_ids)
             prefill_end = time.perf_counter()
             while True:
@@ -220,10 +332,13 @@ class Engine:
                 if answer.finish_reason is not None:
                     break
                 logits = self.runner.step(answer.token_ids[-1])
+                if counts is not None:
+                    counts.note()
             rest = answer.flush()
             completion = answer.completion(
                 n_reused_tokens=reused,
                 prefill_seconds=prefill_end - start,
                 decode_seconds=time.perf_counter() - prefill_end,
+                attended=self.runner.attended(),
             )
             yield Delta(rest, completion)

@@ -6,18 +6,21 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from deepseek.core.device import choose_compute
+from deepseek.core.device import Compute, choose_compute
 from deepseek.core.errors import ConfigError
 from deepseek.core.log import LOGGER
-from deepseek.core.memory import peak_bytes, reset_peak
+from deepseek.core.memory import peak_bytes, reset_peak, resident_bytes
 from deepseek.engine.engine import Engine
-from deepseek.model.checkpoint import is_quantised, load_model
+from deepseek.model.budget import Budget, Needs, plan
+from deepseek.model.checkpoint import is_quantised, load_model, quantised_bytes
+from deepseek.model.config import ModelConfig
 from deepseek.model.hierarchical import AttentionMode, choose_hierarchy
 from deepseek.ops import native
 from deepseek.ops.cold import KVDtype, choose_tier
 from deepseek.tokenizer.tokenizer import Tokenizer
+from deepseek.weights.fingerprint import fingerprint
 from deepseek.weights.pull import OnProgress, ensure
-from deepseek.weights.source import describe_formats, open_weights
+from deepseek.weights.source import WeightSource, describe_formats, open_weights
 
 Progress = Callable[[int, int], None]
 """Called with what is done and what there is to do."""
@@ -52,6 +55,7 @@ def load_engine(
     device: str = "auto",
     dtype: str = "auto",
     threads: int | None = None,
+    memory_budget: int | None = None,
     on_load: Progress | None = None,
     on_pull: OnProgress | None = None,
     on_prefill: Progress | None = None,
@@ -82,12 +86,11 @@ def load_engine(
     if compute.quantised:
         native.require()
         native.use_threads(compute.n_threads)
-    elif tier is not None:
-        raise ConfigError(
-            f"keys and values in {kv_dtype}, but the weights are computed in "
-            + _dtype_name(compute.dtype),
-            "use --dtype int8, which the native library computes, or leave --kv-dtype at bfloat16",
-        )
+    _require_native_for(kv_dtype, memory_budget, compute, is_quantised(source))
+    budget = None
+    if memory_budget is not None:
+        budget = _plan(source, memory_budget, context_window)
+        context_window = budget.context_window
     model = load_model(
         source,
         dtype=compute.dtype,
@@ -115,9 +118,57 @@ def load_engine(
         context_window=context_window,
         hierarchy=hierarchy,
         tier=tier,
+        budget=budget,
         on_prefill=on_prefill,
+        fingerprint=lambda: fingerprint(source),
     )
     return engine, report
+
+
+def _require_native_for(
+    kv_dtype: KVDtype, memory_budget: int | None, compute: Compute, is_quantised: bool
+) -> None:
+    """What only the native library does is refused elsewhere.
+
+    Raises:
+        ConfigError: It is wanted.
+    """
+    if kv_dtype != "bfloat16" and not compute.quantised:
+        raise ConfigError(
+            f"keys and values in {kv_dtype}, but the weights are computed in "
+            + _dtype_name(compute.dtype),
+            "use --dtype int8, which the native library computes, or leave --kv-dtype at bfloat16",
+        )
+    if memory_budget is None:
+        return
+    if not (compute.quantised and is_quantised):
+        raise ConfigError(
+            "a memory budget is kept with quantised weights in the native library only",
+            "use a quantised GGUF checkpoint on a CPU, with dtype int8 or auto",
+        )
+    if kv_dtype != "bfloat16":
+        raise ConfigError(
+            f"a memory budget is not kept yet with keys and values in {kv_dtype}",
+            "leave --kv-dtype at bfloat16, or give no memory budget",
+        )
+
+
+def _plan(source: WeightSource, memory_budget: int, context_window: int | None) -> Budget:
+    needs = Needs(
+        config=ModelConfig.from_hf(source.config()),
+        n_bytes=memory_budget,
+        taken=resident_bytes(),
+        weights=quantised_bytes(source),
+    )
+    budget = plan(needs, context_window)
+    LOGGER.info(
+        "memory budget: %d MiB, weights %d MiB, a context window of %d tokens in %s",
+        memory_budget >> 20,
+        needs.weights >> 20,
+        budget.context_window,
+        budget.kv_format,
+    )
+    return budget
 
 
 def _dtype_name(dtype: torch.dtype) -> str:

@@ -6,10 +6,13 @@ A token's numbers are the same to the last bit alone, in a batch, and however it
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
+from deepseek.core.errors import ContextError
 from deepseek.engine.runner import Runner, Slots, places_of_ends
+from deepseek.model.budget import Budget
+from deepseek.model.context_file import PageTable
 from deepseek.model.decoder import NativeDecoder
 from deepseek.model.pages import PagedSequence
 from deepseek.model.transformer import Transformer
@@ -28,15 +31,44 @@ class NativeRunner(Runner):
         device: torch.device,
         hierarchy: Hierarchy | None = None,
         tier: ColdTier | None = None,
+        budget: Budget | None = None,
     ) -> None:
-        super().__init__(model, dtype=dtype, device=device, hierarchy=hierarchy, tier=tier)
-        self.decoder = NativeDecoder(model, hierarchy, tier)
+        super().__init__(
+            model, dtype=dtype, device=device, hierarchy=hierarchy, tier=tier, budget=budget
+        )
+        most = (None, None) if budget is None else (budget.n_pages, budget.n_node_pages)
+        self.decoder = NativeDecoder(model, hierarchy, tier, most)
         self._sequence = self.decoder.sequence()
+        self._trace: Tensor | None = None
 
     @property
     def tier_bytes(self) -> dict[str, int]:
         """Bytes reserved for `hot` and `cold` keys and values and for `memory nodes`."""
         return self.decoder.tier_bytes
+
+    @property
+    def tables(self) -> Sequence[PageTable]:
+        """The cached sequence as pages of each kind, for saved contexts.
+
+        Raises:
+            ContextError: Some of them are in 8 or 4 bits.
+        """
+        if self.tier is not None:
+            raise ContextError(
+                f"keys and values in {self.tier.bits} bits cannot be saved or loaded yet",
+                "leave --kv-dtype at bfloat16",
+            )
+        return self._sequence.tables
+
+    def recalled(self) -> Int[Tensor, "L G C"] | None:
+        """Pages that the last queries of the last pass recalled, by layer and group of heads."""
+        return self._trace
+
+    def watch(self, wanted: bool) -> None:
+        """Note from now on, or no longer, what is recalled."""
+        if self.hierarchy is not None:
+            trace = self.decoder.trace(wanted)
+            self._trace = trace if wanted else None
 
     @torch.inference_mode()
     def head(self, hidden: Float[Tensor, "W D"]) -> Float[Tensor, "W V"]:
@@ -86,11 +118,16 @@ class NativeRunner(Runner):
 
     @torch.inference_mode()
     def _forward(self, token_ids: list[int], last: int) -> Tensor:
+        if self._trace is not None:
+            self._trace.fill_(-1)
         hidden = self.decoder.run([token_ids], [self._sequence])
         return self.decoder.logits(hidden[len(hidden) - last :])
 
     def _truncate(self, length: int) -> None:
         self._sequence.truncate(length)
+
+    def _count_restored(self, n_tokens: int) -> None:
+        self._sequence.advance(n_tokens)
 
 
 class _NativeSlots:

@@ -1,16 +1,19 @@
 """Runs a model over cached sequences: chunked prefill, decode steps, prefix reuse, batches."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
+from deepseek.core.llm import Attended
+from deepseek.model.budget import Budget
+from deepseek.model.context_file import PageTable
 from deepseek.model.transformer import Transformer
 from deepseek.ops.cold import ColdTier
-from deepseek.ops.hierarchical import PAGE, Hierarchy
+from deepseek.ops.hierarchical import FEW, NODES, PAGE, Hierarchy
 
 # Prompt tokens a forward pass: bounds the activations' memory. Attention takes larger blocks
 # of queries from 768 on.
@@ -56,8 +59,9 @@ class Runner(ABC):
         device: torch.device,
         hierarchy: Hierarchy | None = None,
         tier: ColdTier | None = None,
+        budget: Budget | None = None,
     ) -> None:
-        self.model = model
+        self.model, self.budget = model, budget
         self.dtype, self.device = dtype, device
         self.hierarchy, self.tier = hierarchy, tier
         self.tokens: list[int] = []
@@ -71,6 +75,22 @@ class Runner(ABC):
     def cache_bytes(self) -> int:
         """Bytes of all tiers."""
         return sum(self.tier_bytes.values())
+
+    @property
+    @abstractmethod
+    def tables(self) -> Sequence[PageTable]:
+        """The cached sequence as pages of each kind, for saved contexts."""
+
+    @abstractmethod
+    def recalled(self) -> Int[Tensor, "L G C"] | None:
+        """Pages that the last queries of the last pass recalled, by layer and group of heads.
+
+        -1 where there are fewer. None: what they see is dense. Ask `watch` for it before the pass.
+        """
+
+    @abstractmethod
+    def watch(self, wanted: bool) -> None:
+        """Note from now on, or no longer, what is recalled."""
 
     @abstractmethod
     def head(self, hidden: Float[Tensor, "W D"]) -> Float[Tensor, "W V"]:
@@ -107,6 +127,33 @@ class Runner(ABC):
     def _truncate(self, length: int) -> None:
         """Cut the cache, not `tokens`."""
 
+    @abstractmethod
+    def _count_restored(self, n_tokens: int) -> None:
+        """Count tokens whose pages were put into the tables."""
+
+    def restore(
+        self, token_ids: Sequence[int], pages: Sequence[Iterable[UInt8[Tensor, " N"]]]
+    ) -> None:
+        """Fill the cache with the pages of each kind; after an error it is empty.
+
+        Args:
+            token_ids: Whose keys and values they hold: a whole number of pages.
+            pages: For each of `tables`, the pages in order.
+
+        Raises:
+            ContextError: A page is damaged.
+        """
+        self.rewind(0)
+        try:
+            for table, contents in zip(self.tables, pages, strict=True):
+                for content in contents:
+                    table.append(content)
+        except BaseException:
+            self._truncate(0)
+            raise
+        self._count_restored(len(token_ids))
+        self.tokens = list(token_ids)
+
     def reusable(self, token_ids: Sequence[int]) -> int:
         """How many leading tokens are in the cache already."""
         common = 0
@@ -115,6 +162,38 @@ class Runner(ABC):
                 break
             common += 1
         return common
+
+    def resumed_at(self, token_ids: Sequence[int]) -> int:
+        """How many leading tokens are not read again.
+
+        The last token always is: its logits are wanted and were not kept. Queries that choose
+        together are read together, and a few alone would choose alone: so that what was cached
+        changes nothing, reading goes on from a whole page with more than a few tokens left.
+        """
+        length, n_tokens = self.reusable(token_ids), len(token_ids)
+        if self.hierarchy is None:
+            return min(length, n_tokens - 1)
+        return min(length, max(0, n_tokens - FEW - 1)) // PAGE * PAGE
+
+    def attended(self) -> Attended:
+        """What the last token in the cache saw."""
+        n_tokens, hierarchy = len(self.tokens), self.hierarchy
+        window, sinks, recalled, n_nodes = n_tokens, 0, 0, 0
+        if hierarchy is not None:
+            n_nodes = n_tokens // PAGE * NODES
+            if n_tokens > hierarchy.dense // PAGE * PAGE:
+                page = (n_tokens - 1) // PAGE
+                start, first = hierarchy.window_start(page), hierarchy.sinks_end(page)
+                window, sinks = n_tokens - start * PAGE, first * PAGE
+                recalled = min(hierarchy.recall, (start - first) * PAGE)
+        return Attended(
+            n_tokens=n_tokens,
+            window=window,
+            sinks=sinks,
+            recalled=recalled,
+            n_memory_nodes=n_nodes,
+            tier_bytes=self.tier_bytes,
+        )
 
     def read(
         self,
@@ -128,28 +207,31 @@ class Runner(ABC):
             on_progress: Called with tokens read and tokens to read before each chunk; an
                 exception from it (cancellation) leaves a consistent cache.
         """
-        # The last token is always run again: its logits are wanted and were not kept.
-        reused = self._from_whole_pages(min(self.reusable(token_ids), len(token_ids) - 1))
+        reused = self.resumed_at(token_ids)
         self.rewind(reused)
-        fresh = list(token_ids[reused:])
         logits: Tensor | None = None
-        for start in range(0, len(fresh), CHUNK):
+        for start, end in _chunks(reused, len(token_ids)):
             if on_progress:
-                on_progress(start, len(fresh))
-            chunk = fresh[start : start + CHUNK]
-            is_last = start + CHUNK >= len(fresh)
-            logits = self._append(chunk, last=1 if is_last else 0)
+                on_progress(start - reused, len(token_ids) - reused)
+            last = 1 if end == len(token_ids) else 0
+            logits = self._append(list(token_ids[start:end]), last)
         assert logits is not None
         return logits[-1]
 
-    def fill(self, token_ids: Sequence[int]) -> None:
+    def fill(
+        self,
+        token_ids: Sequence[int],
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> None:
         """Bring the cache to exactly `token_ids`, without logits."""
         reused = self.reusable(token_ids)
         if reused < len(token_ids):
-            reused = self._from_whole_pages(reused)
+            reused = self.resumed_at(token_ids)
         self.rewind(reused)
-        for start in range(reused, len(token_ids), CHUNK):
-            self._append(list(token_ids[start : start + CHUNK]), last=0)
+        for start, end in _chunks(reused, len(token_ids)):
+            if on_progress:
+                on_progress(start - reused, len(token_ids) - reused)
+            self._append(list(token_ids[start:end]), last=0)
 
     def step(self, token_id: int) -> Float[Tensor, " V"]:
         """Append one token and return the logits after it."""
@@ -164,14 +246,18 @@ class Runner(ABC):
         self._truncate(n_tokens)
         del self.tokens[n_tokens:]
 
-    def _from_whole_pages(self, length: int) -> int:
-        """Where to go on reading: queries that choose together are read together."""
-        return length if self.hierarchy is None else length // PAGE * PAGE
-
     def _append(self, token_ids: list[int], last: int) -> Tensor:
         logits = self._forward(token_ids, last)
         self.tokens += token_ids
         return logits
+
+
+def _chunks(start: int, end: int) -> Iterator[tuple[int, int]]:
+    """Where chunks begin and end: at the same places wherever reading begins."""
+    while start < end:
+        stop = min(end, (start // CHUNK + 1) * CHUNK)
+        yield start, stop
+        start = stop
 
 
 def places_of_ends(parts: Sequence[Sequence[int]]) -> list[int]:

@@ -3,13 +3,15 @@
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from deepseek.core.errors import ConfigError, RequestError
 from deepseek.engine.packing import ForkCache, SlotCache
 from deepseek.engine.runner import Runner, Slots, places_of_ends
+from deepseek.model.budget import Budget
 from deepseek.model.cache import DenseCache, KVCache
+from deepseek.model.context_file import PageTable
 from deepseek.model.hierarchical import HierarchicalCache
 from deepseek.model.transformer import Transformer
 from deepseek.ops.cold import ColdTier
@@ -27,6 +29,7 @@ class TorchRunner(Runner):
         device: torch.device,
         hierarchy: Hierarchy | None = None,
         tier: ColdTier | None = None,
+        budget: Budget | None = None,
         router: Router = UNTRAINED,
     ) -> None:
         if tier is not None:
@@ -34,7 +37,8 @@ class TorchRunner(Runner):
                 f"keys and values in {tier.bits} bits work with the native library only",
                 "use a quantised model on a CPU, or leave --kv-dtype at bfloat16",
             )
-        super().__init__(model, dtype=dtype, device=device, hierarchy=hierarchy)
+        super().__init__(model, dtype=dtype, device=device, hierarchy=hierarchy, budget=budget)
+        assert budget is None, "kept by the native runner only"
         config = model.config
         self._cache = (
             DenseCache(config, dtype=dtype, device=device)
@@ -46,8 +50,23 @@ class TorchRunner(Runner):
     def tier_bytes(self) -> dict[str, int]:
         """Bytes reserved for `hot` keys and values and for `memory nodes`; nothing is `cold`."""
         cache = self._cache
-        n_memory = cache.n_memory_bytes if isinstance(cache, HierarchicalCache) else 0
+        n_memory = cache.node_bytes if isinstance(cache, HierarchicalCache) else 0
         return {"hot": cache.n_bytes - n_memory, "cold": 0, "memory nodes": n_memory}
+
+    @property
+    def tables(self) -> Sequence[PageTable]:
+        """The cached sequence as pages, for saved contexts; memory nodes are made anew."""
+        return self._cache.tables
+
+    def recalled(self) -> Int[Tensor, "L G C"] | None:
+        """Pages that the last queries of the last pass recalled, by layer and group of heads."""
+        if not isinstance(self._cache, HierarchicalCache):
+            return None
+        layers = [r.pages[:, -1] for r in self._cache.recalled if r is not None]
+        return torch.stack(layers).cpu() if layers else None
+
+    def watch(self, wanted: bool) -> None:
+        """Nothing to do: it is always noted."""
 
     @torch.inference_mode()
     def head(self, hidden: Float[Tensor, "W D"]) -> Float[Tensor, "W V"]:
@@ -108,6 +127,9 @@ class TorchRunner(Runner):
 
     def _truncate(self, length: int) -> None:
         self._cache.truncate(length)
+
+    def _count_restored(self, n_tokens: int) -> None:
+        assert self._cache.length == n_tokens
 
 
 class _TorchSlots:

@@ -4,14 +4,17 @@ A cache also decides what new tokens attend to, so that one model serves a singl
 a batch of sequences that share a beginning, and later memory nodes and pages.
 """
 
+import math
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from deepseek.model.config import ModelConfig
+from deepseek.model.context_file import check_numbers
 from deepseek.ops.attention import attention
+from deepseek.ops.hierarchical import PAGE
 
 GROWTH = 1_024  # positions; a multiple keeps reallocation rare without over-reserving
 
@@ -104,6 +107,34 @@ class DenseCache:
             raise ValueError(f"cannot truncate a cache of {self._length} tokens to {length}")
         self._length = length
 
+    @property
+    def tables(self) -> "tuple[DensePages, ...]":
+        """The first sequence in pages, for saved contexts."""
+        return (DensePages(self),)
+
+    def page(self, place: int) -> Tensor:
+        """Keys and values of one page of the first sequence. [2 L, G, P, K]"""
+        part = slice(place * PAGE, (place + 1) * PAGE)
+        pairs = [self.read(layer) for layer in range(len(self._layers))]
+        return torch.stack([t[0, :, part] for pair in pairs for t in pair])
+
+    def append_page(self, page: Tensor) -> None:
+        """Add a page that `page` gave."""
+        for layer, pair in enumerate(torch.unflatten(page, 0, (-1, 2)).unbind()):
+            self.append(layer, *pair[:, None])
+        self.advance(PAGE)
+
+    @property
+    def page_shape(self) -> tuple[int, ...]:
+        """Of what `page` gives."""
+        _, n_heads, width = self._shape
+        return 2 * len(self._layers), n_heads, PAGE, width
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of keys and values."""
+        return self._dtype
+
     def _reserved(self, layer: int, end: int) -> tuple[Tensor, Tensor]:
         pair = self._layers[layer]
         if pair is not None and pair[0].shape[2] >= end:
@@ -120,3 +151,38 @@ class DenseCache:
             fresh[1, :, :, : self._length] = pair[1][:, :, : self._length]
         self._layers[layer] = (fresh[0], fresh[1])
         return fresh[0], fresh[1]
+
+
+class DensePages:
+    """A dense cache as pages that a saved context takes and gives."""
+
+    name = "keys and values"
+    covered = PAGE
+
+    def __init__(self, cache: DenseCache) -> None:
+        self._cache = cache
+
+    @property
+    def layout(self) -> str:
+        """Number format and order."""
+        return f"{str(self._cache.dtype).removeprefix('torch.')} rows"
+
+    @property
+    def page_bytes(self) -> int:
+        """Bytes of a page."""
+        return math.prod(self._cache.page_shape) * self._cache.dtype.itemsize
+
+    def read(self, place: int, n_positions: int) -> UInt8[Tensor, " N"]:
+        """What the page at a place holds; only whole pages are asked for."""
+        assert (place + 1) * PAGE <= n_positions
+        return self._cache.page(place).cpu().view(-1).view(torch.uint8)
+
+    def append(self, content: UInt8[Tensor, " N"]) -> None:
+        """Add a page that `read` gave.
+
+        Raises:
+            ContextError: It holds what no model computes.
+        """
+        page = content.view(self._cache.dtype).view(self._cache.page_shape)
+        check_numbers(page)
+        self._cache.append_page(page)

@@ -19,7 +19,7 @@ from deepseek.model.linear import Embedding, Linear
 from deepseek.model.norm import RMSNorm
 from deepseek.model.transformer import Transformer
 from deepseek.ops.linear import QuantisedWeight
-from deepseek.ops.native import BLOCK, NativeMatrix, is_available
+from deepseek.ops.native import BLOCK, NativeMatrix, is_available, packed_bytes
 from deepseek.weights.source import WeightSource
 
 PORTION = 1 << 22  # weights put in order at a time: bounds the scratch memory
@@ -79,6 +79,21 @@ def is_quantised(source: WeightSource) -> bool:
     return bool(matrices) and all(
         shapes[name][1] % BLOCK == 0 and source.has_codes(name) for name in matrices
     )
+
+
+def quantised_bytes(source: WeightSource) -> int:
+    """Bytes that the kernels will take for matrices as they are stored; norms are left out.
+
+    An embedding that is not the head as well stays in the file.
+    """
+    total = 0
+    has_head = HEAD in source.names()
+    for name in source.names():
+        shape = source.shape(name)
+        if len(shape) == 2 and not (name == EMBEDDING and has_head):
+            sample = source.codes(name, 0, 1)
+            total += packed_bytes(sample.bits, *shape, has_units=sample.units is not None)
+    return total
 
 
 class _Placement:

@@ -29,6 +29,7 @@ class NativeDecoder:
         model: Transformer,
         hierarchy: Hierarchy | None = None,
         tier: ColdTier | None = None,
+        most: tuple[int | None, int | None] = (None, None),
     ) -> None:
         """Take a model for which `can_decode` holds.
 
@@ -36,11 +37,14 @@ class NativeDecoder:
             model: All quantised.
             hierarchy: What long sequences see; None: everything.
             tier: What they see in 8 or 4 bits; None: nothing.
+            most: Pages of keys and values, and of memory nodes, that there may be.
         """
         self._model = model
         config = model.config
-        self.pool = PagePool(config)
-        self.memory = PagePool(config, has_values=False) if hierarchy is not None else None
+        self.pool = PagePool(config, most=most[0])
+        self.memory = (
+            PagePool(config, has_values=False, most=most[1]) if hierarchy is not None else None
+        )
         self.tier = tier
         self.cold = PagePool(config, bits=tier.bits) if tier is not None else None
         self._native = NativeModel(

@@ -89,6 +89,7 @@ class HierarchicalCache(DenseCache):
         assert len(q) == 1, "one sequence"
         keys, values = self.append(layer, k, v)
         self._remember(layer, keys[0])
+        self.recalled[layer] = None
         if layer == 0:
             self._votes.clear()
         n_tokens, length = q.shape[2], self.length
@@ -113,10 +114,10 @@ class HierarchicalCache(DenseCache):
     @property
     def n_bytes(self) -> int:
         """Bytes reserved."""
-        return super().n_bytes + self.n_memory_bytes
+        return super().n_bytes + self.node_bytes
 
     @property
-    def n_memory_bytes(self) -> int:
+    def node_bytes(self) -> int:
         """Those of memory nodes."""
         return sum(nodes.nbytes for nodes in self._nodes)
 

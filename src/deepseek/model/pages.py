@@ -5,8 +5,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import UInt8
+from torch import Tensor
 
+from deepseek.core.errors import RequestError
 from deepseek.model.config import ModelConfig
+from deepseek.model.context_file import check_numbers
 from deepseek.ops.cold import ColdBits, ColdTier, page_bytes
 from deepseek.ops.hierarchical import GROUP, PAGE
 from deepseek.ops.native_model import NewTokens, Pages
@@ -17,13 +21,20 @@ BLOCK = 16
 """Pages that a pool grows by: nothing is ever moved, and little is reserved without use."""
 GONE = -1
 """In place of a page that was given back."""
+LAYOUT = "bfloat16 pairs"
+"""How numbers lie in a page (`attention.h`), the same on all processors. Saved contexts name it."""
 
 
 class PagePool:
     """All pages of one kind of one model. It grows; a page that nobody uses is used again."""
 
     def __init__(
-        self, config: ModelConfig, *, has_values: bool = True, bits: ColdBits | None = None
+        self,
+        config: ModelConfig,
+        *,
+        has_values: bool = True,
+        bits: ColdBits | None = None,
+        most: int | None = None,
     ) -> None:
         """Make a pool.
 
@@ -31,7 +42,9 @@ class PagePool:
             config: Of the model.
             has_values: Whether a page holds keys and values, or memory nodes, which lie like keys.
             bits: Of cold pages; None: bfloat16.
+            most: Pages that it may have; None: it grows.
         """
+        self._most = most
         size = PAGE * config.d_head if bits is None else page_bytes(bits, config.d_head)
         self._shape = (config.n_layers, BLOCK, config.n_kv_heads, size)
         self._dtype = torch.bfloat16 if bits is None else torch.uint8
@@ -53,7 +66,11 @@ class PagePool:
         return sum(t.nbytes for t in (*self.pages.keys, *self.pages.values))
 
     def take(self) -> int:
-        """A page for one user; what it holds is undefined."""
+        """A page for one user; what it holds is undefined.
+
+        Raises:
+            RequestError: The pool may not grow any more.
+        """
         if not self._free:
             self._grow()
         page = self._free.pop()
@@ -82,13 +99,49 @@ class PagePool:
         self.give_back(page)
         return copy
 
+    @property
+    def page_bytes(self) -> int:
+        """Bytes of a page."""
+        return sum(t.nbytes for t in self.pages.of(0))
+
+    def read(self, page: int, n_vectors: int = PAGE) -> UInt8[Tensor, " N"]:
+        """What a page in bfloat16 holds: of each layer the keys, then the values.
+
+        Args:
+            page: Its number.
+            n_vectors: Of memory nodes, how many were written; the others become zero.
+        """
+        whole = torch.stack(self.pages.of(page), 1)
+        if n_vectors < PAGE:
+            whole.view(*whole.shape[:3], -1, PAGE, 2)[:, :, :, :, n_vectors:] = 0
+        return whole.view(-1).view(torch.uint8)
+
+    def write(self, page: int, content: UInt8[Tensor, " N"]) -> None:
+        """Put there what `read` gave.
+
+        Raises:
+            ContextError: It holds what no model computes.
+        """
+        places = self.pages.of(page)
+        layers, heads, size = places[0].shape
+        whole = content.view(torch.bfloat16).view(layers, len(places), heads, size)
+        check_numbers(whole)
+        for place, part in zip(places, whole.unbind(1), strict=True):
+            place.copy_(part)
+
     def _grow(self) -> None:
         had = len(self._users)
+        size = had + BLOCK if self._most is None else min(had + BLOCK, self._most)
+        if size <= had:
+            raise RequestError(
+                f"all {had:,} pages of memory are in use, and the memory budget allows no more",
+                "ask fewer or shorter prompts at once, or give a larger memory budget",
+            )
         keys = torch.empty(self._shape, dtype=self._dtype)
         values = (torch.empty_like(keys),) if self._has_values else ()
         self.pages = Pages(keys=(*self.pages.keys, keys), values=(*self.pages.values, *values))
-        self._users += [0] * BLOCK
-        self._free += range(had + BLOCK - 1, had - 1, -1)
+        self._users += [0] * (size - had)
+        self._free += range(size - 1, had - 1, -1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,11 +167,16 @@ class PagedSequence:
             memory: Has pages for memory nodes; None: the sequence has none.
             cold: Has cold pages; None: all are kept as they are.
         """
-        self._keys = _Table(pool, PAGE)
-        self._memory = None if memory is None else _Table(memory, COVERED)
-        self._cold = None if cold is None else _Table(cold.pool, PAGE)
+        self._keys = Table("keys and values", pool, PAGE)
+        self._memory = None if memory is None else Table("memory nodes", memory, COVERED)
+        self._cold = None if cold is None else Table("cold", cold.pool, PAGE)
         self._cold_pages = cold
         self.length = 0
+
+    @property
+    def tables(self) -> "tuple[Table, ...]":
+        """Its pages by kind."""
+        return (self._keys,) if self._memory is None else (self._keys, self._memory)
 
     def fork(self, length: int) -> "PagedSequence":
         """A sequence that begins with the first `length` tokens of this one.
@@ -183,7 +241,7 @@ class PagedSequence:
         """Give all pages back."""
         self.truncate(0)
 
-    def _restore(self, keys: "_Table", length: int) -> None:
+    def _restore(self, keys: "Table", length: int) -> None:
         """Make sure of the pages that tokens after the first `length` see as they are."""
         assert self._cold is not None
         assert self._cold_pages is not None
@@ -193,26 +251,48 @@ class PagedSequence:
                 self._cold_pages.expand(self._cold.pages[page], keys.pages[page])
 
 
-class _Table:
+class Table:
     """The pages of a sequence in one pool, each for as many positions."""
 
-    def __init__(self, pool: PagePool, covered: int) -> None:
-        self.pool, self._covered = pool, covered
+    layout = LAYOUT
+
+    def __init__(self, name: str, pool: PagePool, covered: int) -> None:
+        self.name, self.pool, self.covered = name, pool, covered
         self.pages = array("i")
         self._n_behind = 0  # pages that were looked at by `give_back`
 
-    def fork(self, length: int) -> "_Table":
-        fork = _Table(self.pool, self._covered)
-        kept = self.pages[: -(-length // self._covered)]
+    @property
+    def page_bytes(self) -> int:
+        """Bytes of a page."""
+        return self.pool.page_bytes
+
+    def read(self, place: int, n_positions: int) -> UInt8[Tensor, " N"]:
+        """What the page at a place holds for the first `n_positions` of the sequence."""
+        filled = min(self.covered, n_positions - place * self.covered)
+        return self.pool.read(self.pages[place], filled * PAGE // self.covered)
+
+    def append(self, content: UInt8[Tensor, " N"]) -> None:
+        """Add a page that `read` gave.
+
+        Raises:
+            ContextError: It holds what no model computes.
+        """
+        self.pages.append(self.pool.take())
+        self.pool.write(self.pages[-1], content)
+
+    def fork(self, length: int) -> "Table":
+        """A table that begins with the pages of the first `length` positions."""
+        fork = Table(self.name, self.pool, self.covered)
+        kept = self.pages[: -(-length // self.covered)]
         fork.pages = array("i", (p if p == GONE else self.pool.share(p) for p in kept))
         return fork
 
     def write(self, start: int, end: int) -> None:
         """Make sure of pages of one's own from position `start` to before `end`."""
-        begun = start // self._covered
+        begun = start // self.covered
         if begun < len(self.pages):
             self.pages[begun] = self.pool.own(self.pages[begun])
-        while len(self.pages) * self._covered < end:
+        while len(self.pages) * self.covered < end:
             self.pages.append(self.pool.take())
 
     def give_back(self, first: int, last: int) -> None:
@@ -224,7 +304,8 @@ class _Table:
         self._n_behind = max(self._n_behind, last)
 
     def truncate(self, length: int) -> None:
-        kept = -(-length // self._covered)
+        """Give back the pages behind the first `length` positions."""
+        kept = -(-length // self.covered)
         for page in self.pages[kept:]:
             if page != GONE:
                 self.pool.give_back(page)

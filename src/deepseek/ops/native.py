@@ -125,6 +125,12 @@ def use_threads(n_threads: int) -> None:
         found.ds_use_threads(n_threads)
 
 
+def packed_bytes(bits: Bits, n_out: int, n_in: int, *, has_units: bool = False) -> int:
+    """Bytes that a matrix takes in the kernels' layout; 0 if its shape does not fit."""
+    found = library()
+    return int(found.ds_packed_bytes(FORMATS[bits, has_units], n_out, n_in)) if found else 0
+
+
 class NativeMatrix:
     """A matrix of 4-, 6- or 8-bit weights in the kernels' layout, outside torch's memory."""
 

@@ -1,17 +1,24 @@
 """Where weights live, and which of them were verified."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from deepseek.core.errors import DownloadError
 
 PIECE = 1 << 20
+LARGE = ".new-large-"
+"""How the names of large files begin while they are written."""
+FRESH_SECONDS = 2.0
+"""Age up to which such a file may not be locked yet."""
 
 
 def home() -> Path:
@@ -63,6 +70,52 @@ def write_atomically(path: Path, data: bytes) -> None:
         raise
 
 
+@contextlib.contextmanager
+def replaced(path: Path) -> Iterator[BinaryIO]:
+    """A large file that appears under its name when the block ends without an error.
+
+    What writers that were killed left in the folder is removed: a writer holds a lock on its file,
+    which goes with the process.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for left in path.parent.glob(f"{LARGE}*"):
+        _remove_if_left(left)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=LARGE)
+    try:
+        with os.fdopen(handle, "w+b") as file:
+            _try_lock(file.fileno())
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def _remove_if_left(file: Path) -> None:
+    """Remove a large file unless its writer lives; a moment ago it may not have had its lock."""
+    with contextlib.suppress(OSError):
+        handle = os.open(file, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0))
+        try:
+            is_old = time.time() - os.fstat(handle).st_mtime > FRESH_SECONDS
+            if is_old and _try_lock(handle):
+                file.unlink()
+        finally:
+            os.close(handle)
+
+
+def _try_lock(handle: int) -> bool:
+    """Lock an open file if no other process does; False where the system has no locks."""
+    try:
+        import fcntl
+
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (ImportError, OSError):
+        return False
+    return True
+
+
 def file_hash(
     path: Path, hasher: "hashlib._Hash", on_bytes: Callable[[int], None] | None = None
 ) -> str:
@@ -75,6 +128,17 @@ def file_hash(
             if on_bytes:
                 on_bytes(done)
     return hasher.hexdigest()
+
+
+def require_free(folder: Path, n_bytes: int) -> None:
+    """Do not begin what a full disk would end.
+
+    Raises:
+        OSError: There is less room than that.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if shutil.disk_usage(folder).free < n_bytes:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def require_space(folder: Path, n_bytes: int) -> None:
