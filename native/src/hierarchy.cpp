@@ -31,7 +31,7 @@ struct Place {
 };
 
 struct Workspace {
-  std::vector<float> sums, part, scores, turned, votes, fused, memory_scores;
+  std::vector<float> sums, part, scores, turned, votes, memory_scores;
   std::vector<uint16_t> queries, weights;
   std::vector<int64_t> visible, order;
   Expanded expanded;
@@ -72,8 +72,8 @@ struct Hierarch : Mixing {
   void attend(const Queries &q, int64_t own, const std::vector<Place> &places, Workspace &w,
               const Mixed &sum, bool is_first) const;
   void vote(const Queries &q, const Block &block, const Mixed &sum, Workspace &w) const;
-  void fuse(const Block &block, Workspace &w) const;
-  static void prefer(int64_t first, int64_t last, const std::vector<float> &votes, Workspace &w);
+  const float *fuse(const Block &block, const Workspace &w) const;
+  static void prefer(int64_t first, int64_t last, const float *votes, Workspace &w);
   std::vector<Place> choose(const Block &block, Workspace &w) const;
 };
 
@@ -158,28 +158,26 @@ void Hierarch::vote(const Queries &q, const Block &block, const Mixed &sum, Work
 
 // A block's votes, now one for each page, with a part of those of the layer before, which had a part
 // of its predecessor's, and so on.
-void Hierarch::fuse(const Block &block, Workspace &w) const {
+const float *Hierarch::fuse(const Block &block, const Workspace &w) const {
   const int64_t groups = model.n_kv_heads, n_pages = model.fusion_pages;
   const int64_t first = sinks_end(block.page), last = window_start(block.page);
   const int64_t place = block.number * groups * n_pages;
   float *mine = model.fused[layer % 2].data() + place + block.group * n_pages;
-  float *fused = reserve(w.fused, last - first);
   for (int64_t p = first; p < last; ++p) {
     float before = 0.0f;
     if (layer > 0)
       for (int64_t g = 0; g < groups; ++g)
         before += model.fused[(layer + 1) % 2][size_t(place + g * n_pages + p)];
     mine[p] = w.votes[size_t(p - first)] + settings().fusion * before / float(groups);
-    fused[p - first] = mine[p];
   }
+  return mine + first;
 }
 
 // Bring those with most votes to places [first, last) of the order, from what stands there and
 // behind.
-void Hierarch::prefer(int64_t first, int64_t last, const std::vector<float> &votes, Workspace &w) {
+void Hierarch::prefer(int64_t first, int64_t last, const float *votes, Workspace &w) {
   const auto is_better = [&](int64_t a, int64_t b) {
-    const float left = votes[size_t(a)], right = votes[size_t(b)];
-    return left > right || (left == right && a < b);
+    return votes[a] > votes[b] || (votes[a] == votes[b] && a < b);
   };
   const auto begin = w.order.begin();
   if (first < last && last < int64_t(w.order.size()))
@@ -202,11 +200,8 @@ std::vector<Place> Hierarch::choose(const Block &block, Workspace &w) const {
   std::iota(w.order.begin(), w.order.end(), int64_t{0});
   const bool is_fused = settings().fusion != 0.0f;
   const int64_t n_own = is_fused ? n_chosen / 2 : n_chosen;
-  prefer(0, n_own, w.votes, w);
-  if (is_fused) {
-    fuse(block, w);
-    prefer(n_own, n_chosen, w.fused, w);
-  }
+  prefer(0, n_own, w.votes.data(), w);
+  if (is_fused) prefer(n_own, n_chosen, fuse(block, w), w);
   w.order.resize(size_t(n_chosen));
   std::sort(w.order.begin(), w.order.end());
   std::vector<Place> chosen;

@@ -254,7 +254,7 @@ def attend_page(
         is_asked = (own >= n_keys - q.shape[1]) & (own < n_keys)
         votes = (shares * is_asked[..., None]).sum(2) / is_asked.sum(1)[:, None]
         fused = votes if before is None else votes + hierarchy.fusion * before
-        pages = _choose(votes, fused, n_chosen, hierarchy) + sinks
+        pages = choose_pages(votes, fused, n_chosen, hierarchy) + sinks
         recalled = Recalled(sinks, pages, fused)
         group = torch.arange(n_groups, device=q.device)[:, None, None]
         k, v = (torch.unflatten(t[:, : start * PAGE], 1, (-1, PAGE)) for t in (keys, values))
@@ -267,10 +267,20 @@ def attend_page(
     return blocks.join(mixed), recalled
 
 
-def _choose(
+def choose_pages(
     votes: Float[Tensor, "G B N"], fused: Float[Tensor, "G B N"], n: int, hierarchy: Hierarchy
 ) -> Int[Tensor, "G B C"]:
-    """Half of the pages by a layer's own votes, the rest by those of all layers up to it."""
+    """Half of the pages by a layer's own votes, the rest by those of all layers up to it.
+
+    Args:
+        votes: Of the layer.
+        fused: With those of the layers before.
+        n: How many to choose.
+        hierarchy: Whether votes are fused.
+
+    Returns:
+        Chosen pages in order, the first that could be chosen being 0.
+    """
     if hierarchy.fusion:
         own = votes.topk(n // 2, -1).indices
         votes = fused.scatter(-1, own, math.inf)

@@ -22,6 +22,7 @@ from deepseek.ops.hierarchical import (
     Hierarchy,
     Router,
     Turns,
+    choose_pages,
     far_rows,
     page_shares,
     seen_scores,
@@ -150,17 +151,16 @@ def coverage(
         for number, page in enumerate(lesson.pages):
             asked = ask(lesson, number, hierarchy, turns, further)
             true, n_chosen = asked.true(), hierarchy.n_recalled(page)
-            sums["best"] += _covered(true[..., :-1], true, n_chosen)
+            best = true[..., :-1].topk(n_chosen, -1).indices
+            sums["best"] += _covered(best, true)
             for name, router in routers.items():
                 votes = asked.expected(router, layer, nodes[name])[..., :-1]
-                if hierarchy.fusion and (name, page) in before:
-                    votes = votes + hierarchy.fusion * before[name, page]
-                before[name, page] = votes.mean(0)
-                sums[name] += _covered(votes, true, n_chosen)
+                fused = votes + hierarchy.fusion * before.get((name, page), votes.new_zeros(1))
+                before[name, page] = fused.mean(0)
+                sums[name] += _covered(choose_pages(votes, fused, n_chosen, hierarchy), true)
     n_measured = len(lessons) * len(lessons[0].pages)
     return {name: value / n_measured for name, value in sums.items()}
 
 
-def _covered(votes: Tensor, true: Tensor, n_chosen: int) -> float:
-    chosen = votes.topk(n_chosen, -1).indices
+def _covered(chosen: Tensor, true: Tensor) -> float:
     return float((true.gather(-1, chosen).sum(-1) + true[..., -1]).mean())
