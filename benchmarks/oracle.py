@@ -16,7 +16,7 @@ from deepseek.engine.torch_runner import TorchRunner
 from deepseek.model.hierarchical import HierarchicalCache
 from deepseek.model.transformer import Transformer
 from deepseek.ops.attention import attention
-from deepseek.ops.hierarchical import PAGE, Hierarchy
+from deepseek.ops.hierarchical import PAGE, TOGETHER, Hierarchy
 
 
 def attend_best(
@@ -86,9 +86,10 @@ class OracleCache(HierarchicalCache):
     """A cache from which the best pages are recalled."""
 
     def _attend_page(
-        self, layer: int, at: int, q: Tensor, keys: Tensor, values: Tensor, together: int
+        self, layer: int, at: int, q: Tensor, keys: Tensor, values: Tensor, asks: bool
     ) -> Tensor:
         end = self.length + at + q.shape[1]
+        together = 1 if asks else TOGETHER
         return attend_best(q, keys[:, :end], values[:, :end], self.hierarchy, together=together)
 
 

@@ -103,6 +103,9 @@ typedef struct ds_batch {
    * reads all pages as they are. */
   const int32_t *const *cold_tables;
   const int64_t *cold_sizes;
+  /* Of each sequence the position from which tokens ask: each chooses what it recalls for itself,
+   * by the keys instead of memory nodes. Null: none does. */
+  const int64_t *asks_from;
 } ds_batch;
 
 /* Pages of keys and values lie in blocks: page p of head g in layer l is in block
@@ -122,6 +125,7 @@ typedef struct ds_hierarchy {
   int64_t n_dense;
   int64_t n_reach; /* positions beyond which recalled pages are moved up to the window */
   float fusion;    /* how much of a layer's votes the next layer takes over; 0: nothing */
+  int64_t scanned_pages; /* most whose keys are looked at by a token that asks */
 } ds_hierarchy;
 
 /* Changes with everything that a caller must know of. */

@@ -255,7 +255,7 @@ using namespace ds;
 
 extern "C" {
 
-int ds_version(void) { return 10; }
+int ds_version(void) { return 11; }
 
 int ds_best_level(void) { return best_level(); }
 

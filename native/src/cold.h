@@ -178,11 +178,11 @@ inline void expand_part(const Rows &rows, int bits, const uint8_t *cold, uint16_
     seal_part(value_rows(d, bits, start), bits, values, cold_values);
 }
 
-// What cold pages stand for.
+// What cold pages stand for; without values, the keys alone.
 [[maybe_unused]] void expand(const uint8_t *cold_keys, const uint8_t *cold_values, int64_t d,
                              int bits, uint16_t *keys, uint16_t *values) {
   expand_part(key_rows(d, bits), bits, cold_keys, keys);
-  for (int64_t start = 0; start < d; start += kSlice)
+  for (int64_t start = 0; values && start < d; start += kSlice)
     expand_part(value_rows(d, bits, start), bits, cold_values, values);
 }
 

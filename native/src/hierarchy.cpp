@@ -1,83 +1,99 @@
 // Hierarchical attention: a window, the first positions, and the pages that memory nodes point at.
 //
-// Four queries that follow each other choose together, each group of heads for itself: first they
-// attend to the window and the first pages, then the memory nodes of the pages between say how much
-// attention each page would get, and those that would get most are attended to as well. Pages that
-// are not chosen are not read. New tokens that are few choose alone, so that one token gives the
-// same bits as several that are checked at once.
+// What is read: four queries that follow each other choose together, each group of heads for itself.
+// First they attend to the window and the first pages, then the memory nodes of the pages between
+// say how much attention each page would get, and those that would get most are attended to as well.
+// Pages that are not chosen are not read. Tokens that ask choose by the keys (asking.cpp).
 //
 // Beyond the positions that a model reaches well, chosen pages are moved up to just before the
 // window. Keys stay as they are: moving a page by some positions is turning the query back by as
 // many, since scores depend on distances only. Memory nodes are looked at from distances that grow
 // with the logarithm of the true ones: the order of what is far and near stays, and none is too far.
+#include "hierarchy.h"
+
 #include <cmath>
 #include <numeric>
-
-#include "mixing.h"
-#include "pool.h"
 
 namespace ds {
 namespace {
 
-constexpr int64_t kFewTokens = 16;  // up to which each new token chooses alone
 constexpr int64_t kBlockTokens = 4;  // tokens that choose together: more outvote a question
 constexpr int64_t kNear = 16;       // pages up to which memory nodes are looked at from where they are
 constexpr double kDoubling = 8;     // pages farther for each doubling beyond
 constexpr int64_t kExpanded = 64;   // cold pages that a thread keeps as it has read them
 
-// Where a page is, and by how many pages it is moved up.
-struct Place {
-  int64_t page, moved;
-};
+// Bring those with most votes to places [first, last) of the order, from what stands there and
+// behind.
+void prefer(int64_t first, int64_t last, const float *votes, Workspace &w) {
+  const auto is_better = [&](int64_t a, int64_t b) {
+    return votes[a] > votes[b] || (votes[a] == votes[b] && a < b);
+  };
+  const auto begin = w.order.begin();
+  if (first < last && last < int64_t(w.order.size()))
+    std::nth_element(begin + first, begin + last, w.order.end(), is_better);
+}
 
-struct Workspace {
-  std::vector<float> sums, part, scores, turned, votes, memory_scores;
-  std::vector<uint16_t> queries, weights;
-  std::vector<int64_t> visible, order;
-  Expanded expanded;
-};
+void read(const Hierarch &hierarch, const Block &block, Workspace &w) {
+  const int64_t d = hierarch.model.d_head;
+  float *sums = reserve(w.sums, block.n_rows * (d + 2));
+  const auto part_of = [&](int64_t first) {
+    return Queries{block.sequence, block.group, block.first + first,
+                   std::min(kQueries, block.n_rows - first)};
+  };
+  const auto sum_of = [&](const Queries &q) {
+    return mixed_at(sums + (q.first - block.first) * (d + 2), q.n_rows);
+  };
+  const std::vector<Place> near = hierarch.near(block.page);
+  const bool can_choose = hierarch.n_between(block.page) > 0;
+  w.votes.assign(size_t(hierarch.n_between(block.page)), 0.0f);
+  for (int64_t row = 0; row < block.n_rows; row += kQueries) {
+    const Queries q = part_of(row);
+    hierarch.attend(q, block.page, near, w, sum_of(q), true);
+    if (can_choose) hierarch.vote(q, block.page, sum_of(q), w);
+  }
+  for (float &votes : w.votes) votes /= float(block.n_rows);
+  const std::vector<Place> chosen =
+      can_choose ? hierarch.chosen(block, w) : std::vector<Place>();
+  hierarch.trace(block, chosen);
+  for (int64_t row = 0; row < block.n_rows; row += kQueries) {
+    const Queries q = part_of(row);
+    hierarch.attend(q, block.page, chosen, w, sum_of(q), false);
+    hierarch.finish(q, sum_of(q));
+  }
+}
+
+// Those of one group behind each other: they see nearly the same keys.
+std::vector<Block> blocks_of(const Hierarch &h) {
+  std::vector<Block> found;
+  const int64_t heads = h.heads_per_group();
+  int64_t n_earlier = 0;
+  for (int64_t s = 0; s < h.batch.n_sequences; ++s) {
+    const int64_t length = h.batch.lengths[s], last = h.n_reading(s);
+    int64_t number = n_earlier;
+    for (int64_t g = 0; g < h.model.n_kv_heads; ++g) {
+      number = n_earlier;
+      for (int64_t at = n_dense_tokens(h.model, h.batch, s), end; at < last; at = end) {
+        end = std::min(last, ((length + at) / kBlockTokens + 1) * kBlockTokens - length);
+        found.push_back({{s, g, at * heads, (end - at) * heads}, (length + at) / kPage, number++});
+      }
+    }
+    n_earlier = number;
+  }
+  return found;
+}
+
+}  // namespace
 
 int64_t looked_from(int64_t distance) {
   if (distance <= kNear) return distance;
   return kNear + int64_t(kDoubling * std::log2(double(distance) / kNear));
 }
 
-// Queries of one group that choose together.
-struct Block : Queries {
-  int64_t page;
-  int64_t number;  // of its tokens among those of the batch that choose together
-};
+int64_t Hierarch::turned_to(int64_t own, int64_t page) const {
+  const int64_t distance = own - page / kCovered * kCovered;
+  return is_beyond(own) ? distance - looked_from(distance) : 0;
+}
 
-struct Hierarch : Mixing {
-  using Mixing::Mixing;
-
-  const Hierarchy &settings() const { return model.hierarchy; }
-  int64_t window_start(int64_t page) const {
-    return std::max(int64_t{0}, page - settings().window_pages);
-  }
-  int64_t sinks_end(int64_t page) const {
-    return std::min(settings().sink_pages, window_start(page));
-  }
-  bool is_beyond(int64_t page) const { return (page + 1) * kPage > settings().n_reach; }
-
-  std::vector<Block> blocks() const;
-  void run(const Block &block, Workspace &w) const;
-
- private:
-  Queries part_of(const Block &block, int64_t first) const {
-    return {block.sequence, block.group, block.first + first,
-            std::min(kQueries, block.n_rows - first)};
-  }
-  void turn(const Queries &q, int64_t moved, Workspace &w) const;
-  void attend(const Queries &q, int64_t own, const std::vector<Place> &places, Workspace &w,
-              const Mixed &sum, bool is_first) const;
-  void vote(const Queries &q, const Block &block, const Mixed &sum, Workspace &w) const;
-  const float *fuse(const Block &block, const Workspace &w) const;
-  static void prefer(int64_t first, int64_t last, const float *votes, Workspace &w);
-  std::vector<Place> choose(const Block &block, Workspace &w) const;
-};
-
-// Queries as if they stood `moved` pages earlier, into w.queries.
 void Hierarch::turn(const Queries &q, int64_t moved, Workspace &w) const {
   const int64_t d = model.d_head;
   uint16_t *to = reserve(w.queries, kQueries * d);
@@ -93,8 +109,15 @@ void Hierarch::turn(const Queries &q, int64_t moved, Workspace &w) const {
   }
 }
 
-// Attend to some pages, and add what the queries get to `sum`. Of their own page, which comes last,
-// they see what is not behind them.
+std::vector<Place> Hierarch::near(int64_t page) const {
+  const int64_t first = sinks_end(page), last = window_start(page);
+  std::vector<Place> places;
+  for (int64_t p = 0; p < first; ++p)
+    places.push_back({p, is_beyond(page) ? last - n_recalled(page) - first : 0});
+  for (int64_t p = last; p <= page; ++p) places.push_back({p, 0});
+  return places;
+}
+
 void Hierarch::attend(const Queries &q, int64_t own, const std::vector<Place> &places, Workspace &w,
                       const Mixed &sum, bool is_first) const {
   const int64_t d = model.d_head;
@@ -135,29 +158,30 @@ void Hierarch::attend(const Queries &q, int64_t own, const std::vector<Place> &p
   }
 }
 
-// Votes for the pages between the first ones and the window, of queries that have attended to
-// these. Votes are shares of attention, four for each page.
-void Hierarch::vote(const Queries &q, const Block &block, const Mixed &sum, Workspace &w) const {
-  const int64_t first = sinks_end(block.page), last = window_start(block.page);
+void Hierarch::vote(const Queries &q, int64_t page, const Mixed &sum, Workspace &w) const {
+  const int64_t first = sinks_end(page), last = window_start(page);
   const int64_t begin = first / kCovered, n_memory = (last + kCovered - 1) / kCovered - begin;
   const int64_t width = n_memory * kPage;
-  float *scores = reserve(w.memory_scores, q.n_rows * width);
+  float *scores = reserve(w.memory_scores, (q.n_rows + 1) * width);
+  float *votes = scores + q.n_rows * width;
   int64_t moved = -1;
   for (int64_t m = 0; m < n_memory; ++m) {
-    const int64_t distance = block.page - (begin + m) * kCovered;
-    const int64_t wanted = is_beyond(block.page) ? distance - looked_from(distance) : 0;
+    const int64_t wanted = turned_to(page, (begin + m) * kCovered);
     if (wanted != moved) turn(q, moved = wanted, w);
     const int64_t number = batch.memory[q.sequence][begin + m];
     use.compare(w.queries.data(), q.n_rows, model.d_head,
                 model.memory.key_page(layer, number, q.group), scores + m * kPage, width);
   }
+  std::fill_n(votes, width, 0.0f);
   const int64_t from = first * kPerPage - begin * kPage, to = last * kPerPage - begin * kPage;
   for (int64_t r = 0; r < q.n_rows; ++r)
-    use.vote(scores + r * width, from, to, sum.largest[r], sum.total[r], w.votes.data());
+    use.vote(scores + r * width, from, to, sum.largest[r], sum.total[r], votes);
+  for (int64_t i = 0; i < last - first; ++i)
+    for (int64_t j = 0; j < kPerPage; ++j) w.votes[size_t(i)] += votes[from + i * kPerPage + j];
 }
 
-// A block's votes, now one for each page, with a part of those of the layer before, which had a part
-// of its predecessor's, and so on.
+// A block's votes with a part of those of the layer before, which had a part of its predecessor's,
+// and so on.
 const float *Hierarch::fuse(const Block &block, const Workspace &w) const {
   const int64_t groups = model.n_kv_heads, n_pages = model.fusion_pages;
   const int64_t first = sinks_end(block.page), last = window_start(block.page);
@@ -173,115 +197,63 @@ const float *Hierarch::fuse(const Block &block, const Workspace &w) const {
   return mine + first;
 }
 
-// Bring those with most votes to places [first, last) of the order, from what stands there and
-// behind.
-void Hierarch::prefer(int64_t first, int64_t last, const float *votes, Workspace &w) {
-  const auto is_better = [&](int64_t a, int64_t b) {
-    return votes[a] > votes[b] || (votes[a] == votes[b] && a < b);
-  };
-  const auto begin = w.order.begin();
-  if (first < last && last < int64_t(w.order.size()))
-    std::nth_element(begin + first, begin + last, w.order.end(), is_better);
-}
-
-// The pages that most votes are for, in order, moved up to the window where they are too far. Half
-// of them a layer's own votes choose; the other half those of all layers up to it, which know better
-// what is asked for when much looks alike.
-std::vector<Place> Hierarch::choose(const Block &block, Workspace &w) const {
-  const int64_t first = sinks_end(block.page), last = window_start(block.page), n = last - first;
-  const int64_t n_chosen = std::min(settings().recalled_pages, n);
-  const int64_t skipped = (first * kPerPage) % kPage;  // votes before those of page `first`
-  for (int64_t i = 0; i < n; ++i) {
-    float vote = 0.0f;
-    for (int64_t j = 0; j < kPerPage; ++j) vote += w.votes[size_t(skipped + i * kPerPage + j)];
-    w.votes[size_t(i)] = vote / float(block.n_rows);
-  }
-  w.order.resize(size_t(n));
+// Half of them a layer's own votes choose; the other half those of all layers up to it, which know
+// better what is asked for when much looks alike.
+void Hierarch::choose(const Block &block, int64_t n, Workspace &w) const {
+  w.order.resize(size_t(n_between(block.page)));
   std::iota(w.order.begin(), w.order.end(), int64_t{0});
   const bool is_fused = settings().fusion != 0.0f;
-  const int64_t n_own = is_fused ? n_chosen / 2 : n_chosen;
+  const int64_t n_own = is_fused ? n / 2 : n;
   prefer(0, n_own, w.votes.data(), w);
-  if (is_fused) prefer(n_own, n_chosen, fuse(block, w), w);
-  w.order.resize(size_t(n_chosen));
+  if (is_fused) prefer(n_own, n, fuse(block, w), w);
+  w.order.resize(size_t(n));
   std::sort(w.order.begin(), w.order.end());
-  std::vector<Place> chosen;
-  for (int64_t i = 0; i < n_chosen; ++i) {
+}
+
+// Where they are too far, they are moved up to the window.
+std::vector<Place> Hierarch::chosen(const Block &block, Workspace &w) const {
+  const int64_t first = sinks_end(block.page), last = window_start(block.page);
+  const int64_t n = n_recalled(block.page);
+  choose(block, n, w);
+  std::vector<Place> places;
+  for (int64_t i = 0; i < n; ++i) {
     const int64_t page = first + w.order[size_t(i)];
-    chosen.push_back({page, is_beyond(block.page) ? last - n_chosen + i - page : 0});
+    places.push_back({page, is_beyond(block.page) ? last - n + i - page : 0});
   }
-  return chosen;
+  return places;
 }
 
-void Hierarch::run(const Block &block, Workspace &w) const {
-  const int64_t d = model.d_head;
-  const int64_t first = sinks_end(block.page), last = window_start(block.page), n = last - first;
-  const int64_t n_chosen = std::min(settings().recalled_pages, n);
-  std::vector<Place> near;
-  for (int64_t p = 0; p < first; ++p)
-    near.push_back({p, is_beyond(block.page) ? last - n_chosen - first : 0});
-  for (int64_t p = last; p <= block.page; ++p) near.push_back({p, 0});
-  float *sums = reserve(w.sums, block.n_rows * (d + 2));
-  const auto sum_of = [&](const Queries &q) {
-    return mixed_at(sums + (q.first - block.first) * (d + 2), q.n_rows);
-  };
-  w.votes.assign(size_t((n + 2 * kCovered) * kPerPage), 0.0f);
-  for (int64_t row = 0; row < block.n_rows; row += kQueries) {
-    const Queries q = part_of(block, row);
-    attend(q, block.page, near, w, sum_of(q), true);
-    if (n) vote(q, block, sum_of(q), w);
-  }
-  const std::vector<Place> chosen = n ? choose(block, w) : std::vector<Place>();
-  if (model.trace && block.sequence == batch.n_sequences - 1 &&
-      block.first + block.n_rows == batch.counts[block.sequence] * heads_per_group()) {
-    int32_t *to = model.trace + (layer * model.n_kv_heads + block.group) * settings().recalled_pages;
-    for (int64_t i = 0; i < settings().recalled_pages; ++i)
-      to[i] = i < int64_t(chosen.size()) ? int32_t(chosen[size_t(i)].page) : -1;
-  }
-  for (int64_t row = 0; row < block.n_rows; row += kQueries) {
-    const Queries q = part_of(block, row);
-    attend(q, block.page, chosen, w, sum_of(q), false);
-    finish(q, sum_of(q));
-  }
+// Note what the batch's last queries have chosen.
+void Hierarch::trace(const Queries &q, const std::vector<Place> &chosen) const {
+  const int64_t s = batch.n_sequences - 1, n = settings().recalled_pages;
+  if (!model.trace || q.sequence != s || q.first + q.n_rows != batch.counts[s] * heads_per_group())
+    return;
+  int32_t *to = model.trace + (layer * model.n_kv_heads + q.group) * n;
+  for (int64_t i = 0; i < n; ++i)
+    to[i] = i < int64_t(chosen.size()) ? int32_t(chosen[size_t(i)].page) : -1;
 }
-
-// Those of one group behind each other: they see nearly the same keys.
-std::vector<Block> Hierarch::blocks() const {
-  std::vector<Block> found;
-  int64_t n_earlier = 0;
-  for (int64_t s = 0; s < batch.n_sequences; ++s) {
-    const int64_t count = batch.counts[s], length = batch.lengths[s], heads = heads_per_group();
-    int64_t number = n_earlier;
-    for (int64_t g = 0; g < model.n_kv_heads; ++g) {
-      number = n_earlier;
-      for (int64_t at = n_dense_tokens(model, batch, s), end; at < count; at = end) {
-        const int64_t next = ((length + at) / kBlockTokens + 1) * kBlockTokens - length;
-        end = count <= kFewTokens ? at + 1 : std::min(count, next);
-        found.push_back({{s, g, at * heads, (end - at) * heads}, (length + at) / kPage, number++});
-      }
-    }
-    n_earlier = number;
-  }
-  return found;
-}
-
-}  // namespace
 
 void mix_hierarchically(ds_model &model, const Kernels &use, int64_t layer, const Batch &batch) {
   const Hierarch hierarch(model, use, layer, batch);
-  const std::vector<Block> blocks = hierarch.blocks();
-  if (blocks.empty()) return;
+  const std::vector<Block> blocks = blocks_of(hierarch);
+  int64_t n_choosing = blocks.empty() ? 0 : blocks.back().number + 1, n_pages = 0;
+  const int64_t n_reading = n_choosing;
+  for (int64_t s = 0; s < batch.n_sequences; ++s) {
+    const int64_t first = std::max(n_dense_tokens(model, batch, s), hierarch.n_reading(s));
+    if (n_dense_tokens(model, batch, s) == batch.counts[s]) continue;
+    n_choosing += batch.counts[s] - first;
+    n_pages = std::max(n_pages, (batch.lengths[s] + batch.counts[s] - 1) / kPage + 1);
+  }
+  if (!n_choosing) return;
   if (model.hierarchy.fusion != 0.0f) {
-    if (layer == 0) {
-      model.fusion_pages = 0;
-      for (const Block &block : blocks)
-        model.fusion_pages = std::max(model.fusion_pages, block.page + 1);
-    }
-    for (auto &votes : model.fused) reserve(votes, int64_t(blocks.size()) * model.fusion_pages);
+    if (layer == 0) model.fusion_pages = n_pages;
+    for (auto &votes : model.fused) reserve(votes, n_choosing * model.n_kv_heads * n_pages);
   }
   Pool::get().run(int64_t(blocks.size()), 1, [&](int64_t first, int64_t last) {
     static thread_local Workspace workspace;
-    for (int64_t i = first; i < last; ++i) hierarch.run(blocks[size_t(i)], workspace);
+    for (int64_t i = first; i < last; ++i) read(hierarch, blocks[size_t(i)], workspace);
   });
+  if (n_choosing > n_reading) mix_asking(hierarch, n_reading);
 }
 
 // Memory nodes of the pages that new tokens complete.

@@ -91,6 +91,9 @@ struct Kernels {
                   float *scores, int64_t stride);
   void (*vote)(float *scores, int64_t first, int64_t last, float largest, float total,
                float *votes);
+  void (*weigh)(const float *scores, int64_t n_rows, float *largest, float *total, int64_t stride);
+  void (*share)(const float *largest, const float *totals, int64_t n, float most, float total,
+                float *votes);
   // See cold.h.
   void (*seal)(const uint16_t *keys, const uint16_t *values, int64_t d, int bits,
                uint8_t *cold_keys, uint8_t *cold_values);

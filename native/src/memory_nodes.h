@@ -84,7 +84,47 @@ inline void put_key(uint16_t *keys, int64_t place, int64_t i, float value) {
     save(votes + i, load(votes + i) + load(scores + i) * share);
 }
 
+// Scores of a page of keys, 64 of each row: the largest, and the sum of weights beside it.
+[[maybe_unused]] void weigh(const float *scores, int64_t n_rows, float *largest, float *total,
+                            int64_t stride) {
+  for (int64_t r = 0; r < n_rows; ++r, scores += kPage) {
+    V most = load(scores);
+    for (int64_t i = 16; i < kPage; i += 16) {
+      const V now = load(scores + i);
+      most = now > most ? now : most;
+    }
+    float top = most[0];
+    for (int i = 1; i < 16; ++i) top = most[i] > top ? most[i] : top;
+    V sums = {};
+    for (int64_t i = 0; i < kPage; i += 16) sums += exponential(load(scores + i) - top);
+    largest[r * stride] = top;
+    total[r * stride] = sum(sums);
+  }
+}
+
+// Add to the votes what share of one query's attention each of n pages gets that were weighed,
+// beside keys that were looked at before.
+[[maybe_unused]] void share(const float *largest, const float *totals, int64_t n, float most,
+                            float total, float *votes) {
+  float top = most;
+  for (int64_t i = 0; i < n; ++i) top = largest[i] > top ? largest[i] : top;
+  const int64_t whole = n / 16 * 16;
+  float rest = 0.0f;
+  V sums = {};
+  const auto weight_at = [&](int64_t i) {
+    return load(totals + i) * exponential(load(largest + i) - top);
+  };
+  for (int64_t i = 0; i < whole; i += 16) sums += weight_at(i);
+  for (int64_t i = whole; i < n; ++i) rest += totals[i] * std::exp(largest[i] - top);
+  const float all = sum(sums) + rest + total * std::exp(most - top), factor = 1.0f / all;
+  for (int64_t i = 0; i < whole; i += 16) {
+    save(votes + i, load(votes + i) + weight_at(i) * factor);
+  }
+  for (int64_t i = whole; i < n; ++i)
+    votes[i] += totals[i] * std::exp(largest[i] - top) * factor;
+}
+
 }  // namespace
 }  // namespace ds
 
-#define DS_ATTENTION keep, attend, merge, summarise, compare, vote
+#define DS_ATTENTION keep, attend, merge, summarise, compare, vote, weigh, share

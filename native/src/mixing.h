@@ -76,6 +76,16 @@ struct Mixing {
                         cache.place(cache.values, layer, number, q.group), page, pass);
   }
 
+  // The keys of a page; cold ones are expanded into `room`.
+  const uint16_t *keys_of(const Queries &q, int64_t page, uint16_t *room) const {
+    if (!is_cold(q, page)) return keys(q, page);
+    const Cache &cache = model.cold.cache;
+    const int64_t number = batch.cold[q.sequence][page];
+    use.expand(cache.place(cache.keys, layer, number, q.group), nullptr, model.d_head,
+               model.cold.bits, room, nullptr);
+    return room;
+  }
+
   // Keys to ask memory for; null if they are to be expanded.
   const uint16_t *next_keys(const Queries &q, int64_t page) const {
     return is_cold(q, page) ? nullptr : keys(q, page);

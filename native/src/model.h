@@ -42,6 +42,7 @@ struct Batch {
   const int32_t *const *pages;  // [n_sequences]: numbers of the pages, in order
   const int32_t *const *memory;  // the same of the pages of memory nodes; null: none are kept
   const int32_t *const *cold;    // the same of cold pages; null: all are read as they are
+  const int64_t *asks_from;      // [n_sequences] positions from which tokens ask; null: none do
 };
 
 // Which keys queries see, in pages (hierarchy.cpp).
@@ -50,6 +51,7 @@ struct Hierarchy {
   int64_t n_dense = 0;       // the first positions, which see all that came before
   int64_t n_reach = 0;       // positions up to which pages stay where they are
   float fusion = 0.0f;       // how much of a layer's votes the next one takes over
+  int64_t scanned_pages = 0;  // most whose keys are looked at by tokens that ask
 };
 
 // Where keys and values are: pages in blocks. Distances are in bytes.

@@ -102,7 +102,7 @@ class Decoder:
         Args:
             x: Embeddings of one sequence.
             hierarchy: What positions see; None: everything.
-            few: How many last tokens choose what they recall alone.
+            few: How many last tokens ask.
             tier: Which keys and values are seen in fewer bits; None: none.
         """
         shape, n = self.shape, len(x)
@@ -164,7 +164,7 @@ class Decoder:
     ) -> Tensor:
         n, turns = q.shape[1], Turns(theta=THETA)
         nodes = summarise(k[:, : n // PAGE * PAGE]).bfloat16().double()
-        at = min(n, hierarchy.dense // PAGE * PAGE)
+        at = min(n, hierarchy.n_dense)
         rows = [self._see_all(*(t[None, :, :at] for t in (q, k, v)))[0]] if at else []
         while at < n:
             end = min((at // PAGE + 1) * PAGE, n if at >= n - few else n - few)
@@ -172,7 +172,7 @@ class Decoder:
                 q[:, at:end] * self.shape.d_head**0.5,
                 *self._seen(at // PAGE, k[:, :end], v[:, :end]),
                 *(nodes, hierarchy, turns),
-                together=1 if at >= n - few else TOGETHER,
+                asks=at >= n - few,
                 before=self._votes.get(at),
             )
             self.recalled[layer] = recalled

@@ -58,6 +58,7 @@ def test_each_token_is_seen_once(seed: int) -> None:
         recall=PAGE * generator.randrange(1, 12),
         dense=0,
         reach=generator.choice((64, 300, 10_000)),
+        scan=PAGE * generator.randrange(12, 16),
     )
     n = generator.randrange(1, 20 * PAGE)
     n_tokens = generator.randint(1, (n - 1) % PAGE + 1)
@@ -65,10 +66,9 @@ def test_each_token_is_seen_once(seed: int) -> None:
     keys = rotated(numbers, 2, n, 8)
     values = torch.randn(2, n, 8, generator=numbers, dtype=torch.float64)
     q = torch.zeros(4, n_tokens, 8, dtype=torch.float64)
-    together = generator.choice((1, TOGETHER))
-    mixed, recalled = attend_page(
-        q, keys, values, nodes_of(keys), hierarchy, TURNS, together=together
-    )
+    asks = generator.choice((True, False))
+    together = 1 if asks else TOGETHER
+    mixed, recalled = attend_page(q, keys, values, nodes_of(keys), hierarchy, TURNS, asks=asks)
     page = (n - 1) // PAGE
     sinks, window = hierarchy.sinks_end(page), hierarchy.window_start(page)
     assert (recalled is None) == (sinks == window)

@@ -19,7 +19,7 @@ from deepseek.ops.cold import (
     quantise_keys,
     quantise_values,
 )
-from deepseek.ops.hierarchical import GROUP, PAGE, Hierarchy
+from deepseek.ops.hierarchical import GROUP, NEVER, PAGE, Hierarchy
 from deepseek.ops.native_model import NewTokens, Shape, library
 
 pytestmark = pytest.mark.skipif(not native.is_available(), reason="the kernels were not built")
@@ -60,7 +60,7 @@ class Sequential:
         self.pages = list(range(n_pages, 0, -1))
         generator = torch.Generator().manual_seed(n_pages)
         self.cold = torch.randperm(n_pages, generator=generator).tolist()
-        self.length = 0
+        self.length, self.asks_from = 0, NEVER
 
     def new(self, n_tokens: int) -> NewTokens:
         """What a pass is told of the next tokens."""
@@ -74,6 +74,7 @@ class Sequential:
             pages=pages,
             memory=self._memory,
             cold=self.cold[:n_cold],
+            asks_from=self.asks_from,
         )
 
     def read(self, x: Tensor) -> Tensor:
@@ -158,19 +159,22 @@ def test_pages_to_the_last_bit(level: str, shape: Shape, bits: ColdBits) -> None
     ],
 )
 def test_float64(level: str, shape: Shape, kind: str, bits: ColdBits) -> None:
-    """Two chunks of whole pages, then ten tokens that choose alone."""
-    n, few = 18 * PAGE + 20, 10
+    """Two chunks of whole pages, in the second of which tokens begin to ask, and the last ones."""
+    n, few = 18 * PAGE + 20, 91
     decoder, hierarchy, tier = Decoder(shape, seed=5), KINDS[kind], replace(TIER, bits=bits)
     x = decoder.embeddings(n)
     sequence = Sequential(decoder, tier, hierarchy, n)
-    got = read_all(sequence, x, (7 * PAGE, n - few - 7 * PAGE, few))
+    sequence.asks_from = n - few
+    got = read_all(sequence, x, (7 * PAGE, n - 13 - 7 * PAGE, 13))
     wanted = decoder.reference(x, hierarchy, few, tier)
     errors = (got - wanted).norm(dim=1) / wanted.norm(dim=1)
     assert float(errors.median()) < 4e-3
     # Where two pages get nearly the same votes, rounding decides: single rows may differ.
     assert float(errors.quantile(0.9)) < 3e-2
     everything = replace(tier, window=2_048)
-    exact = read_all(Sequential(decoder, everything, hierarchy, n), x, (n - few, few))
+    other = Sequential(decoder, everything, hierarchy, n)
+    other.asks_from = n - few
+    exact = other.read(x)
     apart = ((got - exact).norm(dim=1) / exact.norm(dim=1))[4 * PAGE :].median()
     assert float(apart) > (2 if bits == 4 else 1) * float(errors.median()), "codes are read"
 
@@ -182,6 +186,7 @@ def test_nothing_around_a_token_changes_its_bits(level: str, kind: str) -> None:
     decoder = Decoder(shape, seed=3)
     x, tail = decoder.embeddings(n), decoder.embeddings(12)
     one = Sequential(decoder, TIER, KINDS[kind], n + 12)
+    one.asks_from = n - 6
     wanted = read_all(one, x, (n,))
     wanted_tail = one.read(tail)
     native.use_threads(2)
@@ -190,6 +195,7 @@ def test_nothing_around_a_token_changes_its_bits(level: str, kind: str) -> None:
         chunks.append((1, 63, 65, 100, 400, n - 629))
     for sizes in chunks:
         other = Sequential(decoder, TIER, KINDS[kind], n + 12)
+        other.asks_from = n - 6
         assert torch.equal(read_all(other, x, sizes), wanted)
         assert torch.equal(read_all(other, tail[:9], (1, 3, 5)), wanted_tail[:9])
     third = NewTokens(count=3, length=0, pages=(0,))

@@ -9,7 +9,7 @@ from random_decoder import SHAPES, Cache, Decoder
 from torch import Tensor
 
 from deepseek.ops import native
-from deepseek.ops.hierarchical import GROUP, PAGE, Hierarchy
+from deepseek.ops.hierarchical import GROUP, NEVER, PAGE, Hierarchy
 from deepseek.ops.native_model import NewTokens, Shape
 
 pytestmark = pytest.mark.skipif(not native.is_available(), reason="the kernels were not built")
@@ -23,6 +23,7 @@ KINDS = {
     "fused": replace(WITHIN, fusion=0.5),
     "no sinks": replace(BEYOND, sinks=0),
     "no window": replace(WITHIN, window=0),
+    "few scanned": replace(BEYOND, scan=384, fusion=1.0),
 }
 
 
@@ -46,11 +47,17 @@ class Sequential:
         self._native.set_hierarchy(hierarchy)
         self._pages = list(range(n_pages, 0, -1))
         self._memory = list(range(1 + n_pages // GROUP))
-        self.length = 0
+        self.length, self.asks_from = 0, NEVER
 
     def read(self, x: Tensor) -> Tensor:
         """Append tokens."""
-        new = NewTokens(count=len(x), length=self.length, pages=self._pages, memory=self._memory)
+        new = NewTokens(
+            count=len(x),
+            length=self.length,
+            pages=self._pages,
+            memory=self._memory,
+            asks_from=self.asks_from,
+        )
         self.length += len(x)
         return self._native.forward([new], embeddings=x.clone())
 
@@ -64,15 +71,16 @@ def read_all(sequence: Sequential, x: Tensor, sizes: Sequence[int]) -> Tensor:
     [*((SHAPES[0], kind) for kind in KINDS), *((s, "beyond") for s in SHAPES[1:])],
 )
 def test_float64(level: str, shape: Shape, kind: str) -> None:
-    """Two chunks of whole pages, then ten tokens that choose alone."""
-    n, few = 18 * PAGE + 20, 10
+    """Two chunks of whole pages, in the second of which tokens begin to ask, and the last ones."""
+    n, few = 18 * PAGE + 20, 91
     decoder, hierarchy = Decoder(shape, seed=5), KINDS[kind]
     x = decoder.embeddings(n)
     native.use_threads(2)
     sequence = Sequential(decoder, hierarchy, n)
-    got = read_all(sequence, x[:-few], (7 * PAGE, n - few - 7 * PAGE))
+    sequence.asks_from = n - few
+    got = read_all(sequence, x[:-13], (7 * PAGE, n - 13 - 7 * PAGE))
     trace = decoder.native.trace(True)
-    got = torch.cat((got, sequence.read(x[-few:])))
+    got = torch.cat((got, sequence.read(x[-13:])))
     wanted = decoder.reference(x, hierarchy, few)
     errors = (got - wanted).norm(dim=1) / wanted.norm(dim=1)
     assert float(errors.median()) < 4e-3
@@ -97,17 +105,16 @@ def test_recalling_everything_is_dense(level: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_nothing_around_a_token_changes_its_bits(level: str, kind: str) -> None:
-    """Chunks of whole pages, threads, and how many tokens are checked at once."""
-    shape, n = SHAPES[2], 20 * PAGE
+    """Chunks of whole pages, threads, and how many of the tokens that ask are checked at once."""
+    shape, n = SHAPES[2], 20 * PAGE + 35
     decoder = Decoder(shape, seed=3)
-    x, tail = decoder.embeddings(n), decoder.embeddings(12)
-    one, other = (Sequential(decoder, KINDS[kind], n + 12) for _ in range(2))
-    wanted = read_all(one, x, (n,))
-    wanted_tail = one.read(tail)
+    x = decoder.embeddings(n)
+    one, other = (Sequential(decoder, KINDS[kind], n) for _ in range(2))
+    one.asks_from = other.asks_from = n - 45
+    wanted = one.read(x)
     native.use_threads(2)
-    other = Sequential(decoder, KINDS[kind], n + 12)
-    assert torch.equal(read_all(other, x, (PAGE, 5 * PAGE, 14 * PAGE)), wanted)
-    assert torch.equal(read_all(other, tail, (1, 3, 8)), wanted_tail)
+    rest = (14 * PAGE + 2, 3, 1, 9, 19, 1)
+    assert torch.equal(read_all(other, x, (PAGE, 5 * PAGE, *rest)), wanted)
 
 
 def test_wrong_memory_is_refused() -> None:

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from deepseek.core.errors import ContextError
-from deepseek.engine.runner import Runner, Slots, places_of_ends
+from deepseek.engine.runner import Runner, Slots, first_asking, places_of_ends
 from deepseek.model.budget import Budget
 from deepseek.model.context_file import PageTable
 from deepseek.model.decoder import NativeDecoder
@@ -83,8 +83,11 @@ class NativeRunner(Runner):
         continuations: Sequence[Sequence[Sequence[int]]],
     ) -> tuple[Float[Tensor, "C D"], Float[Tensor, "T D"]]:
         """All contexts in one pass; then their first continuations, their second, and so on."""
+        beginning, contexts = self._shared(beginning, contexts)
         self.fill(beginning)
         sequences = [self._sequence.fork(len(beginning)) for _ in contexts]
+        for sequence, context in zip(sequences, contexts, strict=True):
+            sequence.asks_from = first_asking(len(beginning) + len(context))
         try:
             ends = self.decoder.run(contexts, sequences)[places_of_ends(contexts)]
             return ends, self._read_continuations(sequences, continuations)
@@ -113,8 +116,9 @@ class NativeRunner(Runner):
 
     def slots(self, beginning: Sequence[int]) -> Slots:
         """Sequences to generate side by side, after a common beginning that may be empty."""
+        beginning, (rest,) = self._shared(beginning, [()])
         self.fill(beginning)
-        return _NativeSlots(self.decoder, self._sequence)
+        return _NativeSlots(self.decoder, self._sequence, rest)
 
     @torch.inference_mode()
     def _forward(self, token_ids: list[int], last: int) -> Tensor:
@@ -122,6 +126,9 @@ class NativeRunner(Runner):
             self._trace.fill_(-1)
         hidden = self.decoder.run([token_ids], [self._sequence])
         return self.decoder.logits(hidden[len(hidden) - last :])
+
+    def _ask_from(self, position: int) -> None:
+        self._sequence.asks_from = position
 
     def _truncate(self, length: int) -> None:
         self._sequence.truncate(length)
@@ -131,15 +138,21 @@ class NativeRunner(Runner):
 
 
 class _NativeSlots:
-    def __init__(self, decoder: NativeDecoder, beginning: PagedSequence) -> None:
+    def __init__(
+        self, decoder: NativeDecoder, beginning: PagedSequence, rest: Sequence[int]
+    ) -> None:
         self._decoder, self._beginning = decoder, beginning
+        self._rest = rest  # of the beginning, which each sequence reads for itself
         self._running: list[PagedSequence] = []
 
     @torch.inference_mode()
     def enter(self, prompts: Sequence[Sequence[int]]) -> Tensor:
         fresh = [self._beginning.fork(self._beginning.length) for _ in prompts]
         self._running += fresh
-        return self._decoder.run(prompts, fresh)[places_of_ends(prompts)]
+        rests = [[*self._rest, *prompt] for prompt in prompts]
+        for sequence, rest in zip(fresh, rests, strict=True):
+            sequence.asks_from = first_asking(sequence.length + len(rest))
+        return self._decoder.run(rests, fresh)[places_of_ends(rests)]
 
     @torch.inference_mode()
     def step(self, token_ids: Sequence[int]) -> Tensor:

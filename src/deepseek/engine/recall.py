@@ -10,12 +10,14 @@ from torch import Tensor
 
 from deepseek.core.errors import RequestError
 from deepseek.core.llm import Completion
-from deepseek.engine.runner import CHUNK, Runner
-from deepseek.ops.hierarchical import FEW, PAGE, TOGETHER
+from deepseek.engine.runner import Runner, first_asking
+from deepseek.ops.hierarchical import PAGE
 from deepseek.tokenizer.tokenizer import Tokenizer
 
 LOOKED_AT = 64
 """Last tokens of a prompt whose choices are noted: most questions have fewer."""
+EVERY = 4
+"""Of them, how many are passed over for each that is noted."""
 
 
 class RecallCounts:
@@ -33,7 +35,7 @@ class RecallCounts:
                 "with dense attention every token sees all: nothing is recalled",
                 "use hierarchical attention, or a context window beyond the trained one",
             )
-        if n_prompt <= hierarchy.dense // PAGE * PAGE:
+        if n_prompt <= hierarchy.n_dense:
             raise RequestError(
                 f"a prompt of {n_prompt:,} tokens is seen whole; recall begins after "
                 f"{hierarchy.dense:,}",
@@ -45,7 +47,7 @@ class RecallCounts:
             (config.n_layers, config.n_kv_heads, n_pages), dtype=torch.long
         )
         self.n_looks = 0
-        """Of the last tokens of the prompt, four or fewer together, and of the answer's tokens."""
+        """Of every fourth of the prompt's last tokens, and of the answer's tokens."""
 
     def __enter__(self) -> "RecallCounts":
         self._runner.watch(True)
@@ -59,16 +61,16 @@ class RecallCounts:
     ) -> Tensor:
         """Read a prompt as `Runner.read` does, and note what its last tokens recall.
 
-        A pass notes its last queries only. What they choose does not depend on what follows, so
-        that the prompt is read to the end of each four of its last tokens in turn.
+        A pass notes its last queries only. Tokens that ask choose each for itself, so that they
+        can be read a few at a time.
         """
-        end, first = len(token_ids), max(1, len(token_ids) - LOOKED_AT)
-        stops = [*range(-(-first // TOGETHER) * TOGETHER, end, TOGETHER), end]
-        # Just behind a chunk's beginning a few tokens would choose alone, unlike in the whole.
-        stops = [stop for stop in stops if stop == end or not 0 < stop % CHUNK <= FEW]
+        end, runner = len(token_ids), self._runner
+        first = max(first_asking(end), end - LOOKED_AT)
+        runner.fill(token_ids[:first_asking(end)], on_progress)
+        runner.asks_from = first_asking(end)
         logits = torch.empty(0)
-        for number, stop in enumerate(stops):
-            logits = self._runner.read(token_ids[:stop], None if number else on_progress)
+        for stop in [*range(first + EVERY, end, EVERY), end]:
+            logits = runner.extend(token_ids[len(runner.tokens) : stop])[-1]
             self.note()
         return logits
 

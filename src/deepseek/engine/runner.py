@@ -13,7 +13,7 @@ from deepseek.model.budget import Budget
 from deepseek.model.context_file import PageTable
 from deepseek.model.transformer import Transformer
 from deepseek.ops.cold import ColdTier
-from deepseek.ops.hierarchical import FEW, NODES, PAGE, Hierarchy
+from deepseek.ops.hierarchical import NEVER, NODES, PAGE, QUESTION, Hierarchy
 
 # Prompt tokens a forward pass: bounds the activations' memory. Attention takes larger blocks
 # of queries from 768 on.
@@ -65,6 +65,21 @@ class Runner(ABC):
         self.dtype, self.device = dtype, device
         self.hierarchy, self.tier = hierarchy, tier
         self.tokens: list[int] = []
+        self._asks_from = NEVER
+
+    @property
+    def asks_from(self) -> int:
+        """The position from which tokens choose by keys what they recall of a long text."""
+        return self._asks_from
+
+    @asks_from.setter
+    def asks_from(self, position: int) -> None:
+        self._asks_from = position
+        self._ask_from(position)
+
+    @abstractmethod
+    def _ask_from(self, position: int) -> None:
+        """Tell the cache."""
 
     @property
     @abstractmethod
@@ -166,14 +181,39 @@ class Runner(ABC):
     def resumed_at(self, token_ids: Sequence[int]) -> int:
         """How many leading tokens are not read again.
 
-        The last token always is: its logits are wanted and were not kept. Queries that choose
-        together are read together, and a few alone would choose alone: so that what was cached
-        changes nothing, reading goes on from a whole page with more than a few tokens left.
+        The last token always is: its logits are wanted and were not kept. Beyond the dense part,
+        tokens that asked before and do not now are read anew, and so are those that ask now, so
+        that what was cached changes nothing.
         """
-        length, n_tokens = self.reusable(token_ids), len(token_ids)
+        return min(self._alike(token_ids, first_asking(len(token_ids))), len(token_ids) - 1)
+
+    def _alike(self, token_ids: Sequence[int], asks_from: int) -> int:
+        """How many leading tokens are in the cache as they would be read if tokens asked from
+        there on."""
+        length, hierarchy = self.reusable(token_ids), self.hierarchy
+        if hierarchy is None or length <= hierarchy.n_dense:
+            return length
+        is_whole = length == len(token_ids) == len(self.tokens)
+        if asks_from == self.asks_from and (length >= asks_from or is_whole):
+            return length
+        # Queries that choose together are read together, so that reading begins with a page.
+        read = min(length, self.asks_from, asks_from) // PAGE * PAGE
+        return max(hierarchy.n_dense, read)
+
+    def _shared(
+        self, beginning: Sequence[int], contexts: Sequence[Sequence[int]]
+    ) -> tuple[Sequence[int], list[Sequence[int]]]:
+        """What can be read once of a common beginning, and what is left for each context.
+
+        The last tokens of each prompt ask, and those that choose together are read together.
+        """
         if self.hierarchy is None:
-            return min(length, n_tokens - 1)
-        return min(length, max(0, n_tokens - FEW - 1)) // PAGE * PAGE
+            return beginning, list(contexts)
+        shortest = len(beginning) + min(map(len, contexts), default=0)
+        n_dense = min(len(beginning), self.hierarchy.n_dense)
+        n_read = min(len(beginning), first_asking(shortest)) // PAGE * PAGE
+        kept = max(n_dense, n_read)
+        return beginning[:kept], [[*beginning[kept:], *context] for context in contexts]
 
     def attended(self) -> Attended:
         """What the last token in the cache saw."""
@@ -181,7 +221,7 @@ class Runner(ABC):
         window, sinks, recalled, n_nodes = n_tokens, 0, 0, 0
         if hierarchy is not None:
             n_nodes = n_tokens // PAGE * NODES
-            if n_tokens > hierarchy.dense // PAGE * PAGE:
+            if n_tokens > hierarchy.n_dense:
                 page = (n_tokens - 1) // PAGE
                 start, first = hierarchy.window_start(page), hierarchy.sinks_end(page)
                 window, sinks = n_tokens - start * PAGE, first * PAGE
@@ -209,6 +249,7 @@ class Runner(ABC):
         """
         reused = self.resumed_at(token_ids)
         self.rewind(reused)
+        self.asks_from = first_asking(len(token_ids))
         logits: Tensor | None = None
         for start, end in _chunks(reused, len(token_ids)):
             if on_progress:
@@ -223,11 +264,10 @@ class Runner(ABC):
         token_ids: Sequence[int],
         on_progress: Callable[[int, int], None] | None = None,
     ) -> None:
-        """Bring the cache to exactly `token_ids`, without logits."""
-        reused = self.reusable(token_ids)
-        if reused < len(token_ids):
-            reused = self.resumed_at(token_ids)
+        """Bring the cache to exactly `token_ids`, none of which asks, without logits."""
+        reused = self._alike(token_ids, NEVER)
         self.rewind(reused)
+        self.asks_from = NEVER
         for start, end in _chunks(reused, len(token_ids)):
             if on_progress:
                 on_progress(start - reused, len(token_ids) - reused)
@@ -250,6 +290,11 @@ class Runner(ABC):
         logits = self._forward(token_ids, last)
         self.tokens += token_ids
         return logits
+
+
+def first_asking(n_prompt: int) -> int:
+    """The position of the first token of a prompt that asks."""
+    return max(0, n_prompt - QUESTION)
 
 
 def _chunks(start: int, end: int) -> Iterator[tuple[int, int]]:

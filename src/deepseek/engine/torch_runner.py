@@ -125,6 +125,10 @@ class TorchRunner(Runner):
         self.model.hidden_states(batch, self._cache)
         return torch.empty(0, self.model.config.vocab_size, device=self.device)
 
+    def _ask_from(self, position: int) -> None:
+        if isinstance(self._cache, HierarchicalCache):
+            self._cache.asks_from = position
+
     def _truncate(self, length: int) -> None:
         self._cache.truncate(length)
 

@@ -11,9 +11,8 @@ from deepseek.model.cache import DenseCache
 from deepseek.model.config import ModelConfig
 from deepseek.ops.attention import attention
 from deepseek.ops.hierarchical import (
-    FEW,
+    NEVER,
     PAGE,
-    TOGETHER,
     UNTRAINED,
     Hierarchy,
     Recalled,
@@ -75,6 +74,8 @@ class HierarchicalCache(DenseCache):
         none = torch.empty(config.n_kv_heads, 0, config.d_head, dtype=dtype, device=device)
         self._nodes = [router.remember(layer, none, 0) for layer in range(config.n_layers)]
         self._votes: dict[int, Tensor] = {}  # of the layer before, by a page's first query
+        self.asks_from = NEVER
+        """The position from which tokens choose alone and by keys; of all before, four together."""
         self.recalled: list[Recalled | None] = [None] * config.n_layers
         """What the last queries of the last pass chose in each layer."""
 
@@ -93,16 +94,18 @@ class HierarchicalCache(DenseCache):
         if layer == 0:
             self._votes.clear()
         n_tokens, length = q.shape[2], self.length
-        n_dense = min(n_tokens, max(0, self.hierarchy.dense // PAGE * PAGE - length))
+        n_dense = min(n_tokens, max(0, self.hierarchy.n_dense - length))
         mixed, at = [], n_dense
         if n_dense:
             end = length + n_dense
             mixed.append(attention(q[:, :, :n_dense], keys[:, :, :end], values[:, :, :end]))
-        together = 1 if n_tokens <= FEW else TOGETHER
         while at < n_tokens:
             end = min(n_tokens, ((length + at) // PAGE + 1) * PAGE - length)
+            asks = length + at >= self.asks_from
+            if not asks:
+                end = min(end, self.asks_from - length)
             part = q[0, :, at:end]
-            mixed.append(self._attend_page(layer, at, part, keys[0], values[0], together)[None])
+            mixed.append(self._attend_page(layer, at, part, keys[0], values[0], asks)[None])
             at = end
         return torch.cat(mixed, 2)
 
@@ -122,7 +125,7 @@ class HierarchicalCache(DenseCache):
         return sum(nodes.nbytes for nodes in self._nodes)
 
     def _attend_page(
-        self, layer: int, at: int, q: Tensor, keys: Tensor, values: Tensor, together: int
+        self, layer: int, at: int, q: Tensor, keys: Tensor, values: Tensor, asks: bool
     ) -> Float[Tensor, "H T K"]:
         end = self.length + at + q.shape[1]
         mixed, recalled = attend_page(
@@ -132,7 +135,7 @@ class HierarchicalCache(DenseCache):
             self._nodes[layer],
             self.hierarchy,
             self._turns,
-            together=together,
+            asks=asks,
             before=self._votes.get(at),
             router=self.router,
             layer=layer,

@@ -12,7 +12,7 @@ from deepseek.core.errors import RequestError
 from deepseek.model.config import ModelConfig
 from deepseek.model.context_file import check_numbers
 from deepseek.ops.cold import ColdBits, ColdTier, page_bytes
-from deepseek.ops.hierarchical import GROUP, PAGE
+from deepseek.ops.hierarchical import GROUP, NEVER, PAGE
 from deepseek.ops.native_model import NewTokens, Pages
 
 COVERED = PAGE * GROUP
@@ -172,6 +172,8 @@ class PagedSequence:
         self._cold = None if cold is None else Table("cold", cold.pool, PAGE)
         self._cold_pages = cold
         self.length = 0
+        self.asks_from = NEVER
+        """The position from which tokens choose by keys what they recall."""
 
     @property
     def tables(self) -> "tuple[Table, ...]":
@@ -191,7 +193,7 @@ class PagedSequence:
         if self._cold is not None:
             self._restore(fork._keys, length)
             fork._cold = self._cold.fork(length // PAGE * PAGE)
-        fork.length = length
+        fork.length, fork.asks_from = length, self.asks_from
         return fork
 
     def extend(self, n_tokens: int) -> NewTokens:
@@ -208,7 +210,12 @@ class PagedSequence:
             self._cold.write(self.length // PAGE * PAGE, end // PAGE * PAGE)
             cold = self._cold.pages
         return NewTokens(
-            count=n_tokens, length=self.length, pages=self._keys.pages, memory=memory, cold=cold
+            count=n_tokens,
+            length=self.length,
+            pages=self._keys.pages,
+            memory=memory,
+            cold=cold,
+            asks_from=self.asks_from,
         )
 
     def advance(self, n_tokens: int) -> None:

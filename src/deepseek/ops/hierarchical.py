@@ -5,6 +5,9 @@ window before their own, and as many recalled pages between as the budget allows
 nodes say: of each half of a page the mean of its keys, and the key farthest from it. Four queries
 that follow each other choose together, and each group of heads for itself.
 
+The last tokens of a prompt ask, and so do those that are generated: each chooses for itself, and by
+the keys instead of memory nodes. What reads may miss a page now and then, a question must not.
+
 Beyond the positions that the weights reach, recalled pages are moved up to just before the window,
 and memory nodes are looked at from distances that grow with the logarithm. Scores of rotary
 positions depend on distances only, so that moving keys up is turning the query back.
@@ -16,7 +19,7 @@ is its reference, and the path of other devices.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -34,8 +37,10 @@ NODES = 4
 """Memory nodes of a page: a mean and an outlier of each half."""
 TOGETHER = 4
 """Queries that choose together. More of them outvote the few that ask for something."""
-FEW = 16
-"""New tokens up to which each chooses alone: one token is the same as several checked at once."""
+QUESTION = 128
+"""Last tokens of a prompt that ask."""
+NEVER = 1 << 62
+"""A position behind all others: nothing asks."""
 GROUP = 16
 """Pages whose memory nodes are looked at from one distance."""
 NEAR = 16
@@ -61,9 +66,11 @@ class Hierarchy:
     fusion: float = 1.0
     """How much of a layer's votes the next layer takes over (cross-layer memory fusion). Half of
     what is recalled a layer's own votes choose, the other half these; 0: all its own."""
+    scan: int = 131_072
+    """Most positions whose keys a token that asks looks at. Beyond, memory nodes say which."""
 
     def __post_init__(self) -> None:
-        for name in ("sinks", "window", "recall"):
+        for name in ("sinks", "window", "recall", "scan"):
             value = getattr(self, name)
             if value % PAGE or not 0 <= value <= 1 << 24:
                 raise ConfigError(
@@ -71,11 +78,21 @@ class Hierarchy:
                 )
         if self.recall < PAGE:
             raise ConfigError(f"recall is {self.recall} tokens", f"use {PAGE} or more")
+        if self.scan < self.recall:
+            raise ConfigError(
+                f"tokens that ask look at {self.scan} keys and recall {self.recall}",
+                "scan at least as many as are recalled",
+            )
         if not 0.0 <= self.fusion <= 1_000.0 or self.dense < 0 or self.reach < 1:
             raise ConfigError(
                 f"fusion is {self.fusion}, dense {self.dense}, reach {self.reach}",
                 "none of them may be negative",
             )
+
+    @property
+    def n_dense(self) -> int:
+        """Positions that see everything before them."""
+        return self.dense // PAGE * PAGE
 
     def describe(self) -> str:
         """For people."""
@@ -210,7 +227,7 @@ def attend_page(
     hierarchy: Hierarchy,
     turns: Turns,
     *,
-    together: int = TOGETHER,
+    asks: bool = False,
     before: Float[Tensor, "B N"] | None = None,
     router: Router = UNTRAINED,
     layer: int = 0,
@@ -224,7 +241,8 @@ def attend_page(
         memory: Memory nodes of the whole pages, at least those before the window.
         hierarchy: What is seen.
         turns: How to turn queries back.
-        together: Queries that choose together: those of positions with the same quotient.
+        asks: Each query chooses alone, and by keys. Else those choose together whose positions
+            have the same quotient by `TOGETHER`.
         before: Votes of the layer before, a mean over its groups, for the pages that can be chosen.
         router: What made the memory nodes.
         layer: Which layer this is, for the router.
@@ -237,6 +255,7 @@ def attend_page(
     start, sinks = hierarchy.window_start(page), hierarchy.sinks_end(page)
     n_chosen = hierarchy.n_recalled(page)
     is_beyond = hierarchy.is_beyond(page)
+    together = 1 if asks else TOGETHER
     blocks = Blocks(len(q) // n_groups, n_keys - q.shape[1], n_keys, together)
     rows = blocks.split(q / math.sqrt(width), n_groups)
 
@@ -246,15 +265,15 @@ def attend_page(
         seen.append(values[:, None, : sinks * PAGE])
     recalled = None
     if n_chosen:
-        mass = torch.cat(parts, -1).logsumexp(-1)
-        looks = far_rows(rows, page, hierarchy, turns)
-        scores = [router.look(layer, turned, memory[:, part]) for part, turned in looks]
-        shares = page_shares(torch.cat(scores, -1), mass)
-        own = blocks.positions.to(q.device)
-        is_asked = (own >= n_keys - q.shape[1]) & (own < n_keys)
-        votes = (shares * is_asked[..., None]).sum(2) / is_asked.sum(1)[:, None]
-        fused = votes if before is None else votes + hierarchy.fusion * before
-        pages = choose_pages(votes, fused, n_chosen, hierarchy) + sinks
+        ballot = Ballot(blocks, torch.cat(parts, -1).logsumexp(-1), before, hierarchy)
+        looks = list(far_rows(rows, page, hierarchy, turns))
+        n_scanned = hierarchy.scan // PAGE
+        if not asks or start - sinks > n_scanned:
+            ballot.count([router.look(layer, turned, memory[:, part]) for part, turned in looks])
+        if asks:
+            among = ballot.elect(n_scanned) if start - sinks > n_scanned else None
+            ballot.count([key_scores(turned, keys, part) for part, turned in looks], among)
+        pages, fused = ballot.elect(n_chosen) + sinks, ballot.fused
         recalled = Recalled(sinks, pages, fused)
         group = torch.arange(n_groups, device=q.device)[:, None, None]
         k, v = (torch.unflatten(t[:, : start * PAGE], 1, (-1, PAGE)) for t in (keys, values))
@@ -287,12 +306,60 @@ def choose_pages(
     return votes.topk(n, -1).indices.sort(-1).values
 
 
+class Ballot:
+    """Votes of blocks of queries for the pages that can be chosen."""
+
+    def __init__(
+        self,
+        blocks: "Blocks",
+        mass: Float[Tensor, "G B Q"],
+        before: Float[Tensor, "B N"] | None,
+        hierarchy: Hierarchy,
+    ) -> None:
+        """Take none yet.
+
+        Args:
+            blocks: Which queries there are.
+            mass: The logarithm of what all weighs that they see anyway.
+            before: Votes of the layer before.
+            hierarchy: Whether votes are fused.
+        """
+        self._blocks, self._mass, self._before = blocks, mass, before
+        self._hierarchy = hierarchy
+        self._votes = self.fused = mass.new_empty(*mass.shape[:2], 0)
+
+    def count(
+        self,
+        scores: Sequence[Float[Tensor, "G B Q _"]],
+        among: Int[Tensor, "G B C"] | None = None,
+    ) -> None:
+        """Take votes anew, from scores of some pages at a time.
+
+        Args:
+            scores: Logarithms of what pages weigh.
+            among: Pages that can have votes; None: all.
+        """
+        every = torch.cat(list(scores), -1)
+        if among is not None:
+            can = torch.zeros_like(self.fused, dtype=torch.bool).scatter_(-1, among, True)
+            every = every.masked_fill(~can[:, :, None], -math.inf)
+        self._votes = self._blocks.mean(page_shares(every, self._mass))
+        self.fused = self._votes
+        if self._before is not None:
+            self.fused = self._votes + self._hierarchy.fusion * self._before
+
+    def elect(self, n: int) -> Int[Tensor, "G B C"]:
+        """So many pages in order, the first that could be chosen being 0."""
+        return choose_pages(self._votes, self.fused, n, self._hierarchy)
+
+
 class Blocks:
     """Queries of each group of heads in blocks that choose together, filled up where they begin
     or end in between."""
 
     def __init__(self, repeats: int, start: int, end: int, together: int = TOGETHER) -> None:
         self._repeats, self._together, self._n_tokens = repeats, together, end - start
+        self._start, self._end = start, end
         self._front, back = start % together, -end % together
         self._fill = (0, 0, self._front, back)
         self.positions = (
@@ -305,6 +372,12 @@ class Blocks:
         whole = torch.nn.functional.pad(q, self._fill)
         shape = n_groups, self._repeats, -1, self._together, q.shape[-1]
         return whole.view(shape).transpose(1, 2).flatten(2, 3)
+
+    def mean(self, numbers: Float[Tensor, "G B Q N"]) -> Float[Tensor, "G B N"]:
+        """Of each block's queries that are there."""
+        own = self.positions.to(numbers.device)
+        is_there = (own >= self._start) & (own < self._end)
+        return (numbers * is_there[..., None]).sum(2) / is_there.sum(1)[:, None]
 
     def join(self, rows: Float[Tensor, "G B Q K"]) -> Float[Tensor, "H T K"]:
         """Rows of blocks into heads."""
@@ -374,6 +447,20 @@ def far_rows(
         moved = distance - looked_from(distance + further) if is_beyond else 0
         pages = slice(max(first, group * GROUP), min(last, (group + 1) * GROUP))
         yield pages, turns.back(rows, moved)
+
+
+def key_scores(
+    rows: Float[Tensor, "G B Q K"], keys: Float[Tensor, "G S K"], pages: slice
+) -> Float[Tensor, "G B Q N"]:
+    """The logarithm of what each of some pages weighs: of the sum of its keys' exponentials.
+
+    Args:
+        rows: Scaled queries, turned to where they look from.
+        keys: Of all positions.
+        pages: Which pages.
+    """
+    there = keys[:, None, pages.start * PAGE : pages.stop * PAGE]
+    return torch.unflatten(rows @ there.transpose(2, 3), -1, (-1, PAGE)).logsumexp(-1)
 
 
 def page_shares(

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from deepseek.ops import native
 from deepseek.ops.cold import ColdTier, page_bytes
-from deepseek.ops.hierarchical import PAGE, Hierarchy
+from deepseek.ops.hierarchical import NEVER, PAGE, Hierarchy
 from deepseek.ops.native import PROBLEMS, NativeMatrix
 from deepseek.ops.rope import rope_table
 
@@ -69,6 +69,8 @@ class NewTokens:
     cold: Sequence[int] = ()
     """Numbers of cold pages, one for each that is complete with the new tokens; none: all pages
     are read as they are. Else numbers in `pages` that no new token sees may be -1."""
+    asks_from: int = NEVER
+    """The position from which tokens choose by keys what they recall."""
 
 
 class NativeModel:
@@ -189,6 +191,7 @@ class NativeModel:
             hierarchy.dense,
             hierarchy.reach,
             hierarchy.fusion,
+            hierarchy.scan // PAGE,
         )
         problem = self._library.ds_model_set_hierarchy(self._handle, ctypes.byref(settings))
         _check(problem, "hierarchical attention")
@@ -269,6 +272,7 @@ class NativeModel:
             _sizes([len(s.memory) for s in sequences]),
             _tables(cold) if any(s.cold for s in sequences) else None,
             _sizes([len(s.cold) for s in sequences]),
+            _sizes([s.asks_from for s in sequences]),
         )
         problem = self._library.ds_model_forward(self._handle, ctypes.byref(batch), x.data_ptr())
         _check(problem, "a forward pass")
@@ -318,6 +322,7 @@ class _Batch(ctypes.Structure):
         ("memory_sizes", ctypes.POINTER(ctypes.c_int64)),
         ("cold_tables", ctypes.POINTER(ctypes.c_void_p)),
         ("cold_sizes", ctypes.POINTER(ctypes.c_int64)),
+        ("asks_from", ctypes.POINTER(ctypes.c_int64)),
     )
 
 
@@ -345,6 +350,7 @@ class _Hierarchy(ctypes.Structure):
         ("n_dense", ctypes.c_int64),
         ("n_reach", ctypes.c_int64),
         ("fusion", ctypes.c_float),
+        ("scanned_pages", ctypes.c_int64),
     )
 
 
