@@ -11,25 +11,29 @@ from deepseek.core.errors import RequestError
 from deepseek.core.llm import SamplingParams
 from deepseek.engine.engine import Engine
 from deepseek.engine.loader import load_engine
-from deepseek.engine.recall import LOOKED_AT, Recall
+from deepseek.engine.recall import EVERY, LOOKED_AT, Recall
+from deepseek.engine.runner import first_asking
 from deepseek.ops import native
-from deepseek.ops.hierarchical import PAGE, TOGETHER
+from deepseek.ops.hierarchical import PAGE
 
 PARAMS = SamplingParams(max_tokens=5)
 PROMPT = TEXT + "\n\nWhat is a <b>Contributor</b>?"
 
 
 def counted(engine: Engine, prompt: str) -> tuple[torch.Tensor, int]:
-    """The slow way: read everything anew to the end of each four of the last tokens."""
+    """The slow way: read everything anew to the end of each four of the last tokens, those that
+    ask in one pass."""
     ids = engine.tokenizer.encode(prompt, add_bos=True)
     n_layers, n_groups = engine.runner.model.config.n_layers, engine.runner.model.config.n_kv_heads
     counts = torch.zeros(n_layers, n_groups, -(-len(ids) // PAGE), dtype=torch.long)
     engine.runner.watch(True)
-    first = len(ids) - LOOKED_AT
-    stops = {*(s for s in range(first, len(ids)) if s % TOGETHER == 0), len(ids)}
-    for stop in sorted(stops):
+    asking = first_asking(len(ids))
+    stops = range(len(ids), max(asking, len(ids) - LOOKED_AT), -EVERY)
+    for stop in stops:
         engine.forget()
-        engine.runner.read(ids[:stop])
+        engine.runner.fill(ids[:asking])
+        engine.runner.asks_from = asking
+        engine.runner.extend(ids[asking:stop])
         add(counts, engine)
     answer = engine.generate(prompt, PARAMS)
     engine.runner.read(ids)

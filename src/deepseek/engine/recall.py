@@ -69,7 +69,7 @@ class RecallCounts:
         runner.fill(token_ids[:first_asking(end)], on_progress)
         runner.asks_from = first_asking(end)
         logits = torch.empty(0)
-        for stop in [*range(first + EVERY, end, EVERY), end]:
+        for stop in reversed(range(end, first, -EVERY)):
             logits = runner.extend(token_ids[len(runner.tokens) : stop])[-1]
             self.note()
         return logits
