@@ -97,16 +97,19 @@ int64_t Hierarch::turned_to(int64_t own, int64_t page) const {
 void Hierarch::turn(const Queries &q, int64_t moved, Workspace &w) const {
   const int64_t d = model.d_head;
   uint16_t *to = reserve(w.queries, kQueries * d);
-  if (!moved) return take_queries(q, to);
+  for (int64_t r = 0; r < q.n_rows; ++r) turn(query(q, r), moved, to + r * d, w);
+}
+
+void Hierarch::turn(const float *query, int64_t moved, uint16_t *to, Workspace &w) const {
+  const int64_t d = model.d_head;
+  if (!moved) return use.to_half(query, d, to);
   const float *cosines = model.page_cosines + moved * (d / 2);
   const float *sines = model.page_sines + moved * (d / 2);
   float *turned = reserve(w.turned, 2 * d), *back = turned + d;
   for (int64_t i = 0; i < d / 2; ++i) back[i] = -sines[i];
-  for (int64_t r = 0; r < q.n_rows; ++r) {
-    std::copy_n(query(q, r), d, turned);
-    use.rotate(turned, cosines, back, d);
-    use.to_half(turned, d, to + r * d);
-  }
+  std::copy_n(query, d, turned);
+  use.rotate(turned, cosines, back, d);
+  use.to_half(turned, d, to);
 }
 
 std::vector<Place> Hierarch::near(int64_t page) const {
@@ -161,23 +164,49 @@ void Hierarch::attend(const Queries &q, int64_t own, const std::vector<Place> &p
 void Hierarch::vote(const Queries &q, int64_t page, const Mixed &sum, Workspace &w) const {
   const int64_t first = sinks_end(page), last = window_start(page);
   const int64_t begin = first / kCovered, n_memory = (last + kCovered - 1) / kCovered - begin;
-  const int64_t width = n_memory * kPage;
-  float *scores = reserve(w.memory_scores, (q.n_rows + 1) * width);
-  float *votes = scores + q.n_rows * width;
+  const int64_t width = n_memory * kPage, d = model.d_head, heads = heads_per_group();
+  const bool is_pooled = last - first > settings().pooled_pages && q.n_rows > heads;
+  const int64_t n_rows = is_pooled ? heads : q.n_rows;
+  const float *mass = is_pooled ? pool(q, sum, w) : nullptr;
+  float *scores = reserve(w.memory_scores, (n_rows + 1) * width);
+  float *votes = scores + n_rows * width;
   int64_t moved = -1;
   for (int64_t m = 0; m < n_memory; ++m) {
     const int64_t wanted = turned_to(page, (begin + m) * kCovered);
-    if (wanted != moved) turn(q, moved = wanted, w);
+    if (wanted != moved && is_pooled)
+      for (int64_t r = 0; r < heads; ++r)
+        turn(w.pooled.data() + r * d, wanted, w.queries.data() + r * d, w);
+    else if (wanted != moved)
+      turn(q, wanted, w);
+    moved = wanted;
     const int64_t number = batch.memory[q.sequence][begin + m];
-    use.compare(w.queries.data(), q.n_rows, model.d_head,
-                model.memory.key_page(layer, number, q.group), scores + m * kPage, width);
+    use.compare(w.queries.data(), n_rows, d, model.memory.key_page(layer, number, q.group), scores + m * kPage, width);
   }
   std::fill_n(votes, width, 0.0f);
   const int64_t from = first * kPerPage - begin * kPage, to = last * kPerPage - begin * kPage;
-  for (int64_t r = 0; r < q.n_rows; ++r)
-    use.vote(scores + r * width, from, to, sum.largest[r], sum.total[r], votes);
-  for (int64_t i = 0; i < last - first; ++i)
-    for (int64_t j = 0; j < kPerPage; ++j) w.votes[size_t(i)] += votes[from + i * kPerPage + j];
+  for (int64_t r = 0; r < n_rows; ++r)
+    use.vote(scores + r * width, from, to, is_pooled ? mass[r] : sum.largest[r],
+             is_pooled ? 1.0f : sum.total[r], votes);
+  const float each = float(q.n_rows) / float(n_rows);
+  for (int64_t i = 0; i < last - first; ++i) {
+    float mine = 0.0f;
+    for (int64_t j = 0; j < kPerPage; ++j) mine += votes[from + i * kPerPage + j];
+    w.votes[size_t(i)] += each * mine;
+  }
+}
+
+// Each head's mean query, into w.pooled; and the mean logarithm of what its queries have seen.
+const float *Hierarch::pool(const Queries &q, const Mixed &sum, Workspace &w) const {
+  const int64_t d = model.d_head, heads = heads_per_group();
+  const float share = float(heads) / float(q.n_rows);
+  float *pooled = reserve(w.pooled, heads * (d + 1)), *mass = pooled + heads * d;
+  std::fill_n(pooled, heads * (d + 1), 0.0f);
+  for (int64_t r = 0; r < q.n_rows; ++r) {
+    const float *row = query(q, r);
+    for (int64_t i = 0; i < d; ++i) pooled[r % heads * d + i] += row[i] * share;
+    mass[r % heads] += (sum.largest[r] + std::log(sum.total[r])) * share;
+  }
+  return mass;
 }
 
 // A block's votes with a part of those of the layer before, which had a part of its predecessor's,

@@ -12,7 +12,7 @@ struct Place {
 };
 
 struct Workspace {
-  std::vector<float> sums, part, scores, turned, votes, memory_scores;
+  std::vector<float> sums, part, scores, turned, pooled, votes, memory_scores;
   std::vector<uint16_t> queries, weights, page;
   std::vector<int64_t> visible, order;
   Expanded expanded;
@@ -53,6 +53,7 @@ struct Hierarch : Mixing {
 
   // Queries as if they stood `moved` pages earlier, into w.queries.
   void turn(const Queries &q, int64_t moved, Workspace &w) const;
+  void turn(const float *query, int64_t moved, uint16_t *to, Workspace &w) const;
   // What queries see without choosing: the first pages and the window.
   std::vector<Place> near(int64_t page) const;
   // Attend to some pages, and add what the queries get to `sum`. Of their own page, which comes
@@ -60,7 +61,8 @@ struct Hierarch : Mixing {
   void attend(const Queries &q, int64_t own, const std::vector<Place> &places, Workspace &w,
               const Mixed &sum, bool is_first) const;
   // Votes of memory nodes for the pages between, of queries that have attended to what is near:
-  // shares of attention, one for each page and summed over the queries, into w.votes.
+  // shares of attention, one for each page and summed over the queries, into w.votes. If there are
+  // very many pages, each head looks with the mean of its queries.
   void vote(const Queries &q, int64_t page, const Mixed &sum, Workspace &w) const;
   // The `n` pages between that most of w.votes are for, in order, counted from the first between.
   void choose(const Block &block, int64_t n, Workspace &w) const;
@@ -70,6 +72,7 @@ struct Hierarch : Mixing {
 
  private:
   const float *fuse(const Block &block, const Workspace &w) const;
+  const float *pool(const Queries &q, const Mixed &sum, Workspace &w) const;
 };
 
 // Tokens of a batch that ask, into model.mixed; the first of them has this number among those that

@@ -23,6 +23,7 @@ KINDS = {
     "fused": replace(WITHIN, fusion=0.5),
     "no sinks": replace(BEYOND, sinks=0),
     "no window": replace(WITHIN, window=0),
+    "pooled": replace(BEYOND, pool=256),
     "few scanned": replace(BEYOND, scan=384, fusion=1.0),
 }
 

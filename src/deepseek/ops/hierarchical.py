@@ -66,11 +66,14 @@ class Hierarchy:
     fusion: float = 1.0
     """How much of a layer's votes the next layer takes over (cross-layer memory fusion). Half of
     what is recalled a layer's own votes choose, the other half these; 0: all its own."""
+    pool: int = 65_536
+    """Positions to choose from, beyond which queries that choose together look at memory nodes with
+    their mean: of very long texts, looking would take longer than all else."""
     scan: int = 131_072
     """Most positions whose keys a token that asks looks at. Beyond, memory nodes say which."""
 
     def __post_init__(self) -> None:
-        for name in ("sinks", "window", "recall", "scan"):
+        for name in ("sinks", "window", "recall", "pool", "scan"):
             value = getattr(self, name)
             if value % PAGE or not 0 <= value <= 1 << 24:
                 raise ConfigError(
@@ -265,8 +268,11 @@ def attend_page(
         seen.append(values[:, None, : sinks * PAGE])
     recalled = None
     if n_chosen:
-        ballot = Ballot(blocks, torch.cat(parts, -1).logsumexp(-1), before, hierarchy)
-        looks = list(far_rows(rows, page, hierarchy, turns))
+        mass, looking = torch.cat(parts, -1).logsumexp(-1), rows
+        if not asks and start - sinks > hierarchy.pool // PAGE:
+            mass, looking = blocks.pool(mass[..., None])[..., 0], blocks.pool(rows)
+        ballot = Ballot(blocks, mass, before, hierarchy)
+        looks = list(far_rows(looking, page, hierarchy, turns))
         n_scanned = hierarchy.scan // PAGE
         if not asks or start - sinks > n_scanned:
             ballot.count([router.look(layer, turned, memory[:, part]) for part, turned in looks])
@@ -374,10 +380,17 @@ class Blocks:
         return whole.view(shape).transpose(1, 2).flatten(2, 3)
 
     def mean(self, numbers: Float[Tensor, "G B Q N"]) -> Float[Tensor, "G B N"]:
-        """Of each block's queries that are there."""
-        own = self.positions.to(numbers.device)
-        is_there = (own >= self._start) & (own < self._end)
-        return (numbers * is_there[..., None]).sum(2) / is_there.sum(1)[:, None]
+        """Of each block's queries that are there, or of its heads."""
+        if numbers.shape[2] != self.positions.shape[1]:
+            return numbers.mean(2)
+        return self.pool(numbers).mean(2)
+
+    def pool(self, numbers: Float[Tensor, "G B Q N"]) -> Float[Tensor, "G B R N"]:
+        """Each head's mean over its queries that are there."""
+        own = torch.unflatten(self.positions, 1, (self._repeats, self._together))
+        is_there = ((own >= self._start) & (own < self._end)).to(numbers.device)[..., None]
+        heads = torch.unflatten(numbers, 2, (self._repeats, self._together))
+        return (heads * is_there).sum(3) / is_there.sum(2)
 
     def join(self, rows: Float[Tensor, "G B Q K"]) -> Float[Tensor, "H T K"]:
         """Rows of blocks into heads."""

@@ -191,6 +191,7 @@ class NativeModel:
             hierarchy.dense,
             hierarchy.reach,
             hierarchy.fusion,
+            hierarchy.pool // PAGE,
             hierarchy.scan // PAGE,
         )
         problem = self._library.ds_model_set_hierarchy(self._handle, ctypes.byref(settings))
@@ -350,6 +351,7 @@ class _Hierarchy(ctypes.Structure):
         ("n_dense", ctypes.c_int64),
         ("n_reach", ctypes.c_int64),
         ("fusion", ctypes.c_float),
+        ("pooled_pages", ctypes.c_int64),
         ("scanned_pages", ctypes.c_int64),
     )
 
