@@ -34,8 +34,8 @@ from report import RESULTS, ROOT, Row, write_results
 
 MODEL = "smollm2-135m"
 KEPT = ROOT / "out" / "long_context"
-FAR, ACCURACY = RESULTS / "far_needles.json", RESULTS / "long_accuracy.json"
-"""What `far_needles.py` and `long_accuracy.py` have written; taken in as it is."""
+OTHERS = [RESULTS / f"{name}.json" for name in ("far_needles", "far_memory", "long_accuracy")]
+"""What other scripts have written; taken in as it is."""
 CHUNK = 1_024
 STEPS = 32
 """Generated tokens that are timed together."""
@@ -113,6 +113,7 @@ def decode_rows(engine: Engine, lengths: Sequence[int], n_rounds: int) -> list[R
     rows: list[Row] = []
     for length in sorted(lengths):
         ours.fill(text_of(engine, length))
+        ours.asks_from = length
         times = [step_seconds(ours, length) * 1e3 for _ in range(n_rounds)]
         print(length, "a token takes", f"{median(times):.1f} ms")
         rows.append(
@@ -189,7 +190,7 @@ def main() -> None:
     for part in args.parts:
         keep(KEPT / f"{part}.json", parts[part]())
     rows = [row for part in parts for row in kept(part)]
-    for other in (FAR, ACCURACY):
+    for other in OTHERS:
         rows += written(other)
     write_results("long_context", rows, sys.argv)
 

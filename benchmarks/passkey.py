@@ -44,12 +44,19 @@ def passkeys(
         seed: Of the keys.
     """
     generator = random.Random(seed)
+    for i in range(n_depths):
+        yield passkey_at(
+            n_tokens, (i + 0.5) / n_depths, count, str(generator.randint(10_000, 99_999))
+        )
+
+
+def passkey_at(
+    n_tokens: int, depth: float, count: Callable[[str], int], key: str = "60494"
+) -> Passkey:
+    """A prompt of at most that many tokens with its key at a depth from 0 to 1."""
     per_filler = count(FILLER * 11) - count(FILLER * 10)
     n_fillers = (n_tokens - count(HEAD + QUESTION) - 40) // per_filler
-    for i in range(n_depths):
-        depth = (i + 0.5) / n_depths
-        before = round(n_fillers * depth)
-        key = str(generator.randint(10_000, 99_999))
-        hidden = f"The pass key is {key}. Remember it. {key} is the pass key. "
-        after = FILLER * (n_fillers - before)
-        yield Passkey(HEAD + FILLER * before + hidden + after + QUESTION, key, depth)
+    before = round(n_fillers * depth)
+    hidden = f"The pass key is {key}. Remember it. {key} is the pass key. "
+    after = FILLER * (n_fillers - before)
+    return Passkey(HEAD + FILLER * before + hidden + after + QUESTION, key, depth)

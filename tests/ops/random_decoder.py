@@ -9,7 +9,6 @@ from deepseek.core.codes import Codes
 from deepseek.ops.cold import ColdBits, ColdTier, cold_keys, cold_values, page_bytes
 from deepseek.ops.hierarchical import (
     PAGE,
-    TOGETHER,
     Hierarchy,
     Recalled,
     Turns,

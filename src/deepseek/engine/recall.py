@@ -66,7 +66,7 @@ class RecallCounts:
         """
         end, runner = len(token_ids), self._runner
         first = max(first_asking(end), end - LOOKED_AT)
-        runner.fill(token_ids[:first_asking(end)], on_progress)
+        runner.fill(token_ids[: first_asking(end)], on_progress)
         runner.asks_from = first_asking(end)
         logits = torch.empty(0)
         for stop in reversed(range(end, first, -EVERY)):
