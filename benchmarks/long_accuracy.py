@@ -40,7 +40,8 @@ from report import RESULTS, ROOT, write_results
 KEPT = ROOT / "out" / "long_accuracy"
 SOURCES = (
     "src/deepseek/ops/hierarchical.py",
-    *("native/src/hierarchy.h", "native/src/hierarchy.cpp", "native/src/asking.cpp"),
+    *("native/src/hierarchy.h", "native/src/hierarchy.cpp", "native/src/memory_nodes.h"),
+    *("native/src/reading.cpp", "native/src/asking.cpp"),
 )
 """Code that decides what is recalled: answers under other code are other answers."""
 SETTINGS = ("dense", "sparse 2,048", "sparse 1,024", "oracle 2,048", "oracle 1,024")

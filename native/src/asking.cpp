@@ -47,8 +47,16 @@ void Asking::see_near(Asked &a, Workspace &w) {
     std::iota(a.looked_at.begin(), a.looked_at.end(), int64_t{0});
     return;
   }
+  float *mass = reserve(w.pooled, a.n_rows);
+  w.rows.clear();
+  for (int64_t r = 0; r < a.n_rows; ++r) {
+    w.rows.push_back(h.query(a, r));
+    mass[r] = sum.largest[r] + std::log(sum.total[r]);
+  }
+  const float *looks = h.look(a, a.page, w.rows.data(), a.n_rows, mass, w);
   w.votes.assign(size_t(n), 0.0f);
-  h.vote(a, a.page, sum, w);
+  for (int64_t r = 0; r < a.n_rows; ++r)
+    h.use.count(looks + r * h.n_memory(a.page) * kCovered, n, w.votes.data());
   for (float &votes : w.votes) votes /= float(a.n_rows);
   h.choose(a, most, w);
   a.looked_at = w.order;
@@ -75,11 +83,10 @@ void Asking::recall(const Asked &a, int64_t token, Workspace &w) {
   const int64_t heads = h.heads_per_group(), row = token * heads, d = h.model.d_head;
   const int64_t n = int64_t(a.looked_at.size()), n_between = h.n_between(a.page);
   const Queries q{a.sequence, a.group, a.first + row, heads};
-  const Mixed whole = sum_of(a);
-  const Mixed sum{whole.largest + row, whole.total + row, whole.mixed + row * d};
+  const Mixed sum = slice(sum_of(a), row, d);
   std::vector<Place> chosen;
   if (n) {
-    float *votes = reserve(w.memory_scores, n);
+    float *votes = reserve(w.looks, n);
     std::fill_n(votes, n, 0.0f);
     for (int64_t r = 0; r < heads; ++r) {
       const int64_t at = a.looks + (row + r) * n;

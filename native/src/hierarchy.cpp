@@ -1,9 +1,8 @@
 // Hierarchical attention: a window, the first positions, and the pages that memory nodes point at.
 //
-// What is read: four queries that follow each other choose together, each group of heads for itself.
-// First they attend to the window and the first pages, then the memory nodes of the pages between
-// say how much attention each page would get, and those that would get most are attended to as well.
-// Pages that are not chosen are not read. Tokens that ask choose by the keys (asking.cpp).
+// Tokens see the window and the first pages, and of the pages between those that they choose, each
+// group of heads for itself. What reads (reading.cpp) chooses by memory nodes, what asks (asking.cpp)
+// by keys. Pages that are not chosen are not read.
 //
 // Beyond the positions that a model reaches well, chosen pages are moved up to just before the
 // window. Keys stay as they are: moving a page by some positions is turning the query back by as
@@ -17,7 +16,6 @@
 namespace ds {
 namespace {
 
-constexpr int64_t kBlockTokens = 4;  // tokens that choose together: more outvote a question
 constexpr int64_t kNear = 16;       // pages up to which memory nodes are looked at from where they are
 constexpr double kDoubling = 8;     // pages farther for each doubling beyond
 constexpr int64_t kExpanded = 64;   // cold pages that a thread keeps as it has read them
@@ -31,55 +29,6 @@ void prefer(int64_t first, int64_t last, const float *votes, Workspace &w) {
   const auto begin = w.order.begin();
   if (first < last && last < int64_t(w.order.size()))
     std::nth_element(begin + first, begin + last, w.order.end(), is_better);
-}
-
-void read(const Hierarch &hierarch, const Block &block, Workspace &w) {
-  const int64_t d = hierarch.model.d_head;
-  float *sums = reserve(w.sums, block.n_rows * (d + 2));
-  const auto part_of = [&](int64_t first) {
-    return Queries{block.sequence, block.group, block.first + first,
-                   std::min(kQueries, block.n_rows - first)};
-  };
-  const auto sum_of = [&](const Queries &q) {
-    return mixed_at(sums + (q.first - block.first) * (d + 2), q.n_rows);
-  };
-  const std::vector<Place> near = hierarch.near(block.page);
-  const bool can_choose = hierarch.n_between(block.page) > 0;
-  w.votes.assign(size_t(hierarch.n_between(block.page)), 0.0f);
-  for (int64_t row = 0; row < block.n_rows; row += kQueries) {
-    const Queries q = part_of(row);
-    hierarch.attend(q, block.page, near, w, sum_of(q), true);
-    if (can_choose) hierarch.vote(q, block.page, sum_of(q), w);
-  }
-  for (float &votes : w.votes) votes /= float(block.n_rows);
-  const std::vector<Place> chosen =
-      can_choose ? hierarch.chosen(block, w) : std::vector<Place>();
-  hierarch.trace(block, chosen);
-  for (int64_t row = 0; row < block.n_rows; row += kQueries) {
-    const Queries q = part_of(row);
-    hierarch.attend(q, block.page, chosen, w, sum_of(q), false);
-    hierarch.finish(q, sum_of(q));
-  }
-}
-
-// Those of one group behind each other: they see nearly the same keys.
-std::vector<Block> blocks_of(const Hierarch &h) {
-  std::vector<Block> found;
-  const int64_t heads = h.heads_per_group();
-  int64_t n_earlier = 0;
-  for (int64_t s = 0; s < h.batch.n_sequences; ++s) {
-    const int64_t length = h.batch.lengths[s], last = h.n_reading(s);
-    int64_t number = n_earlier;
-    for (int64_t g = 0; g < h.model.n_kv_heads; ++g) {
-      number = n_earlier;
-      for (int64_t at = n_dense_tokens(h.model, h.batch, s), end; at < last; at = end) {
-        end = std::min(last, ((length + at) / kBlockTokens + 1) * kBlockTokens - length);
-        found.push_back({{s, g, at * heads, (end - at) * heads}, (length + at) / kPage, number++});
-      }
-    }
-    n_earlier = number;
-  }
-  return found;
 }
 
 }  // namespace
@@ -161,52 +110,27 @@ void Hierarch::attend(const Queries &q, int64_t own, const std::vector<Place> &p
   }
 }
 
-void Hierarch::vote(const Queries &q, int64_t page, const Mixed &sum, Workspace &w) const {
-  const int64_t first = sinks_end(page), last = window_start(page);
-  const int64_t begin = first / kCovered, n_memory = (last + kCovered - 1) / kCovered - begin;
-  const int64_t width = n_memory * kPage, d = model.d_head, heads = heads_per_group();
-  const bool is_pooled = last - first > settings().pooled_pages && q.n_rows > heads;
-  const int64_t n_rows = is_pooled ? heads : q.n_rows;
-  const float *mass = is_pooled ? pool(q, sum, w) : nullptr;
-  float *scores = reserve(w.memory_scores, (n_rows + 1) * width);
-  float *votes = scores + n_rows * width;
-  int64_t moved = -1;
-  for (int64_t m = 0; m < n_memory; ++m) {
-    const int64_t wanted = turned_to(page, (begin + m) * kCovered);
-    if (wanted != moved && is_pooled)
-      for (int64_t r = 0; r < heads; ++r)
-        turn(w.pooled.data() + r * d, wanted, w.queries.data() + r * d, w);
-    else if (wanted != moved)
-      turn(q, wanted, w);
-    moved = wanted;
-    const int64_t number = batch.memory[q.sequence][begin + m];
-    use.compare(w.queries.data(), n_rows, d, model.memory.key_page(layer, number, q.group), scores + m * kPage, width);
+const float *Hierarch::look(const Queries &q, int64_t page, const float *const *rows,
+                            int64_t n_rows, const float *mass, Workspace &w) const {
+  const int64_t d = model.d_head, begin = sinks_end(page) / kCovered;
+  const int64_t n = n_memory(page), width = n * kCovered;
+  float *looks = reserve(w.looks, n_rows * width);
+  float *scores = reserve(w.scores, kQueries * kStretch);
+  uint16_t *queries = reserve(w.queries, kQueries * d);
+  for (int64_t first = 0; first < n_rows; first += kQueries) {
+    const int64_t count = std::min(kQueries, n_rows - first);
+    int64_t moved = -1;
+    for (int64_t m = 0; m < n; ++m) {
+      const int64_t wanted = turned_to(page, (begin + m) * kCovered);
+      for (int64_t r = 0; wanted != moved && r < count; ++r)
+        turn(rows[first + r], wanted, queries + r * d, w);
+      moved = wanted;
+      const int64_t number = batch.memory[q.sequence][begin + m];
+      use.compare(queries, count, d, model.memory.key_page(layer, number, q.group), scores, kPage);
+      use.weigh_nodes(scores, count, mass + first, looks + first * width + m * kCovered, width);
+    }
   }
-  std::fill_n(votes, width, 0.0f);
-  const int64_t from = first * kPerPage - begin * kPage, to = last * kPerPage - begin * kPage;
-  for (int64_t r = 0; r < n_rows; ++r)
-    use.vote(scores + r * width, from, to, is_pooled ? mass[r] : sum.largest[r],
-             is_pooled ? 1.0f : sum.total[r], votes);
-  const float each = float(q.n_rows) / float(n_rows);
-  for (int64_t i = 0; i < last - first; ++i) {
-    float mine = 0.0f;
-    for (int64_t j = 0; j < kPerPage; ++j) mine += votes[from + i * kPerPage + j];
-    w.votes[size_t(i)] += each * mine;
-  }
-}
-
-// Each head's mean query, into w.pooled; and the mean logarithm of what its queries have seen.
-const float *Hierarch::pool(const Queries &q, const Mixed &sum, Workspace &w) const {
-  const int64_t d = model.d_head, heads = heads_per_group();
-  const float share = float(heads) / float(q.n_rows);
-  float *pooled = reserve(w.pooled, heads * (d + 1)), *mass = pooled + heads * d;
-  std::fill_n(pooled, heads * (d + 1), 0.0f);
-  for (int64_t r = 0; r < q.n_rows; ++r) {
-    const float *row = query(q, r);
-    for (int64_t i = 0; i < d; ++i) pooled[r % heads * d + i] += row[i] * share;
-    mass[r % heads] += (sum.largest[r] + std::log(sum.total[r])) * share;
-  }
-  return mass;
+  return looks + sinks_end(page) - begin * kCovered;
 }
 
 // A block's votes with a part of those of the layer before, which had a part of its predecessor's,
@@ -264,25 +188,21 @@ void Hierarch::trace(const Queries &q, const std::vector<Place> &chosen) const {
 
 void mix_hierarchically(ds_model &model, const Kernels &use, int64_t layer, const Batch &batch) {
   const Hierarch hierarch(model, use, layer, batch);
-  const std::vector<Block> blocks = blocks_of(hierarch);
-  int64_t n_choosing = blocks.empty() ? 0 : blocks.back().number + 1, n_pages = 0;
-  const int64_t n_reading = n_choosing;
+  const int64_t n_reading = mix_reading(hierarch, true);
+  int64_t n_asking = 0, n_pages = 0;
   for (int64_t s = 0; s < batch.n_sequences; ++s) {
-    const int64_t first = std::max(n_dense_tokens(model, batch, s), hierarch.n_reading(s));
-    if (n_dense_tokens(model, batch, s) == batch.counts[s]) continue;
-    n_choosing += batch.counts[s] - first;
+    const int64_t first = n_dense_tokens(model, batch, s);
+    if (first == batch.counts[s]) continue;
+    n_asking += batch.counts[s] - std::max(first, hierarch.n_reading(s));
     n_pages = std::max(n_pages, (batch.lengths[s] + batch.counts[s] - 1) / kPage + 1);
   }
-  if (!n_choosing) return;
-  if (model.hierarchy.fusion != 0.0f) {
+  if (model.hierarchy.fusion != 0.0f && n_pages) {
     if (layer == 0) model.fusion_pages = n_pages;
-    for (auto &votes : model.fused) reserve(votes, n_choosing * model.n_kv_heads * n_pages);
+    for (auto &votes : model.fused)
+      reserve(votes, (n_reading + n_asking) * model.n_kv_heads * n_pages);
   }
-  Pool::get().run(int64_t(blocks.size()), 1, [&](int64_t first, int64_t last) {
-    static thread_local Workspace workspace;
-    for (int64_t i = first; i < last; ++i) read(hierarch, blocks[size_t(i)], workspace);
-  });
-  if (n_choosing > n_reading) mix_asking(hierarch, n_reading);
+  if (n_reading) mix_reading(hierarch, false);
+  if (n_asking) mix_asking(hierarch, n_reading);
 }
 
 // Memory nodes of the pages that new tokens complete.

@@ -12,11 +12,17 @@ struct Place {
 };
 
 struct Workspace {
-  std::vector<float> sums, part, scores, turned, pooled, votes, memory_scores;
+  std::vector<float> sums, part, scores, turned, pooled, looks, votes;
+  std::vector<const float *> rows;
   std::vector<uint16_t> queries, weights, page;
   std::vector<int64_t> visible, order;
   Expanded expanded;
 };
+
+// What some of the rows got of what all did.
+inline Mixed slice(const Mixed &all, int64_t row, int64_t d) {
+  return {all.largest + row, all.total + row, all.mixed + row * d};
+}
 
 // Queries of one group that choose together.
 struct Block : Queries {
@@ -60,10 +66,15 @@ struct Hierarch : Mixing {
   // last, they see what is not behind them.
   void attend(const Queries &q, int64_t own, const std::vector<Place> &places, Workspace &w,
               const Mixed &sum, bool is_first) const;
-  // Votes of memory nodes for the pages between, of queries that have attended to what is near:
-  // shares of attention, one for each page and summed over the queries, into w.votes. If there are
-  // very many pages, each head looks with the mean of its queries.
-  void vote(const Queries &q, int64_t page, const Mixed &sum, Workspace &w) const;
+  // Memory pages that stand for the pages between, from the one with the first of them on.
+  int64_t n_memory(int64_t page) const {
+    return (window_start(page) + kCovered - 1) / kCovered - sinks_end(page) / kCovered;
+  }
+  // What the pages between weigh by their memory nodes for rows of queries that stand in a page,
+  // beside what these have seen, the logarithm of which is `mass`: into w.looks, from the first
+  // page between on, rows n_memory * kCovered apart.
+  const float *look(const Queries &q, int64_t page, const float *const *rows, int64_t n_rows,
+                    const float *mass, Workspace &w) const;
   // The `n` pages between that most of w.votes are for, in order, counted from the first between.
   void choose(const Block &block, int64_t n, Workspace &w) const;
   // The same as places.
@@ -72,11 +83,12 @@ struct Hierarch : Mixing {
 
  private:
   const float *fuse(const Block &block, const Workspace &w) const;
-  const float *pool(const Queries &q, const Mixed &sum, Workspace &w) const;
 };
 
-// Tokens of a batch that ask, into model.mixed; the first of them has this number among those that
-// choose.
+// Tokens of a batch that read, into model.mixed. They choose in blocks, which are numbered; how many
+// there are.
+int64_t mix_reading(const Hierarch &hierarch, bool is_counted_only);
+// Tokens of a batch that ask; the first of them has this number among those that choose.
 void mix_asking(const Hierarch &hierarch, int64_t number);
 
 }  // namespace ds

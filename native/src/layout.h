@@ -89,8 +89,9 @@ struct Kernels {
   void (*summarise)(const uint16_t *keys, int64_t d, int64_t place, uint16_t *memory);
   void (*compare)(const uint16_t *queries, int64_t n_rows, int64_t d, const uint16_t *memory,
                   float *scores, int64_t stride);
-  void (*vote)(float *scores, int64_t first, int64_t last, float largest, float total,
-               float *votes);
+  void (*weigh_nodes)(const float *scores, int64_t n_rows, const float *mass, float *weights,
+                      int64_t stride);
+  void (*count)(const float *weights, int64_t n, float *votes);
   void (*weigh)(const float *scores, int64_t n_rows, float *largest, float *total, int64_t stride);
   void (*share)(const float *largest, const float *totals, int64_t n, float most, float total,
                 float *votes);

@@ -50,38 +50,35 @@ inline void put_key(uint16_t *keys, int64_t place, int64_t i, float value) {
   multiply_all<kPage / 16>(queries, n_rows, d, {1, d / 2, &memory, nullptr, 0}, scores, stride);
 }
 
-// Add to the votes what share of one query's attention each vector in [first, last) is expected to
-// get, beside keys that were looked at already: their largest score and sum of weights. Spans are
-// whole pages of memory; `scores` are used up.
-[[maybe_unused]] void vote(float *scores, int64_t first, int64_t last, float largest, float total,
-                           float *votes) {
+// Scores of a page of memory nodes, 64 of each row: what the pages weigh that they stand for, beside
+// what a query has seen, whose logarithm is `mass`.
+[[maybe_unused]] void weigh_nodes(const float *scores, int64_t n_rows, const float *mass,
+                                  float *weights, int64_t stride) {
   const float many = std::log(float(kHalf - 1));  // keys that a mean stands for
   const V counts = {many, 0, many, 0, many, 0, many, 0, many, 0, many, 0, many, 0, many, 0};
-  const VI lanes = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-  const V nothing = V{} - INFINITY;
-  const int64_t start = first / 16 * 16;
-  V most = V{} + largest;
-  for (int64_t i = start; i < last; i += 16) {
-    const VI from = VI{} + int32_t(first - i), to = VI{} + int32_t(last - i);
-    V now = load(scores + i) + counts;
-    now = lanes < to ? now : nothing;
-    now = lanes < from ? nothing : now;
-    save(scores + i, now);
-    most = now > most ? now : most;
+  const V most = V{} + 60.0f;  // sums of as many as there can be stay finite
+  float each[kPage];
+  for (int64_t r = 0; r < n_rows; ++r, scores += kPage, weights += stride) {
+    for (int64_t i = 0; i < kPage; i += 16) {
+      const V now = load(scores + i) + counts - mass[r];
+      save(each + i, exponential(now > most ? most : now));
+    }
+    for (int64_t i = 0; i < kCovered; ++i)
+      weights[i] = each[4 * i] + each[4 * i + 1] + each[4 * i + 2] + each[4 * i + 3];
   }
-  float top = largest;
-  for (int i = 0; i < 16; ++i) top = most[i] > top ? most[i] : top;
+}
+
+// Add to the votes what share of one query's attention each of n pages gets that weigh so much.
+[[maybe_unused]] void count(const float *weights, int64_t n, float *votes) {
   V sums = {};
-  const V zero = {};
-  for (int64_t i = start; i < last; i += 16) {
-    const V now = load(scores + i);
-    const V weight = now == nothing ? zero : exponential(now - top);
-    save(scores + i, weight);
-    sums += weight;
-  }
-  const V share = V{} + 1.0f / (sum(sums) + total * std::exp(largest - top));
-  for (int64_t i = start; i < last; i += 16)
-    save(votes + i, load(votes + i) + load(scores + i) * share);
+  float rest = 0.0f;
+  const int64_t whole = n / 16 * 16;
+  for (int64_t i = 0; i < whole; i += 16) sums += load(weights + i);
+  for (int64_t i = whole; i < n; ++i) rest += weights[i];
+  const float share = 1.0f / (1.0f + sum(sums) + rest);
+  for (int64_t i = 0; i < whole; i += 16)
+    save(votes + i, load(votes + i) + load(weights + i) * share);
+  for (int64_t i = whole; i < n; ++i) votes[i] += weights[i] * share;
 }
 
 // Scores of a page of keys, 64 of each row: the largest, and the sum of weights beside it.
@@ -127,4 +124,4 @@ inline void put_key(uint16_t *keys, int64_t place, int64_t i, float value) {
 }  // namespace
 }  // namespace ds
 
-#define DS_ATTENTION keep, attend, merge, summarise, compare, vote, weigh, share
+#define DS_ATTENTION keep, attend, merge, summarise, compare, weigh_nodes, count, weigh, share
