@@ -182,6 +182,7 @@ def main() -> None:
     parser.add_argument("--kv-dtype", default="int4", choices=("bfloat16", "int8", "int4"))
     parser.add_argument("--kv-disk", help="folder for keys and values behind the window")
     parser.add_argument("--depths", type=float, nargs="+", default=[0.05, 0.35, 0.65, 0.95])
+    parser.add_argument("--threads", type=int)
     parser.add_argument("--parts", nargs="+", default=["dense", "far"], choices=("dense", "far"))
     args = parser.parse_args()
     about = args.kv_dtype + (" on disk" if args.kv_disk else "")
@@ -192,7 +193,11 @@ def main() -> None:
         keep("dense", validate(engine))
     if "far" in args.parts:
         engine, _ = load_engine(
-            MODEL, context_window=args.length + 1_000, kv_dtype=args.kv_dtype, **options
+            MODEL,
+            context_window=args.length + 1_000,
+            kv_dtype=args.kv_dtype,
+            threads=args.threads,
+            **options,
         )
         for rows in read_far(engine, args.length, args.depths, about):
             keep(f"far {args.length} {about}".replace(" ", "-"), rows)
