@@ -30,7 +30,7 @@ FORMATS: dict[tuple[Bits, bool], int] = {(4, False): 0, (8, False): 1, (6, True)
 """By bits, and whether scales have units."""
 DTYPES = {torch.float32: 0, torch.bfloat16: 1}
 NAMES = ("deepseek_native.so", "deepseek_native.dylib", "deepseek_native.dll")
-VERSION = 10
+VERSION = 11
 """Of the library's interface."""
 BLOCK = 32
 """Columns come in multiples of this."""
@@ -41,7 +41,11 @@ PROBLEMS = (
     "its memory is not aligned",
     "its format is unknown",
     "there is not enough memory",
+    "its file cannot be read or written",
+    "its file is damaged",
 )
+IO, DAMAGED = 6, 7
+"""Of `PROBLEMS`, those of files."""
 
 
 @functools.cache
@@ -231,6 +235,8 @@ def _declared(found: ctypes.CDLL) -> ctypes.CDLL:
     found.ds_allocate.restype = pointer
     found.ds_release.argtypes = [pointer]
     found.ds_release.restype = None
+    found.ds_checksum.argtypes = [pointer, size]
+    found.ds_checksum.restype = ctypes.c_uint32
     found.ds_pack.argtypes = [integer, size, size, integer, size, size, *[pointer] * 5]
     found.ds_unpack.argtypes = [integer, size, size, size, size, pointer, pointer]
     found.ds_matmul.argtypes = [
