@@ -5,7 +5,6 @@ is reserved before it is used: a full disk is an error where pages are taken, ne
 """
 
 import os
-import shutil
 import tempfile
 import weakref
 from dataclasses import replace
@@ -112,7 +111,8 @@ class DiskPool(PagePool):
             os.posix_fallocate(self.file.fd, size, more)
         except OSError as error:
             os.ftruncate(self.file.fd, size)  # what was reserved before the disk was full
-            free = shutil.disk_usage(self._folder).free
+            disk = os.fstatvfs(self.file.fd)
+            free = disk.f_bavail * disk.f_frsize
             raise RequestError(
                 f"keys and values need {more / 2**20:,.1f} MiB more in {self._folder}: "
                 f"{error.strerror}; {free / 2**20:,.1f} MiB are free there, "

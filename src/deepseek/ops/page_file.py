@@ -68,13 +68,13 @@ class PageFile:
         Raises:
             DiskError: They cannot be read, or are not what was written.
         """
-        content = b"".join(self._read(place) for place in self._places(page))
-        records = torch.frombuffer(bytearray(content), dtype=torch.uint8)
-        parts = records.view(self.n_layers, self.n_kv_heads, 2, -1)
-        for part in parts.flatten(0, 2):
-            if bytes(part[self.part_bytes :].tolist()) != _sum_of(part[: self.part_bytes]):
-                raise DiskError.damaged()
-        return parts[..., : self.part_bytes].transpose(1, 2).contiguous()
+        records = b"".join(self._read(place) for place in self._places(page))
+        stored = torch.frombuffer(bytearray(records), dtype=torch.uint8)
+        stored = stored.view(self.n_layers, self.n_kv_heads, 2, -1)
+        parts = stored[..., : self.part_bytes].contiguous()
+        if not torch.equal(_sums(parts), stored[..., self.part_bytes :]):
+            raise DiskError.damaged()
+        return parts.transpose(1, 2).contiguous()
 
     def write(self, page: int, content: UInt8[Tensor, "L 2 G N"]) -> None:
         """Put there what `read` gave.
@@ -82,15 +82,15 @@ class PageFile:
         Raises:
             DiskError: It cannot be written.
         """
-        records = content.transpose(1, 2).flatten(0, 1)
-        for place, record in zip(self._places(page), records, strict=True):
-            data = b"".join(bytes(part.tolist()) + _sum_of(part) for part in record)
+        parts = content.transpose(1, 2).contiguous()
+        records = torch.cat((parts, _sums(parts)), -1).flatten(2).flatten(0, 1)
+        for place, record in zip(self._places(page), records.numpy(), strict=True):
             try:
-                written = os.pwrite(self.fd, data, place)
+                written = os.pwrite(self.fd, record, place)
             except OSError as error:
                 raise DiskError.failed(error.errno) from error
-            if written < len(data):
-                raise DiskError.failed(0)
+            if written < self.record_bytes:
+                raise DiskError.failed(None)
 
     def _places(self, page: int) -> Iterator[int]:
         """Where the records of a page are, layer by layer."""
@@ -116,8 +116,10 @@ def checksum(content: UInt8[Tensor, " N"]) -> int:
     return int(library.ds_checksum(content.data_ptr(), content.numel()))
 
 
-def _sum_of(part: UInt8[Tensor, " N"]) -> bytes:
-    return checksum(part.contiguous()).to_bytes(SUM_BYTES, "little")
+def _sums(parts: UInt8[Tensor, "L G 2 N"]) -> UInt8[Tensor, "L G 2 4"]:
+    sums = torch.tensor([checksum(part) for part in parts.flatten(0, 2)])
+    # As the library has them: four bytes in the processor's order.
+    return sums.to(torch.uint32).view(torch.uint8).view(*parts.shape[:3], SUM_BYTES)
 
 
 class _PageFile(ctypes.Structure):
