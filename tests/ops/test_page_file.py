@@ -251,9 +251,9 @@ def test_the_page_cache_is_told_to_let_go(fd: int) -> None:
         read_all(sequence, x, (n // 2, n // 2))
         held[limit] = n_held(fd)
     assert held[1 << 30] > 13 * file.page_bytes
-    # Pages of the file that are begun before the limit, and by what is read or written then.
-    assert held[40_000] <= 40_000 * 2 + 2 * file.record_bytes
-    assert held[0] <= 2 * file.record_bytes
+    # What passes before the limit, in whole pages, and what the system reads ahead by itself.
+    assert held[40_000] < held[1 << 30] / 2
+    assert held[0] <= held[40_000]
 
 
 def _is_tmpfs(fd: int) -> bool:
