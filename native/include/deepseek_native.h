@@ -37,7 +37,9 @@ enum ds_status {
   DS_BAD_VALUE = 2,   /* a scale or zero is not finite, or a code does not fit */
   DS_BAD_POINTER = 3, /* null, or packed weights that are not aligned to 64 bytes */
   DS_BAD_ENUM = 4,    /* an unknown format, dtype or level */
-  DS_NO_MEMORY = 5
+  DS_NO_MEMORY = 5,
+  DS_IO = 6,     /* a file cannot be read or written: see `ds_model_disk_error` */
+  DS_DAMAGED = 7 /* what was read from a file is not what was written there */
 };
 
 /* What this processor can do at best, what is used now, and a choice of less (for tests). */
@@ -160,6 +162,23 @@ DS_API int ds_model_set_memory(ds_model *model, const ds_pages *pages);
  * others so. */
 DS_API int ds_model_set_cold(ds_model *model, int bits, int64_t sink_pages, int64_t window_pages,
                              const ds_pages *pages);
+/* Cold pages in a file instead, on Linux: the record of page p of head g in layer l is at p / block_pages *
+ * block_stride + l * layer_stride + p % block_pages * page_stride + g * head_stride bytes. It holds
+ * keys and values as above, and behind each of both 4 bytes for their checksum. */
+typedef struct ds_page_file {
+  int64_t fd;         /* is duplicated: the caller may close it */
+  int64_t n_blocks, block_pages;
+  int64_t block_stride, layer_stride, page_stride, head_stride;
+  int64_t held_bytes; /* read and written until the system's page cache is told to let go */
+} ds_page_file;
+/* Call it again when the file has grown. What fails there ends a pass with DS_IO or DS_DAMAGED;
+ * nothing of its new tokens counts then, and the same pass may be tried again. */
+DS_API int ds_model_set_cold_file(ds_model *model, int bits, int64_t sink_pages,
+                                  int64_t window_pages, const ds_page_file *file);
+/* The system's number of the last pass's error, or 0. */
+DS_API int ds_model_disk_error(const ds_model *model);
+/* CRC-32C, as records have it behind keys and values. */
+DS_API uint32_t ds_checksum(const void *bytes, int64_t n_bytes);
 /* Make a page, in all layers, of what a cold page stands for. */
 DS_API int ds_model_expand(ds_model *model, int64_t cold_page, int64_t page);
 DS_API int ds_model_set_hierarchy(ds_model *model, const ds_hierarchy *hierarchy);

@@ -257,6 +257,10 @@ extern "C" {
 
 int ds_version(void) { return 11; }
 
+uint32_t ds_checksum(const void *bytes, int64_t n_bytes) {
+  return ds::kernels().checksum(static_cast<const uint8_t *>(bytes), bytes ? n_bytes : 0);
+}
+
 int ds_best_level(void) { return best_level(); }
 
 int ds_level_in_use(void) { return level(); }

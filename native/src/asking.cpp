@@ -67,13 +67,15 @@ void Asking::look(const Asked &a, int64_t span, Workspace &w) {
   const int64_t n = int64_t(a.looked_at.size()), d = h.model.d_head;
   const int64_t first = span * kSpan, last = std::min(n, first + kSpan);
   const int64_t between = h.sinks_end(a.page);
-  uint16_t *room = reserve(w.page, kPage * d);
+  h.make_room(a, w);
   float *scores = reserve(w.scores, kQueries * kStretch);
   int64_t moved = -1;
   for (int64_t i = first; i < last; ++i) {
     const int64_t page = between + a.looked_at[size_t(i)], wanted = h.turned_to(a.page, page);
     if (wanted != moved) h.turn(a, moved = wanted, w);
-    h.use.compare(w.queries.data(), a.n_rows, d, h.keys_of(a, page, room), scores, kPage);
+    w.expanded.begin_stretch();
+    const uint16_t *keys = h.keys_of(a, page, w.expanded);
+    h.use.compare(w.queries.data(), a.n_rows, d, keys, scores, kPage);
     h.use.weigh(scores, a.n_rows, largest.data() + a.looks + i, total.data() + a.looks + i, n);
   }
 }

@@ -12,6 +12,7 @@
 // The least number is one of the page's own and so exact; codes are chosen for the step as rounded.
 #pragma once
 #include "attention.h"
+#include "checksum.h"
 
 namespace ds {
 namespace {
@@ -178,15 +179,16 @@ inline void expand_part(const Rows &rows, int bits, const uint8_t *cold, uint16_
     seal_part(value_rows(d, bits, start), bits, values, cold_values);
 }
 
-// What cold pages stand for; without values, the keys alone.
+// What cold pages stand for; without values, if there are none.
 [[maybe_unused]] void expand(const uint8_t *cold_keys, const uint8_t *cold_values, int64_t d,
                              int bits, uint16_t *keys, uint16_t *values) {
   expand_part(key_rows(d, bits), bits, cold_keys, keys);
-  for (int64_t start = 0; values && start < d; start += kSlice)
+  if (!cold_values) return;
+  for (int64_t start = 0; start < d; start += kSlice)
     expand_part(value_rows(d, bits, start), bits, cold_values, values);
 }
 
 }  // namespace
 }  // namespace ds
 
-#define DS_COLD seal, expand
+#define DS_COLD seal, expand, checksum

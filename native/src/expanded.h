@@ -1,11 +1,22 @@
 // Cold pages as one thread reads them: in bfloat16, the last few of them kept. Blocks of queries that
 // follow each other often choose the same pages.
 #pragma once
+#include <algorithm>
 #include <vector>
 
 #include "model.h"
 
 namespace ds {
+
+// A head's cold page in one layer; `pass` is another whenever other numbers may be in the same place.
+struct ColdHead {
+  int64_t layer, page, group;
+  uint64_t pass;
+
+  bool operator==(const ColdHead &other) const {
+    return page == other.page && group == other.group && pass == other.pass;
+  }
+};
 
 class Expanded {
  public:
@@ -24,27 +35,38 @@ class Expanded {
   // Pages that were asked for before may be given up.
   void begin_stretch() { ++stretch_; }
 
-  // A head's page; `pass` is another whenever other numbers may be in the same place.
-  Page get(const Kernels &use, int bits, const uint8_t *keys, const uint8_t *values, int64_t number,
-           uint64_t pass) {
+  // A head's page, or its keys alone; `number` says where to look first.
+  Page get(const Kernels &use, const ds_model &model, const ColdHead &head, int64_t number,
+           bool with_values) {
     const int64_t n = int64_t(slots_.size());
     int64_t at = number % n;
-    while (slots_[size_t(at)].stretch == stretch_ && slots_[size_t(at)].keys != keys)
+    while (slots_[size_t(at)].stretch == stretch_ && !(slots_[size_t(at)].head == head))
       at = (at + 1) % n;
     Slot &slot = slots_[size_t(at)];
-    uint16_t *to = numbers_.data() + at * 2 * kPage * d_;
-    if (slot.keys != keys || slot.pass != pass) use.expand(keys, values, d_, bits, to, to + kPage * d_);
-    slot = {keys, pass, stretch_};
-    return {to, to + kPage * d_};
+    uint16_t *keys = numbers_.data() + at * 2 * kPage * d_, *values = keys + kPage * d_;
+    if (!(slot.head == head) || (with_values && !slot.has_values)) {
+      const Codes codes =
+          model.cold.codes(use, head.layer, head.page, head.group, with_values, record_);
+      if (codes.keys)
+        use.expand(codes.keys, codes.values, d_, model.cold.bits, keys, values);
+      else
+        std::fill_n(keys, 2 * kPage * d_, uint16_t{0});  // numbers, whatever is made of them
+      slot.has_values = with_values;
+    }
+    slot.head = head;
+    slot.stretch = stretch_;
+    return {keys, values};
   }
 
  private:
   struct Slot {
-    const uint8_t *keys = nullptr;
-    uint64_t pass = 0, stretch = 0;
+    ColdHead head{};
+    bool has_values = false;
+    uint64_t stretch = 0;
   };
   std::vector<Slot> slots_;
   std::vector<uint16_t> numbers_;
+  std::vector<uint8_t> record_;  // as it was read from a file
   int64_t d_ = 0;
   uint64_t stretch_ = 0;
 };

@@ -179,6 +179,7 @@ void run_layers(ds_model &model, const Batch &batch, float *x) {
     seal(model, use, int64_t(i), batch);
     mix_tokens(model, use, int64_t(i), batch);
     mix_hierarchically(model, use, int64_t(i), batch);
+    if (model.cold.has_failed()) return;
     multiply_and_add(model, use, layer.matrices[DS_O], model.mixed.data(), n, x);
     for (int64_t first = 0; first < n; first += kRowBlock)
       feed_forward(model, use, layer, x + first * model.d_model, std::min(kRowBlock, n - first));

@@ -43,6 +43,10 @@ int64_t Hierarch::turned_to(int64_t own, int64_t page) const {
   return is_beyond(own) ? distance - looked_from(distance) : 0;
 }
 
+void Hierarch::make_room(const Queries &q, Workspace &w) const {
+  if (has_cold(q.sequence)) w.expanded.reserve(kExpanded, model.d_head);
+}
+
 void Hierarch::turn(const Queries &q, int64_t moved, Workspace &w) const {
   const int64_t d = model.d_head;
   uint16_t *to = reserve(w.queries, kQueries * d);
@@ -78,7 +82,7 @@ void Hierarch::attend(const Queries &q, int64_t own, const std::vector<Place> &p
   work.d = d;
   work.scores = reserve(w.scores, kQueries * kStretch);
   work.weights = reserve(w.weights, kQueries * kStretch);
-  if (has_cold(q.sequence)) w.expanded.reserve(kExpanded, d);
+  make_room(q, w);
   int64_t *visible = reserve(w.visible, kQueries);
   work.visible = visible;
   float *part = reserve(w.part, kQueries * (d + 2));

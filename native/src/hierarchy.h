@@ -14,7 +14,7 @@ struct Place {
 struct Workspace {
   std::vector<float> sums, part, scores, turned, pooled, looks, votes;
   std::vector<const float *> rows;
-  std::vector<uint16_t> queries, weights, page;
+  std::vector<uint16_t> queries, weights;
   std::vector<int64_t> visible, order;
   Expanded expanded;
 };
@@ -57,6 +57,8 @@ struct Hierarch : Mixing {
     return std::clamp(batch.asks_from[s] - batch.lengths[s], int64_t{0}, batch.counts[s]);
   }
 
+  // For cold pages as a thread reads them.
+  void make_room(const Queries &q, Workspace &w) const;
   // Queries as if they stood `moved` pages earlier, into w.queries.
   void turn(const Queries &q, int64_t moved, Workspace &w) const;
   void turn(const float *query, int64_t moved, uint16_t *to, Workspace &w) const;

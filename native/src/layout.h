@@ -98,8 +98,10 @@ struct Kernels {
   // See cold.h.
   void (*seal)(const uint16_t *keys, const uint16_t *values, int64_t d, int bits,
                uint8_t *cold_keys, uint8_t *cold_values);
+  // Null values are left out.
   void (*expand)(const uint8_t *cold_keys, const uint8_t *cold_values, int64_t d, int bits,
                  uint16_t *keys, uint16_t *values);
+  uint32_t (*checksum)(const uint8_t *bytes, int64_t n);  // see checksum.h
 };
 
 // One weight of a tile as it is used in products, but for its row's factor.

@@ -70,20 +70,17 @@ struct Mixing {
   // A page as queries see it; what they have seen in a stretch stays until the next begins.
   Expanded::Page page_of(const Queries &q, int64_t page, Expanded &expanded) const {
     if (!is_cold(q, page)) return {keys(q, page), values(q, page)};
-    const Cache &cache = model.cold.cache;
-    const int64_t number = batch.cold[q.sequence][page];
-    return expanded.get(use, model.cold.bits, cache.place(cache.keys, layer, number, q.group),
-                        cache.place(cache.values, layer, number, q.group), page, pass);
+    return expanded.get(use, model, cold_head(q, page), page, true);
   }
 
-  // The keys of a page; cold ones are expanded into `room`.
-  const uint16_t *keys_of(const Queries &q, int64_t page, uint16_t *room) const {
+  // The same of its keys alone, which costs half.
+  const uint16_t *keys_of(const Queries &q, int64_t page, Expanded &expanded) const {
     if (!is_cold(q, page)) return keys(q, page);
-    const Cache &cache = model.cold.cache;
-    const int64_t number = batch.cold[q.sequence][page];
-    use.expand(cache.place(cache.keys, layer, number, q.group), nullptr, model.d_head,
-               model.cold.bits, room, nullptr);
-    return room;
+    return expanded.get(use, model, cold_head(q, page), page, false).keys;
+  }
+
+  ColdHead cold_head(const Queries &q, int64_t page) const {
+    return {layer, batch.cold[q.sequence][page], q.group, pass};
   }
 
   // Keys to ask memory for; null if they are to be expanded.

@@ -39,10 +39,10 @@ bool is_complete(const ds_model &model) {
 }
 
 // Whether a table has that many pages, all of which are there.
-bool are_pages(const int32_t *table, int64_t size, int64_t needed, const Cache &cache) {
+bool are_pages(const int32_t *table, int64_t size, int64_t needed, int64_t n_pages) {
   if (!table || needed > size) return false;
   for (int64_t i = 0; i < needed; ++i)
-    if (table[i] < 0 || table[i] >= cache.n_pages()) return false;
+    if (table[i] < 0 || table[i] >= n_pages) return false;
   return true;
 }
 
@@ -82,6 +82,38 @@ int set_pages(Cache &cache, const ds_pages *pages, int64_t head, bool has_values
   return DS_OK;
 }
 
+// Whether records of that many bytes fit between each other. Where the file ends is not asked: it is
+// found when it is read.
+bool good_file(const ds_page_file &f, int64_t record, int64_t n_layers, int64_t n_groups) {
+  if (f.fd < 0 || f.fd > INT32_MAX || f.held_bytes < 0 || f.n_blocks < 1 || f.block_pages < 1 ||
+      f.n_blocks > kMaxDimension || f.block_pages > kMaxDimension ||
+      f.n_blocks * f.block_pages > INT32_MAX)
+    return false;
+  const int64_t strides[] = {f.head_stride, f.page_stride, f.layer_stride, f.block_stride};
+  const int64_t counts[] = {n_groups, f.block_pages, n_layers, f.n_blocks};
+  int64_t end = 0;
+  for (int i = 0; i < 4; ++i) {
+    int64_t length;
+    if (strides[i] < record || __builtin_mul_overflow(strides[i], counts[i], &length) ||
+        __builtin_add_overflow(end, length, &end))
+      return false;
+  }
+  return true;
+}
+
+int check_tier(const ds_model *model, int bits, int64_t sink_pages, int64_t window_pages) {
+  if (!model) return DS_BAD_POINTER;
+  if (bits != 4 && bits != 8) return DS_BAD_ENUM;
+  const auto is_bad = [](int64_t n_pages) { return n_pages < 0 || n_pages > kMaxDimension; };
+  return is_bad(sink_pages) || is_bad(window_pages) ? DS_BAD_SHAPE : DS_OK;
+}
+
+void set_tier(Cold &cold, int bits, int64_t sink_pages, int64_t window_pages) {
+  cold.bits = bits;
+  cold.sink_pages = sink_pages;
+  cold.window_pages = window_pages;
+}
+
 int64_t pages_of(int64_t n_positions) { return (n_positions + kPage - 1) / kPage; }
 
 // Every page that a sequence reads or writes is there, and every position has a rotation.
@@ -97,8 +129,9 @@ bool good_pages(const ds_model &model, const Batch &batch, const int64_t *table_
     const int64_t sinks = has_cold ? std::min(cold.sink_pages, n_pages) : 0;
     const int64_t near = has_cold ? std::max(int64_t{0}, length / kPage - cold.window_pages) : 0;
     const int32_t *table = batch.pages[s];
-    if (!are_pages(table, table_sizes[s], sinks, model.cache) || near > table_sizes[s] ||
-        !are_pages(table + near, table_sizes[s] - near, n_pages - near, model.cache))
+    const int64_t n_there = model.cache.n_pages();
+    if (!are_pages(table, table_sizes[s], sinks, n_there) || near > table_sizes[s] ||
+        !are_pages(table + near, table_sizes[s] - near, n_pages - near, n_there))
       return false;
   }
   return true;
@@ -108,7 +141,7 @@ bool good_pages(const ds_model &model, const Batch &batch, const int64_t *table_
 bool good_cold(const ds_model &model, const Batch &batch, const int64_t *table_sizes) {
   for (int64_t s = 0; s < batch.n_sequences; ++s)
     if (batch.cold[s] && !are_pages(batch.cold[s], table_sizes[s],
-                                    (batch.lengths[s] + batch.counts[s]) / kPage, model.cold.cache))
+                                    (batch.lengths[s] + batch.counts[s]) / kPage, model.cold.n_pages()))
       return false;
   return true;
 }
@@ -119,7 +152,7 @@ bool good_memory(const ds_model &model, const Batch &batch, const int64_t *table
     if (!batch.memory[s]) continue;
     const int64_t n_pages = pages_of(batch.lengths[s] + batch.counts[s]);
     const int64_t needed = (n_pages + kCovered - 1) / kCovered;
-    if (!are_pages(batch.memory[s], table_sizes[s], needed, model.memory) ||
+    if (!are_pages(batch.memory[s], table_sizes[s], needed, model.memory.n_pages()) ||
         model.hierarchy.recalled_pages < 1)
       return false;
   }
@@ -219,26 +252,43 @@ int ds_model_set_memory(ds_model *model, const ds_pages *pages) {
 
 int ds_model_set_cold(ds_model *model, int bits, int64_t sink_pages, int64_t window_pages,
                       const ds_pages *pages) {
-  if (!model) return DS_BAD_POINTER;
-  if (bits != 4 && bits != 8) return DS_BAD_ENUM;
-  if (sink_pages < 0 || window_pages < 0 || sink_pages > kMaxDimension ||
-      window_pages > kMaxDimension)
-    return DS_BAD_SHAPE;
+  if (const int problem = check_tier(model, bits, sink_pages, window_pages)) return problem;
   const int problem = set_pages(model->cold.cache, pages, cold_bytes(bits, model->d_head), true);
   if (problem) return problem;
-  model->cold.bits = bits;
-  model->cold.sink_pages = sink_pages;
-  model->cold.window_pages = window_pages;
+  model->cold.file.reset();
+  set_tier(model->cold, bits, sink_pages, window_pages);
   return DS_OK;
 }
 
+int ds_model_set_cold_file(ds_model *model, int bits, int64_t sink_pages, int64_t window_pages,
+                           const ds_page_file *places) {
+  if (const int problem = check_tier(model, bits, sink_pages, window_pages)) return problem;
+  if (!places) return DS_BAD_POINTER;
+  const int64_t part = cold_bytes(bits, model->d_head);
+  if (!good_file(*places, 2 * (part + int64_t(sizeof(uint32_t))), int64_t(model->layers.size()),
+                 model->n_kv_heads))
+    return DS_BAD_SHAPE;
+  std::unique_ptr<PageFile> file = PageFile::open(*places, part, model->cold.file.get());
+  if (!file) return DS_IO;
+  model->cold.file = std::move(file);
+  model->cold.cache = {};
+  set_tier(model->cold, bits, sink_pages, window_pages);
+  return DS_OK;
+}
+
+int ds_model_disk_error(const ds_model *model) {
+  return model && model->cold.file ? model->cold.file->error() : 0;
+}
+
 int ds_model_expand(ds_model *model, int64_t cold_page, int64_t page) {
-  if (!model || model->cold.cache.keys.empty() || model->cache.keys.empty()) return DS_BAD_POINTER;
-  if (cold_page < 0 || cold_page >= model->cold.cache.n_pages() || page < 0 ||
+  if (!model || !model->cold.n_pages() || !model->cache.n_pages()) return DS_BAD_POINTER;
+  if (cold_page < 0 || cold_page >= model->cold.n_pages() || page < 0 ||
       page >= model->cache.n_pages())
     return DS_BAD_SHAPE;
+  PageFile *file = model->cold.file.get();
+  if (file) file->begin_pass();
   expand(*model, cold_page, page);
-  return DS_OK;
+  return file ? file->problem() : DS_OK;
 }
 
 int ds_model_set_hierarchy(ds_model *model, const ds_hierarchy *h) {
@@ -269,7 +319,7 @@ int ds_model_forward(ds_model *model, const ds_batch *b, float *x) {
     return DS_BAD_SHAPE;
   Batch batch{b->n_sequences, 0,       b->counts, b->lengths, b->tables, b->memory_tables,
               b->cold_tables, b->asks_from};
-  if (batch.cold && (!b->cold_sizes || model->cold.cache.keys.empty())) return DS_BAD_POINTER;
+  if (batch.cold && (!b->cold_sizes || !model->cold.n_pages())) return DS_BAD_POINTER;
   if (!good_pages(*model, batch, b->table_sizes)) return DS_BAD_SHAPE;
   if (batch.memory && (!b->memory_sizes || model->memory.keys.empty())) return DS_BAD_POINTER;
   if (batch.memory && !good_memory(*model, batch, b->memory_sizes)) return DS_BAD_SHAPE;
@@ -277,13 +327,15 @@ int ds_model_forward(ds_model *model, const ds_batch *b, float *x) {
   for (int64_t s = 0; s < b->n_sequences; ++s) batch.n_rows += b->counts[s];
   if (batch.n_rows > kMaxRows) return DS_BAD_SHAPE;
   if (b->token_ids && !good_tokens(*model, b->token_ids, batch.n_rows)) return DS_BAD_VALUE;
+  PageFile *file = model->cold.file.get();
+  if (file) file->begin_pass();
   try {
     if (b->token_ids) embed(*model, batch.n_rows, b->token_ids, x);
     run_layers(*model, batch, x);
   } catch (const std::bad_alloc &) {
     return DS_NO_MEMORY;
   }
-  return DS_OK;
+  return file ? file->problem() : DS_OK;
 }
 
 int ds_model_head(ds_model *model, int64_t n_rows, const float *x, float *logits) {

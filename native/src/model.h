@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "layout.h"
+#include "page_file.h"
 
 namespace ds {
 
@@ -74,23 +75,37 @@ struct Cache {
   }
 };
 
-// Which pages queries see in codes (cold.h): those before their window, but for the first ones.
-struct Cold {
-  int bits = 0;
-  int64_t sink_pages = 0, window_pages = 0;
-  Cache cache;
-
-  bool hides(int64_t page, int64_t own) const {
-    return page >= sink_pages && page < own - window_pages;
-  }
-};
-
 // At least that much working memory; what is there already is kept.
 template <typename T>
 T *reserve(std::vector<T> &memory, int64_t n) {
   if (memory.size() < size_t(n)) memory.resize(size_t(n));
   return memory.data();
 }
+
+// Codes of a head's page (cold.h).
+struct Codes {
+  const uint8_t *keys, *values;
+};
+
+// Which pages queries see in codes: those before their window, but for the first ones.
+struct Cold {
+  int bits = 0;
+  int64_t sink_pages = 0, window_pages = 0;
+  Cache cache;                     // in memory, or
+  std::unique_ptr<PageFile> file;  // in a file
+
+  int64_t n_pages() const { return file ? file->n_pages() : cache.n_pages(); }
+  bool has_failed() const { return file && file->problem(); }
+
+  // Those of a page, or of its keys alone; from a file, they are put into `record`. All null if they
+  // could not be read, which the file remembers.
+  Codes codes(const Kernels &use, int64_t layer, int64_t page, int64_t group, bool with_values,
+              std::vector<uint8_t> &record) const;
+
+  bool hides(int64_t page, int64_t own) const {
+    return page >= sink_pages && page < own - window_pages;
+  }
+};
 
 }  // namespace ds
 
@@ -130,7 +145,7 @@ void mix_hierarchically(ds_model &model, const Kernels &use, int64_t layer, cons
 void remember(ds_model &model, const Kernels &use, int64_t layer, const Batch &batch);
 // Write the cold form of the pages that new tokens complete.
 void seal(ds_model &model, const Kernels &use, int64_t layer, const Batch &batch);
-// Make a page of all layers from its cold form.
+// Make a page of all layers from its cold form, unless that cannot be read.
 void expand(ds_model &model, int64_t cold_page, int64_t page);
 
 // How many of a sequence's new tokens see all that came before: those of its first pages.

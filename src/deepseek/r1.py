@@ -53,6 +53,7 @@ class R1Model:
         context_window: int | None = None,
         attention: "AttentionMode" = "auto",
         kv_dtype: "KVDtype" = "bfloat16",
+        kv_disk: str | Path | None = None,
         device: str = "auto",
         dtype: str = "auto",
         threads: int | None = None,
@@ -73,6 +74,8 @@ class R1Model:
             kv_dtype: `bfloat16`; with `int8` or `int4`, keys and values behind the last tokens are
                 kept in so many bits, which takes a half or a third of the memory. Needs quantised
                 weights on a CPU; others are kept in what they are computed in.
+            kv_disk: A folder for a file that holds what is in 8 or 4 bits, instead of memory (on
+                Linux). It has no name and is gone when the model is, or the process.
             device: `auto`, `cpu` or `cuda`.
             dtype: `int8`, `bfloat16`, `float16`, `float32`, or `auto`: quantised weights stay so
                 and are multiplied in 8 bits by the native kernels, others as suits the machine.
@@ -96,6 +99,7 @@ class R1Model:
             context_window=context_window,
             attention=attention,
             kv_dtype=kv_dtype,
+            kv_disk=kv_disk,
             device=device,
             dtype=dtype,
             threads=threads,

@@ -5,6 +5,7 @@ import random
 import pytest
 import torch
 
+from deepseek.core.errors import RequestError
 from deepseek.model.pages import BLOCK, GONE, ColdPages, PagedSequence, PagePool
 from deepseek.ops.cold import ColdTier
 from deepseek.ops.hierarchical import PAGE
@@ -87,13 +88,18 @@ class Tiered:
         self.hot, self.cold = PagePool(config), PagePool(config, bits=8)
         self.memory = PagePool(config, has_values=False)
         self.n_expanded = 0
+        self.n_left = 1_000
+        """How many pages are expanded before one cannot be."""
 
     def sequence(self) -> PagedSequence:
         cold = ColdPages(pool=self.cold, tier=TIER, expand=self._expand)
         return PagedSequence(self.hot, self.memory, cold)
 
     def _expand(self, cold_page: int, page: int) -> None:
+        if self.n_left == 0:
+            raise RequestError("it cannot be read")
         self.n_expanded += 1
+        self.n_left -= 1
         for place in range(PAGE):
             token = int(number_at(self.cold, cold_page, place))
             number_at(self.hot, page, place).fill_(token)
@@ -177,6 +183,26 @@ def test_pages_behind_window_and_slack_are_given_back() -> None:
     fork.release()
     sequence.release()
     assert (pools.hot.n_used, pools.cold.n_used) == (0, 0)
+
+
+def test_pages_that_cannot_be_made_from_their_cold_form() -> None:
+    """A fork is not made then, and what is cut is empty; no page is lost either way."""
+    pools = Tiered()
+    sequence = pools.sequence()
+    for _ in range(7):
+        pools.write(sequence, [3] * 3 * PAGE)
+    used = pools.hot.n_used, pools.cold.n_used, pools.memory.n_used
+    pools.n_left = 1
+    with pytest.raises(RequestError, match="cannot be read"):
+        sequence.fork(9 * PAGE)
+    assert (pools.hot.n_used, pools.cold.n_used, pools.memory.n_used) == used
+    assert sequence.length == 21 * PAGE
+    with pytest.raises(RequestError, match="cannot be read"):
+        sequence.truncate(9 * PAGE)
+    assert sequence.length == 0
+    assert (pools.hot.n_used, pools.cold.n_used, pools.memory.n_used) == (0, 0, 0)
+    pools.write(sequence, [5] * 100)
+    pools.check(sequence, [5] * 100)
 
 
 def test_pools_grow_without_moving_anything() -> None:

@@ -46,6 +46,13 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         help="how keys and values behind the last tokens are kept (default: %(default)s); int8 "
         "and int4 take a half and a third of the memory, and need quantised weights on a CPU",
     )
+    group.add_argument(
+        "--kv-disk",
+        type=Path,
+        metavar="DIR",
+        help="with int8 or int4: keep these keys and values in a file in this folder instead of "
+        "memory; the file has no name there and is gone when the program ends, however it ends",
+    )
 
 
 def add_context_option(parser: argparse.ArgumentParser) -> None:
@@ -114,6 +121,7 @@ def open_model(
             context_window=args.context_window,
             attention=args.attention,
             kv_dtype=args.kv_dtype,
+            kv_disk=args.kv_disk,
             device=args.device,
             dtype=args.dtype,
             threads=args.threads,

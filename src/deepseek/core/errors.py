@@ -4,6 +4,8 @@ The command line prints `error: <message>` and `hint: <hint>` and exits with sta
 a program catches `DeepSeekError` or one of its kinds. Bugs stay ordinary exceptions.
 """
 
+import os
+
 
 class DeepSeekError(Exception):
     """Base of all errors meant for people: what is wrong, and what to do next."""
@@ -35,6 +37,27 @@ class TokenizerError(DeepSeekError):
 
 class RequestError(DeepSeekError):
     """A generation request is invalid: empty prompt, too long, parameters out of range."""
+
+
+class DiskError(RequestError):
+    """Keys and values that were moved to a disk cannot be read or written; ask again."""
+
+    @classmethod
+    def failed(cls, number: int | None) -> "DiskError":
+        """Of a system call, with the system's number of the error, if it has one."""
+        reason = f": {os.strerror(number)}" if number else ""
+        return cls(
+            f"keys and values on the disk cannot be read or written{reason}",
+            "make sure of the disk and its free space; asked again, the text is read anew",
+        )
+
+    @classmethod
+    def damaged(cls) -> "DiskError":
+        """What is there is not what was written."""
+        return cls(
+            "keys and values on the disk are damaged",
+            "asked again, the text is read anew; check the disk, or do without kv_disk (--kv-disk)",
+        )
 
 
 class ContextError(DeepSeekError):

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from deepseek.core.errors import RequestError
+from deepseek.core.errors import DiskError, RequestError
 from deepseek.core.llm import Completion, Delta, Prompt, SamplingParams, Score, ScoreRequest
 from deepseek.engine import batch, context
 from deepseek.engine.answer import Answer
@@ -267,7 +267,10 @@ class Engine:
 
     @contextlib.contextmanager
     def _turn(self) -> Iterator[None]:
-        """Wait until no other request runs. Waiting for one's own would never end."""
+        """Wait until no other request runs. Waiting for one's own would never end.
+
+        What cannot be read back from a disk is forgotten, so that the next request reads it anew.
+        """
         if self._served == threading.get_ident():
             raise RequestError(
                 "an earlier answer is still being streamed", "read it to its end or close it first"
@@ -276,6 +279,9 @@ class Engine:
             self._served = threading.get_ident()
             try:
                 yield
+            except DiskError:
+                self.runner.rewind(0)
+                raise
             finally:
                 self._served = None
 

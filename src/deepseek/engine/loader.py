@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 
@@ -52,6 +53,7 @@ def load_engine(
     context_window: int | None = None,
     attention: AttentionMode = "auto",
     kv_dtype: KVDtype = "bfloat16",
+    kv_disk: str | Path | None = None,
     device: str = "auto",
     dtype: str = "auto",
     threads: int | None = None,
@@ -68,7 +70,7 @@ def load_engine(
         CheckpointError: The weights are damaged.
         TokenizerError: The checkpoint's vocabulary or template is invalid.
     """
-    tier = choose_tier(kv_dtype)
+    tier = choose_tier(kv_dtype, kv_disk)
     compute = choose_compute(device, dtype, threads)
     checkpoint = ensure(name, on_pull)
     reset_peak()

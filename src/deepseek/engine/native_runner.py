@@ -43,7 +43,7 @@ class NativeRunner(Runner):
 
     @property
     def tier_bytes(self) -> dict[str, int]:
-        """Bytes reserved for `hot` and `cold` keys and values and for `memory nodes`."""
+        """Bytes reserved by kind, as in `Runner`."""
         return self.decoder.tier_bytes
 
     @property

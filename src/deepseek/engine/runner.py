@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
+from deepseek.core.errors import RequestError
 from deepseek.core.llm import Attended
 from deepseek.model.budget import Budget
 from deepseek.model.context_file import PageTable
@@ -84,12 +85,13 @@ class Runner(ABC):
     @property
     @abstractmethod
     def tier_bytes(self) -> dict[str, int]:
-        """Bytes reserved for `hot` and `cold` keys and values and for `memory nodes`."""
+        """Bytes reserved for `hot` and `cold` keys and values, in memory or on a `disk`, and for
+        `memory nodes`."""
 
     @property
     def cache_bytes(self) -> int:
-        """Bytes of all tiers."""
-        return sum(self.tier_bytes.values())
+        """Bytes of all tiers in memory."""
+        return sum(size for kind, size in self.tier_bytes.items() if kind != "disk")
 
     @property
     @abstractmethod
@@ -282,8 +284,16 @@ class Runner(ABC):
         return self._append(list(token_ids), last=len(token_ids))
 
     def rewind(self, n_tokens: int) -> None:
-        """Forget everything after the first `n_tokens`."""
-        self._truncate(n_tokens)
+        """Forget everything after the first `n_tokens`.
+
+        Raises:
+            RequestError: What they see cannot be read back; then everything is forgotten.
+        """
+        try:
+            self._truncate(n_tokens)
+        except RequestError:
+            self.tokens.clear()
+            raise
         del self.tokens[n_tokens:]
 
     def _append(self, token_ids: list[int], last: int) -> Tensor:

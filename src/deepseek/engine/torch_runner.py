@@ -51,7 +51,7 @@ class TorchRunner(Runner):
         """Bytes reserved for `hot` keys and values and for `memory nodes`; nothing is `cold`."""
         cache = self._cache
         n_memory = cache.node_bytes if isinstance(cache, HierarchicalCache) else 0
-        return {"hot": cache.n_bytes - n_memory, "cold": 0, "memory nodes": n_memory}
+        return {"hot": cache.n_bytes - n_memory, "cold": 0, "disk": 0, "memory nodes": n_memory}
 
     @property
     def tables(self) -> Sequence[PageTable]:

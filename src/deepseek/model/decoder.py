@@ -10,6 +10,8 @@ from jaxtyping import Float32, Int32
 from torch import Tensor
 
 from deepseek.model.block import Block
+from deepseek.model.config import ModelConfig
+from deepseek.model.disk import DiskPool
 from deepseek.model.linear import Linear
 from deepseek.model.pages import ColdPages, PagedSequence, PagePool
 from deepseek.model.transformer import Transformer
@@ -46,7 +48,7 @@ class NativeDecoder:
             PagePool(config, has_values=False, most=most[1]) if hierarchy is not None else None
         )
         self.tier = tier
-        self.cold = PagePool(config, bits=tier.bits) if tier is not None else None
+        self.cold = None if tier is None else _cold_pool(config, tier)
         self._native = NativeModel(
             Shape(
                 n_layers=config.n_layers,
@@ -82,10 +84,14 @@ class NativeDecoder:
 
     @property
     def tier_bytes(self) -> dict[str, int]:
-        """Bytes reserved for keys and values as they are, in 8 or 4 bits, and memory nodes."""
+        """Bytes reserved for keys and values as they are, in 8 or 4 bits (in memory, or on a disk),
+        and for memory nodes."""
+        n_cold = 0 if self.cold is None else self.cold.n_bytes
+        is_on_disk = isinstance(self.cold, DiskPool)
         return {
             "hot": self.pool.n_bytes,
-            "cold": 0 if self.cold is None else self.cold.n_bytes,
+            "cold": 0 if is_on_disk else n_cold,
+            "disk": n_cold if is_on_disk else 0,
             "memory nodes": 0 if self.memory is None else self.memory.n_bytes,
         }
 
@@ -124,9 +130,11 @@ class NativeDecoder:
             self._native.set_cache(self.pool.pages)
         if self.memory is not None and self._native.memory is not self.memory.pages:
             self._native.set_memory(self.memory.pages)
-        if self.cold is not None and self._native.cold is not self.cold.pages:
+        if self.cold is not None:
             assert self.tier is not None
-            self._native.set_cold(self.cold.pages, self.tier)
+            places = self.cold.file if isinstance(self.cold, DiskPool) else self.cold.pages
+            if self._native.cold is not places:
+                self._native.set_cold(places, self.tier)
 
     def _expand(self, cold_page: int, page: int) -> None:
         self._show_pages()
@@ -142,6 +150,12 @@ class NativeDecoder:
     def logits(self, hidden: Float32[Tensor, "T D"]) -> Float32[Tensor, "T V"]:
         """Logits for the token after each hidden state."""
         return self._native.logits(hidden, self._model.config.vocab_size)
+
+
+def _cold_pool(config: ModelConfig, tier: ColdTier) -> PagePool:
+    if tier.folder is None:
+        return PagePool(config, bits=tier.bits)
+    return DiskPool(config, bits=tier.bits, folder=tier.folder)
 
 
 def can_decode(model: Transformer) -> bool:

@@ -94,8 +94,7 @@ class PagePool:
         if self._users[page] == 1:
             return page
         copy = self.take()
-        for to, there in zip(self.pages.of(copy), self.pages.of(page), strict=True):
-            to.copy_(there)
+        self._copy(page, copy)
         self.give_back(page)
         return copy
 
@@ -137,11 +136,20 @@ class PagePool:
                 f"all {had:,} pages of memory are in use, and the memory budget allows no more",
                 "ask fewer or shorter prompts at once, or give a larger memory budget",
             )
+        self._reserve()
+        self._users += [0] * (size - had)
+        self._free += range(size - 1, had - 1, -1)
+
+    def _reserve(self) -> None:
+        """Make a block."""
         keys = torch.empty(self._shape, dtype=self._dtype)
         values = (torch.empty_like(keys),) if self._has_values else ()
         self.pages = Pages(keys=(*self.pages.keys, keys), values=(*self.pages.values, *values))
-        self._users += [0] * (size - had)
-        self._free += range(size - 1, had - 1, -1)
+
+    def _copy(self, page: int, to: int) -> None:
+        """Make one page like another."""
+        for place, there in zip(self.pages.of(to), self.pages.of(page), strict=True):
+            place.copy_(there)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,16 +192,18 @@ class PagedSequence:
         """A sequence that begins with the first `length` tokens of this one.
 
         Where this one has given pages back that the fork needs, it gets them from their cold form.
+
+        Raises:
+            RequestError: They cannot be made.
         """
         assert 0 <= length <= self.length
         fork = PagedSequence(self._keys.pool)
         fork._keys = self._keys.fork(length)
         fork._memory = None if self._memory is None else self._memory.fork(length)
         fork._cold_pages = self._cold_pages
-        if self._cold is not None:
-            self._restore(fork._keys, length)
-            fork._cold = self._cold.fork(length // PAGE * PAGE)
+        fork._cold = None if self._cold is None else self._cold.fork(length)
         fork.length, fork.asks_from = length, self.asks_from
+        fork._restore(length)
         return fork
 
     def extend(self, n_tokens: int) -> NewTokens:
@@ -233,29 +243,34 @@ class PagedSequence:
 
         Raises:
             ValueError: There are fewer.
+            RequestError: They cannot be made; then the sequence is empty.
         """
         if not 0 <= length <= self.length:
             raise ValueError(f"cannot truncate {self.length} tokens to {length}")
         self._keys.truncate(length)
         if self._memory is not None:
             self._memory.truncate(length)
-        if self._cold is not None:
-            self._restore(self._keys, length)
-            self._cold.truncate(length // PAGE * PAGE)
         self.length = length
+        self._restore(length)
 
     def release(self) -> None:
         """Give all pages back."""
         self.truncate(0)
 
-    def _restore(self, keys: "Table", length: int) -> None:
+    def _restore(self, length: int) -> None:
         """Make sure of the pages that tokens after the first `length` see as they are."""
-        assert self._cold is not None
-        assert self._cold_pages is not None
-        for page in range(self._cold_pages.tier.window_start(length // PAGE), len(keys.pages)):
-            if keys.pages[page] == GONE:
-                keys.pages[page] = keys.pool.take()
-                self._cold_pages.expand(self._cold.pages[page], keys.pages[page])
+        if self._cold is None or self._cold_pages is None:
+            return
+        pages = self._keys.pages
+        try:
+            for place in range(self._cold_pages.tier.window_start(length // PAGE), len(pages)):
+                if pages[place] == GONE:
+                    pages[place] = self._keys.pool.take()
+                    self._cold_pages.expand(self._cold.pages[place], pages[place])
+        except RequestError:
+            self.release()
+            raise
+        self._cold.truncate(length // PAGE * PAGE)
 
 
 class Table:

@@ -11,6 +11,7 @@ this is its reference.
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -40,6 +41,8 @@ class ColdTier:
     slack: int = 2_048
     """Positions before the window that are kept as they are, too: so far a sequence can be cut
     and goes on as if nothing had happened."""
+    folder: Path | None = None
+    """Where a file keeps what is in fewer bits; None: memory."""
 
     def __post_init__(self) -> None:
         for name in ("sinks", "window", "slack"):
@@ -72,16 +75,23 @@ class ColdTier:
         return torch.cat(parts, -2)
 
 
-def choose_tier(kv_dtype: str) -> ColdTier | None:
-    """Which positions are kept in fewer bits; None: none.
+def choose_tier(kv_dtype: str, kv_disk: str | Path | None = None) -> ColdTier | None:
+    """Which positions are kept in fewer bits, and where; None: none.
 
     Raises:
-        ConfigError: There is no such number format.
+        ConfigError: There is no such number format, or none that goes to a disk.
     """
     if kv_dtype not in BITS:
         raise ConfigError(f"keys and values cannot be kept in {kv_dtype}", f"use {', '.join(BITS)}")
     bits = BITS[kv_dtype]
-    return None if bits is None else ColdTier(bits=bits)
+    if bits is None:
+        if kv_disk is not None:
+            raise ConfigError(
+                f"keys and values in {kv_dtype} are not kept on a disk",
+                "use kv_dtype (--kv-dtype) int8 or int4 with it",
+            )
+        return None
+    return ColdTier(bits=bits, folder=None if kv_disk is None else Path(kv_disk))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

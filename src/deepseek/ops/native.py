@@ -41,7 +41,11 @@ PROBLEMS = (
     "its memory is not aligned",
     "its format is unknown",
     "there is not enough memory",
+    "its file cannot be read or written",
+    "its file is damaged",
 )
+IO, DAMAGED = 6, 7
+"""Of `PROBLEMS`, those of files."""
 
 
 @functools.cache
@@ -231,6 +235,8 @@ def _declared(found: ctypes.CDLL) -> ctypes.CDLL:
     found.ds_allocate.restype = pointer
     found.ds_release.argtypes = [pointer]
     found.ds_release.restype = None
+    found.ds_checksum.argtypes = [pointer, size]
+    found.ds_checksum.restype = ctypes.c_uint32
     found.ds_pack.argtypes = [integer, size, size, integer, size, size, *[pointer] * 5]
     found.ds_unpack.argtypes = [integer, size, size, size, size, pointer, pointer]
     found.ds_matmul.argtypes = [

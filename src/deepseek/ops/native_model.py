@@ -10,10 +10,12 @@ import torch
 from jaxtyping import Float32, Int32
 from torch import Tensor
 
+from deepseek.core.errors import DiskError
 from deepseek.ops import native
 from deepseek.ops.cold import ColdTier, page_bytes
 from deepseek.ops.hierarchical import NEVER, PAGE, Hierarchy
 from deepseek.ops.native import PROBLEMS, NativeMatrix
+from deepseek.ops.page_file import PageFile
 from deepseek.ops.rope import rope_table
 
 
@@ -90,7 +92,7 @@ class NativeModel:
         """Positions that have a rotation."""
         self._pages: Pages | None = None
         self._memory: Pages | None = None
-        self._cold: Pages | None = None
+        self._cold: Pages | PageFile | None = None
         self._trace: Tensor | None = None
         self.has_embedding = False
         self._handle = self._library.ds_model_new(
@@ -162,16 +164,23 @@ class NativeModel:
         _check(self._library.ds_model_set_memory(self._handle, _described(pages)), "memory nodes")
         self._memory = pages
 
-    def set_cold(self, pages: Pages, tier: ColdTier) -> None:
+    def set_cold(self, pages: Pages | PageFile, tier: ColdTier) -> None:
         """Say where cold pages are, and what is seen of them.
 
+        Args:
+            pages: In memory, or in a file: once more when that has grown.
+            tier: What is seen so.
+
         Raises:
-            ValueError: The tensors are too small for that.
+            ValueError: The tensors are too small for that, or no such file can be read here.
         """
-        self._check_pages(pages, page_bytes(tier.bits, self.shape.d_head), dtype=torch.uint8)
         sizes = tier.bits, tier.sinks // PAGE, tier.window // PAGE
-        problem = self._library.ds_model_set_cold(self._handle, *sizes, _described(pages))
-        _check(problem, "cold pages")
+        if isinstance(pages, PageFile):
+            set_them, described = self._library.ds_model_set_cold_file, pages.describe()
+        else:
+            self._check_pages(pages, page_bytes(tier.bits, self.shape.d_head), dtype=torch.uint8)
+            set_them, described = self._library.ds_model_set_cold, _described(pages)
+        _check(set_them(self._handle, *sizes, described), "cold pages")
         self._cold = pages
 
     def expand(self, cold_page: int, page: int) -> None:
@@ -179,8 +188,11 @@ class NativeModel:
 
         Raises:
             ValueError: One of them is not there.
+            DiskError: The cold page cannot be read.
         """
-        _check(self._library.ds_model_expand(self._handle, cold_page, page), "a cold page")
+        self._check_pass(
+            self._library.ds_model_expand(self._handle, cold_page, page), "a cold page"
+        )
 
     def set_hierarchy(self, hierarchy: Hierarchy) -> None:
         """Say what sequences with memory nodes see."""
@@ -221,7 +233,7 @@ class NativeModel:
         return self._memory
 
     @property
-    def cold(self) -> Pages | None:
+    def cold(self) -> Pages | PageFile | None:
         """Where cold pages are."""
         return self._cold
 
@@ -244,6 +256,7 @@ class NativeModel:
 
         Raises:
             ValueError: Something does not fit together.
+            DiskError: Cold pages cannot be read or written. No new token counts then.
         """
         n_tokens = sum(s.count for s in sequences)
         if (token_ids is None) == (embeddings is None):
@@ -276,7 +289,7 @@ class NativeModel:
             _sizes([s.asks_from for s in sequences]),
         )
         problem = self._library.ds_model_forward(self._handle, ctypes.byref(batch), x.data_ptr())
-        _check(problem, "a forward pass")
+        self._check_pass(problem, "a forward pass")
         return x
 
     def logits(self, x: Float32[Tensor, "T D"], vocab_size: int) -> Float32[Tensor, "T V"]:
@@ -289,6 +302,13 @@ class NativeModel:
             )
             _check(problem, "logits")
         return out
+
+    def _check_pass(self, problem: int, what: str) -> None:
+        if problem == native.IO:
+            raise DiskError.failed(self._library.ds_model_disk_error(self._handle))
+        if problem == native.DAMAGED:
+            raise DiskError.damaged()
+        _check(problem, what)
 
     def _check_pages(
         self,
@@ -372,6 +392,8 @@ def library() -> ctypes.CDLL:
     found.ds_model_set_rope.argtypes = [pointer, size, *[pointer] * 4]
     found.ds_model_set_memory.argtypes = [pointer, pointer]
     found.ds_model_set_cold.argtypes = [pointer, integer, size, size, pointer]
+    found.ds_model_set_cold_file.argtypes = [pointer, integer, size, size, pointer]
+    found.ds_model_disk_error.argtypes = [pointer]
     found.ds_model_expand.argtypes = [pointer, size, size]
     found.ds_model_set_hierarchy.argtypes = [pointer, pointer]
     found.ds_model_trace.argtypes = [pointer, pointer]
