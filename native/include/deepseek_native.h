@@ -127,7 +127,7 @@ typedef struct ds_hierarchy {
   int64_t n_dense;
   int64_t n_reach; /* positions beyond which recalled pages are moved up to the window */
   float fusion;    /* how much of a layer's votes the next layer takes over; 0: nothing */
-  int64_t pooled_pages;  /* between, beyond which queries that choose together look with their mean */
+  int64_t looked_pages;  /* most whose memory nodes are looked at by each token that reads */
   int64_t scanned_pages; /* most whose keys are looked at by a token that asks */
 } ds_hierarchy;
 

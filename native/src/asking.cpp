@@ -53,10 +53,12 @@ void Asking::see_near(Asked &a, Workspace &w) {
     w.rows.push_back(h.query(a, r));
     mass[r] = sum.largest[r] + std::log(sum.total[r]);
   }
-  const float *looks = h.look(a, a.page, w.rows.data(), a.n_rows, mass, w);
+  const std::vector<int64_t> all = h.memory_pages(a.page);
+  const float *looks = h.look(a, a.page, all, w.rows.data(), a.n_rows, mass, w);
+  const int64_t skipped = h.between(a.page, all, w), width = int64_t(all.size()) * kCovered;
   w.votes.assign(size_t(n), 0.0f);
   for (int64_t r = 0; r < a.n_rows; ++r)
-    h.use.count(looks + r * h.n_memory(a.page) * kCovered, n, w.votes.data());
+    h.use.count(looks + r * width + skipped, n, w.votes.data());
   for (float &votes : w.votes) votes /= float(a.n_rows);
   h.choose(a, most, w);
   a.looked_at = w.order;
@@ -97,6 +99,7 @@ void Asking::recall(const Asked &a, int64_t token, Workspace &w) {
     w.votes.assign(size_t(n_between), 0.0f);
     for (int64_t i = 0; i < n; ++i)
       w.votes[size_t(a.looked_at[size_t(i)])] = votes[i] / float(heads);
+    w.order = a.looked_at;
     chosen = h.chosen({q, a.page, a.number + token}, w);
   }
   h.trace(q, chosen);

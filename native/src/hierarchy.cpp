@@ -114,10 +114,28 @@ void Hierarch::attend(const Queries &q, int64_t own, const std::vector<Place> &p
   }
 }
 
-const float *Hierarch::look(const Queries &q, int64_t page, const float *const *rows,
+std::vector<int64_t> Hierarch::memory_pages(int64_t page) const {
+  const int64_t first = sinks_end(page) / kCovered;
+  std::vector<int64_t> all(size_t((window_start(page) + kCovered - 1) / kCovered - first));
+  std::iota(all.begin(), all.end(), first);
+  return all;
+}
+
+int64_t Hierarch::between(int64_t page, const std::vector<int64_t> &memory_pages,
+                          Workspace &w) const {
+  const int64_t first = sinks_end(page), last = window_start(page);
+  w.order.clear();
+  for (const int64_t m : memory_pages)
+    for (int64_t p = std::max(first, m * kCovered); p < std::min(last, (m + 1) * kCovered); ++p)
+      w.order.push_back(p - first);
+  return std::max(int64_t{0}, first - memory_pages[0] * kCovered);
+}
+
+const float *Hierarch::look(const Queries &q, int64_t page,
+                            const std::vector<int64_t> &memory_pages, const float *const *rows,
                             int64_t n_rows, const float *mass, Workspace &w) const {
-  const int64_t d = model.d_head, begin = sinks_end(page) / kCovered;
-  const int64_t n = n_memory(page), width = n * kCovered;
+  const int64_t d = model.d_head;
+  const int64_t n = int64_t(memory_pages.size()), width = n * kCovered;
   float *looks = reserve(w.looks, n_rows * width);
   float *scores = reserve(w.scores, kQueries * kStretch);
   uint16_t *queries = reserve(w.queries, kQueries * d);
@@ -125,40 +143,37 @@ const float *Hierarch::look(const Queries &q, int64_t page, const float *const *
     const int64_t count = std::min(kQueries, n_rows - first);
     int64_t moved = -1;
     for (int64_t m = 0; m < n; ++m) {
-      const int64_t wanted = turned_to(page, (begin + m) * kCovered);
+      const int64_t at = memory_pages[size_t(m)], wanted = turned_to(page, at * kCovered);
       for (int64_t r = 0; wanted != moved && r < count; ++r)
         turn(rows[first + r], wanted, queries + r * d, w);
       moved = wanted;
-      const int64_t number = batch.memory[q.sequence][begin + m];
+      const int64_t number = batch.memory[q.sequence][at];
       use.compare(queries, count, d, model.memory.key_page(layer, number, q.group), scores, kPage);
       use.weigh_nodes(scores, count, mass + first, looks + first * width + m * kCovered, width);
     }
   }
-  return looks + sinks_end(page) - begin * kCovered;
+  return looks;
 }
 
 // A block's votes with a part of those of the layer before, which had a part of its predecessor's,
 // and so on.
 const float *Hierarch::fuse(const Block &block, const Workspace &w) const {
   const int64_t groups = model.n_kv_heads, n_pages = model.fusion_pages;
-  const int64_t first = sinks_end(block.page), last = window_start(block.page);
-  const int64_t place = block.number * groups * n_pages;
+  const int64_t first = sinks_end(block.page), n = n_between(block.page);
+  const int64_t place = block.number * groups * n_pages + first;
   float *mine = model.fused[layer % 2].data() + place + block.group * n_pages;
-  for (int64_t p = first; p < last; ++p) {
-    float before = 0.0f;
-    if (layer > 0)
-      for (int64_t g = 0; g < groups; ++g)
-        before += model.fused[(layer + 1) % 2][size_t(place + g * n_pages + p)];
-    mine[p] = w.votes[size_t(p - first)] + settings().fusion * before / float(groups);
+  std::copy_n(w.votes.data(), n, mine);
+  const float part = settings().fusion / float(groups);
+  for (int64_t g = 0; layer > 0 && g < groups; ++g) {
+    const float *before = model.fused[(layer + 1) % 2].data() + place + g * n_pages;
+    for (int64_t p = 0; p < n; ++p) mine[p] += part * before[p];
   }
-  return mine + first;
+  return mine;
 }
 
 // Half of them a layer's own votes choose; the other half those of all layers up to it, which know
 // better what is asked for when much looks alike.
 void Hierarch::choose(const Block &block, int64_t n, Workspace &w) const {
-  w.order.resize(size_t(n_between(block.page)));
-  std::iota(w.order.begin(), w.order.end(), int64_t{0});
   const bool is_fused = settings().fusion != 0.0f;
   const int64_t n_own = is_fused ? n / 2 : n;
   prefer(0, n_own, w.votes.data(), w);
@@ -220,7 +235,7 @@ void remember(ds_model &model, const Kernels &use, int64_t layer, const Batch &b
         const int64_t page = first + i / model.n_kv_heads, group = i % model.n_kv_heads;
         const int64_t number = batch.memory[s][page / kCovered];
         use.summarise(model.cache.key_page(layer, batch.pages[s][page], group), model.d_head,
-                      page % kCovered * kPerPage, model.memory.key_page(layer, number, group));
+                      page % kCovered, model.memory.key_page(layer, number, group));
       }
     });
   }

@@ -68,16 +68,17 @@ struct Hierarch : Mixing {
   // last, they see what is not behind them.
   void attend(const Queries &q, int64_t own, const std::vector<Place> &places, Workspace &w,
               const Mixed &sum, bool is_first) const;
-  // Memory pages that stand for the pages between, from the one with the first of them on.
-  int64_t n_memory(int64_t page) const {
-    return (window_start(page) + kCovered - 1) / kCovered - sinks_end(page) / kCovered;
-  }
-  // What the pages between weigh by their memory nodes for rows of queries that stand in a page,
-  // beside what these have seen, the logarithm of which is `mass`: into w.looks, from the first
-  // page between on, rows n_memory * kCovered apart.
-  const float *look(const Queries &q, int64_t page, const float *const *rows, int64_t n_rows,
-                    const float *mass, Workspace &w) const;
-  // The `n` pages between that most of w.votes are for, in order, counted from the first between.
+  // Memory pages that stand for the pages between.
+  std::vector<int64_t> memory_pages(int64_t page) const;
+  // Pages between that some memory pages stand for, counted from the first between, to choose from:
+  // into w.order. How many others the first memory page stands for that come before them.
+  int64_t between(int64_t page, const std::vector<int64_t> &memory_pages, Workspace &w) const;
+  // What pages weigh by their memory nodes for rows of queries that stand in a page, beside what
+  // these have seen, the logarithm of which is `mass`: of each row and memory page 16 numbers.
+  const float *look(const Queries &q, int64_t page, const std::vector<int64_t> &memory_pages,
+                    const float *const *rows, int64_t n_rows, const float *mass,
+                    Workspace &w) const;
+  // The `n` of the pages in w.order that most of w.votes are for, in order.
   void choose(const Block &block, int64_t n, Workspace &w) const;
   // The same as places.
   std::vector<Place> chosen(const Block &block, Workspace &w) const;

@@ -56,7 +56,8 @@ struct StretchWork {
   Mixed to;
 };
 
-// A page of memory holds 64 vectors, four for each page of keys (see memory_nodes.h).
+// A page of memory holds 64 vectors, four for each page of keys (see memory_nodes.h): the first ones
+// of 16 pages, then the second ones, and so on.
 constexpr int64_t kPerPage = 4;
 constexpr int64_t kCovered = kPage / kPerPage;  // pages of keys that one page of memory stands for
 

@@ -19,7 +19,7 @@ inline void put_key(uint16_t *keys, int64_t place, int64_t i, float value) {
   keys[(i / 2 * kPage + place) * 2 + i % 2] = float_to_bf16(value);
 }
 
-// The four vectors of a page of keys, to places `place` to `place + 3` of a page of memory.
+// The four vectors of a page of keys, to every 16th place from `place` on of a page of memory.
 [[maybe_unused]] void summarise(const uint16_t *keys, int64_t d, int64_t place, uint16_t *memory) {
   for (int64_t half = 0; half < 2; ++half) {
     const int64_t first = half * kHalf;
@@ -38,8 +38,8 @@ inline void put_key(uint16_t *keys, int64_t place, int64_t i, float value) {
       if (apart[t] > apart[outlier]) outlier = t;
     for (int64_t i = 0; i < d; ++i) {
       const float key = key_at(keys, first + outlier, i);
-      put_key(memory, place + 2 * half, i, (sums[i] - key) / (kHalf - 1));
-      put_key(memory, place + 2 * half + 1, i, key);
+      put_key(memory, place + 2 * half * kCovered, i, (sums[i] - key) / (kHalf - 1));
+      put_key(memory, place + (2 * half + 1) * kCovered, i, key);
     }
   }
 }
@@ -55,16 +55,14 @@ inline void put_key(uint16_t *keys, int64_t place, int64_t i, float value) {
 [[maybe_unused]] void weigh_nodes(const float *scores, int64_t n_rows, const float *mass,
                                   float *weights, int64_t stride) {
   const float many = std::log(float(kHalf - 1));  // keys that a mean stands for
-  const V counts = {many, 0, many, 0, many, 0, many, 0, many, 0, many, 0, many, 0, many, 0};
   const V most = V{} + 60.0f;  // sums of as many as there can be stay finite
-  float each[kPage];
   for (int64_t r = 0; r < n_rows; ++r, scores += kPage, weights += stride) {
-    for (int64_t i = 0; i < kPage; i += 16) {
-      const V now = load(scores + i) + counts - mass[r];
-      save(each + i, exponential(now > most ? most : now));
+    V sums = {};
+    for (int64_t node = 0; node < kPerPage; ++node) {
+      const V now = load(scores + node * kCovered) + ((node % 2 ? 0.0f : many) - mass[r]);
+      sums += exponential(now > most ? most : now);
     }
-    for (int64_t i = 0; i < kCovered; ++i)
-      weights[i] = each[4 * i] + each[4 * i + 1] + each[4 * i + 2] + each[4 * i + 3];
+    save(weights, sums);
   }
 }
 

@@ -294,15 +294,16 @@ int ds_model_expand(ds_model *model, int64_t cold_page, int64_t page) {
 int ds_model_set_hierarchy(ds_model *model, const ds_hierarchy *h) {
   if (!model || !h) return DS_BAD_POINTER;
   const int64_t sizes[] = {h->sink_pages, h->window_pages, h->recalled_pages, h->scanned_pages,
-                           h->pooled_pages};
+                           h->looked_pages};
   for (const int64_t size : sizes)
     if (size < 0 || size > kMaxDimension) return DS_BAD_SHAPE;
-  if (h->recalled_pages < 1 || h->scanned_pages < h->recalled_pages || h->n_dense < 0 || h->n_reach < 1) return DS_BAD_SHAPE;
+  if (h->recalled_pages < 1 || h->scanned_pages < h->recalled_pages ||
+      h->looked_pages < h->recalled_pages + 3 * kCovered || h->n_dense < 0 || h->n_reach < 1) return DS_BAD_SHAPE;
   if (!(h->fusion >= 0.0f && h->fusion <= 1e3f)) return DS_BAD_VALUE;
   model->trace = nullptr;  // its size was another
   model->hierarchy = {h->sink_pages, h->window_pages, h->recalled_pages,
                       h->n_dense,    h->n_reach,      h->fusion,
-                      h->pooled_pages, h->scanned_pages};
+                      h->looked_pages, h->scanned_pages};
   return DS_OK;
 }
 

@@ -52,7 +52,7 @@ struct Hierarchy {
   int64_t n_dense = 0;       // the first positions, which see all that came before
   int64_t n_reach = 0;       // positions up to which pages stay where they are
   float fusion = 0.0f;       // how much of a layer's votes the next one takes over
-  int64_t pooled_pages = 0;   // beyond which queries that choose together look with their mean
+  int64_t looked_pages = 0;   // most whose memory nodes are looked at by each token that reads
   int64_t scanned_pages = 0;  // most whose keys are looked at by tokens that ask
 };
 

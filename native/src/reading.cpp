@@ -4,8 +4,8 @@
 // nodes of the pages between, all of them at one node after the other: of a long text, nodes are more
 // than a cache holds. By what they expect there each four choose, and attend to the pages as well.
 //
-// Where there are very many pages to choose from, each head of four tokens looks with the mean of its
-// queries.
+// Where there are very many pages to choose from, the mean query of all tokens of a page looks first,
+// and says which memory pages they look at.
 #include <cmath>
 
 #include "hierarchy.h"
@@ -46,41 +46,57 @@ std::vector<Unit> units_of(const Hierarch &h, int64_t *n_blocks) {
   return found;
 }
 
-// Rows that look, and the logarithm of what each has seen.
-struct Looking {
-  const float *const *rows;
-  const float *mass;
-  int64_t n_rows;
-};
-
-Looking all_rows(const Hierarch &h, const Unit &unit, const Mixed &sum, Workspace &w) {
-  float *mass = reserve(w.pooled, unit.n_rows);
-  w.rows.clear();
+// The mean query of each head of a unit, and the mean logarithm of what its queries have seen.
+void take_means(const Hierarch &h, const Unit &unit, const Mixed &sum, Workspace &w) {
+  const int64_t d = h.model.d_head, heads = h.heads_per_group();
+  const float share = 1.0f / float(unit.n_tokens);
+  float *means = reserve(w.pooled, heads * (d + 1)), *mass = means + heads * d;
+  std::fill_n(means, heads * (d + 1), 0.0f);
   for (int64_t r = 0; r < unit.n_rows; ++r) {
-    w.rows.push_back(h.query(unit, r));
-    mass[r] = sum.largest[r] + std::log(sum.total[r]);
+    const float *row = h.query(unit, r);
+    for (int64_t i = 0; i < d; ++i) means[r % heads * d + i] += row[i] * share;
+    mass[r % heads] += (sum.largest[r] + std::log(sum.total[r])) * share;
   }
-  return {w.rows.data(), mass, unit.n_rows};
+  w.rows.clear();
+  for (int64_t i = 0; i < heads; ++i) w.rows.push_back(means + i * d);
 }
 
-Looking pooled_rows(const Hierarch &h, const Unit &unit, const Mixed &sum, Workspace &w) {
-  const int64_t d = h.model.d_head, heads = h.heads_per_group();
-  float *means = reserve(w.pooled, unit.n_rows * (d + 1)), *mass = means + unit.n_rows * d;
-  std::fill_n(means, unit.n_rows * (d + 1), 0.0f);
-  w.rows.clear();
-  int64_t n = 0;
-  for (int64_t t = 0, end; t < unit.n_tokens; t = end, n += heads) {
-    end = block_end(h, unit, t);
-    const float share = 1.0f / float(end - t);
-    for (int64_t r = t * heads; r < end * heads; ++r) {
-      const float *row = h.query(unit, r);
-      const int64_t to = n + r % heads;
-      for (int64_t i = 0; i < d; ++i) means[to * d + i] += row[i] * share;
-      mass[to] += (sum.largest[r] + std::log(sum.total[r])) * share;
-    }
-    for (int64_t i = 0; i < heads; ++i) w.rows.push_back(means + (n + i) * d);
-  }
-  return {w.rows.data(), mass, n};
+// The memory pages that a unit looks at: all, or those that its mean queries prefer.
+std::vector<int64_t> looked_at(const Hierarch &h, const Unit &unit, const Mixed &sum,
+                               Workspace &w) {
+  std::vector<int64_t> all = h.memory_pages(unit.page);
+  if (h.n_between(unit.page) <= h.settings().looked_pages) return all;
+  const int64_t d = h.model.d_head, heads = h.heads_per_group(), n = h.n_between(unit.page);
+  take_means(h, unit, sum, w);
+  const float *looks =
+      h.look(unit, unit.page, all, w.rows.data(), heads, w.pooled.data() + heads * d, w);
+  const int64_t skipped = h.between(unit.page, all, w);
+  w.votes.assign(size_t(n), 0.0f);
+  for (int64_t r = 0; r < heads; ++r)
+    h.use.count(looks + r * int64_t(all.size()) * kCovered + skipped, n, w.votes.data());
+  std::vector<float> votes(all.size(), 0.0f);
+  for (int64_t p = 0; p < n; ++p) votes[size_t((p + skipped) / kCovered)] += w.votes[size_t(p)];
+  const auto is_better = [&](int64_t a, int64_t b) {
+    const float of_a = votes[size_t(a - all[0])], of_b = votes[size_t(b - all[0])];
+    return of_a > of_b || (of_a == of_b && a < b);
+  };
+  std::vector<int64_t> best = all;
+  const int64_t n_best = h.settings().looked_pages / kCovered;
+  std::nth_element(best.begin(), best.begin() + n_best, best.end(), is_better);
+  best.resize(size_t(n_best));
+  std::sort(best.begin(), best.end());
+  return best;
+}
+
+// Votes of a block by what its rows, `width` numbers apart, expect of pages `first` and behind.
+void vote(const Hierarch &h, const float *looks, int64_t width, int64_t first, int64_t n_rows,
+          int64_t n_between, Workspace &w) {
+  const int64_t n = int64_t(w.order.size());
+  float *votes = reserve(w.part, n);
+  std::fill_n(votes, n, 0.0f);
+  for (int64_t r = 0; r < n_rows; ++r) h.use.count(looks + r * width + first, n, votes);
+  w.votes.assign(size_t(n_between), 0.0f);
+  for (int64_t i = 0; i < n; ++i) w.votes[size_t(w.order[size_t(i)])] = votes[i] / float(n_rows);
 }
 
 void read(const Hierarch &h, const Unit &unit, Workspace &w) {
@@ -94,25 +110,28 @@ void read(const Hierarch &h, const Unit &unit, Workspace &w) {
     }
   };
   attend(0, unit.n_rows, h.near(page), true);
-  const int64_t n = h.n_between(page), width = h.n_memory(page) * kCovered;
-  const bool is_pooled = n > h.settings().pooled_pages;
+  const int64_t n = h.n_between(page);
   const float *looks = nullptr;
+  std::vector<int64_t> memory_pages;
   if (n) {
-    const Looking looking = is_pooled ? pooled_rows(h, unit, sum, w) : all_rows(h, unit, sum, w);
-    looks = h.look(unit, page, looking.rows, looking.n_rows, looking.mass, w);
+    memory_pages = looked_at(h, unit, sum, w);
+    float *mass = reserve(w.pooled, unit.n_rows);
+    w.rows.clear();
+    for (int64_t r = 0; r < unit.n_rows; ++r) {
+      w.rows.push_back(h.query(unit, r));
+      mass[r] = sum.largest[r] + std::log(sum.total[r]);
+    }
+    looks = h.look(unit, page, memory_pages, w.rows.data(), unit.n_rows, mass, w);
   }
-  int64_t number = unit.number, row = 0;
+  const int64_t width = int64_t(memory_pages.size()) * kCovered;
+  int64_t number = unit.number;
   for (int64_t t = 0, end; t < unit.n_tokens; t = end, ++number) {
     end = block_end(h, unit, t);
     const Queries q{unit.sequence, unit.group, unit.first + t * heads, (end - t) * heads};
     std::vector<Place> chosen;
     if (n) {
-      const int64_t n_rows = is_pooled ? heads : q.n_rows;
-      w.votes.assign(size_t(n), 0.0f);
-      for (int64_t r = row; r < row + n_rows; ++r)
-        h.use.count(looks + r * width, n, w.votes.data());
-      for (float &votes : w.votes) votes /= float(n_rows);
-      row += n_rows;
+      const int64_t skipped = h.between(page, memory_pages, w);
+      vote(h, looks + t * heads * width, width, skipped, q.n_rows, n, w);
       chosen = h.chosen({q, page, number}, w);
     }
     h.trace(q, chosen);

@@ -25,7 +25,7 @@ SHAPES = (
     Shape(n_layers=2, d_model=128, n_heads=3, n_kv_heads=3, d_head=64, d_ff=160, epsilon=1e-5),
 )
 VOCABULARY = 50
-N_POSITIONS = 24 * PAGE
+N_POSITIONS = 80 * PAGE
 BLOCK = 5
 THETA = 10_000.0
 

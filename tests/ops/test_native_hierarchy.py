@@ -23,7 +23,7 @@ KINDS = {
     "fused": replace(WITHIN, fusion=0.5),
     "no sinks": replace(BEYOND, sinks=0),
     "no window": replace(WITHIN, window=0),
-    "pooled": replace(BEYOND, pool=256),
+    "few looked at": replace(BEYOND, recall=64, look=64, fusion=1.0),
     "few scanned": replace(BEYOND, scan=384, fusion=1.0),
 }
 
@@ -73,7 +73,7 @@ def read_all(sequence: Sequential, x: Tensor, sizes: Sequence[int]) -> Tensor:
 )
 def test_float64(level: str, shape: Shape, kind: str) -> None:
     """Two chunks of whole pages, in the second of which tokens begin to ask, and the last ones."""
-    n, few = 18 * PAGE + 20, 91
+    n, few = (62 if kind == "few looked at" else 18) * PAGE + 20, 91
     decoder, hierarchy = Decoder(shape, seed=5), KINDS[kind]
     x = decoder.embeddings(n)
     native.use_threads(2)
@@ -107,14 +107,14 @@ def test_recalling_everything_is_dense(level: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_nothing_around_a_token_changes_its_bits(level: str, kind: str) -> None:
     """Chunks of whole pages, threads, and how many of the tokens that ask are checked at once."""
-    shape, n = SHAPES[2], 20 * PAGE + 35
+    shape, n = SHAPES[2], (62 if kind == "few looked at" else 20) * PAGE + 35
     decoder = Decoder(shape, seed=3)
     x = decoder.embeddings(n)
     one, other = (Sequential(decoder, KINDS[kind], n) for _ in range(2))
     one.asks_from = other.asks_from = n - 45
     wanted = one.read(x)
     native.use_threads(2)
-    rest = (14 * PAGE + 2, 3, 1, 9, 19, 1)
+    rest = (n - 20 * PAGE - 35 + 14 * PAGE + 2, 3, 1, 9, 19, 1)
     assert torch.equal(read_all(other, x, (PAGE, 5 * PAGE, *rest)), wanted)
 
 

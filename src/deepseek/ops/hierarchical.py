@@ -66,14 +66,14 @@ class Hierarchy:
     fusion: float = 1.0
     """How much of a layer's votes the next layer takes over (cross-layer memory fusion). Half of
     what is recalled a layer's own votes choose, the other half these; 0: all its own."""
-    pool: int = 65_536
-    """Positions to choose from, beyond which queries that choose together look at memory nodes with
-    their mean: of very long texts, looking would take longer than all else."""
+    look: int = 32_768
+    """Most positions whose memory nodes a token that reads looks at. Of more, the mean query of all
+    tokens of its page says at which: looking would take longer than all else."""
     scan: int = 131_072
     """Most positions whose keys a token that asks looks at. Beyond, memory nodes say which."""
 
     def __post_init__(self) -> None:
-        for name in ("sinks", "window", "recall", "pool", "scan"):
+        for name in ("sinks", "window", "recall", "look", "scan"):
             value = getattr(self, name)
             if value % PAGE or not 0 <= value <= 1 << 24:
                 raise ConfigError(
@@ -81,16 +81,21 @@ class Hierarchy:
                 )
         if self.recall < PAGE:
             raise ConfigError(f"recall is {self.recall} tokens", f"use {PAGE} or more")
-        if self.scan < self.recall:
-            raise ConfigError(
-                f"tokens that ask look at {self.scan} keys and recall {self.recall}",
-                "scan at least as many as are recalled",
-            )
         if not 0.0 <= self.fusion <= 1_000.0 or self.dense < 0 or self.reach < 1:
             raise ConfigError(
                 f"fusion is {self.fusion}, dense {self.dense}, reach {self.reach}",
                 "none of them may be negative",
             )
+
+    @property
+    def looked_pages(self) -> int:
+        """`look` in pages; some more than are recalled, since groups of pages may be cut off."""
+        return max(self.look, self.recall + 3 * GROUP * PAGE) // PAGE
+
+    @property
+    def scanned_pages(self) -> int:
+        """`scan` in pages, at least as many as are recalled."""
+        return max(self.scan, self.recall) // PAGE
 
     @property
     def n_dense(self) -> int:
@@ -268,17 +273,28 @@ def attend_page(
         seen.append(values[:, None, : sinks * PAGE])
     recalled = None
     if n_chosen:
-        mass, looking = torch.cat(parts, -1).logsumexp(-1), rows
-        if not asks and start - sinks > hierarchy.pool // PAGE:
-            mass, looking = blocks.pool(mass[..., None])[..., 0], blocks.pool(rows)
-        ballot = Ballot(blocks, mass, before, hierarchy)
-        looks = list(far_rows(looking, page, hierarchy, turns))
-        n_scanned = hierarchy.scan // PAGE
-        if not asks or start - sinks > n_scanned:
-            ballot.count([router.look(layer, turned, memory[:, part]) for part, turned in looks])
+        ballot = Ballot(blocks, torch.cat(parts, -1).logsumexp(-1), before, hierarchy)
+
+        def look(queries: Tensor) -> list[Tensor]:
+            turned = far_rows(queries, page, hierarchy, turns)
+            return [router.look(layer, there, memory[:, part]) for part, there in turned]
+
         if asks:
-            among = ballot.elect(n_scanned) if start - sinks > n_scanned else None
-            ballot.count([key_scores(turned, keys, part) for part, turned in looks], among)
+            if start - sinks > hierarchy.scanned_pages:
+                ballot.count(look(rows))
+                ballot.narrow(ballot.elect(hierarchy.scanned_pages))
+            turned = far_rows(rows, page, hierarchy, turns)
+            ballot.count([key_scores(there, keys, part) for part, there in turned])
+        else:
+            if start - sinks > hierarchy.looked_pages:
+                whole = Blocks(len(q) // n_groups, n_keys - q.shape[1], n_keys, PAGE)
+                means, mass = (
+                    whole.pool(whole.split(t, n_groups))
+                    for t in (q / math.sqrt(width), blocks.join(ballot.mass[..., None]))
+                )
+                shares = page_shares(torch.cat(look(means), -1), mass[..., 0]).sum(2)
+                ballot.narrow(preferred_groups(shares, sinks, hierarchy.looked_pages // GROUP))
+            ballot.count(look(rows))
         pages, fused = ballot.elect(n_chosen) + sinks, ballot.fused
         recalled = Recalled(sinks, pages, fused)
         group = torch.arange(n_groups, device=q.device)[:, None, None]
@@ -330,33 +346,42 @@ class Ballot:
             before: Votes of the layer before.
             hierarchy: Whether votes are fused.
         """
-        self._blocks, self._mass, self._before = blocks, mass, before
+        self._blocks, self.mass, self._before = blocks, mass, before
         self._hierarchy = hierarchy
         self._votes = self.fused = mass.new_empty(*mass.shape[:2], 0)
+        self._among: Int[Tensor, "G B C"] | None = None
 
-    def count(
-        self,
-        scores: Sequence[Float[Tensor, "G B Q _"]],
-        among: Int[Tensor, "G B C"] | None = None,
-    ) -> None:
-        """Take votes anew, from scores of some pages at a time.
+    def narrow(self, among: Int[Tensor, "G B C"]) -> None:
+        """From now on only these pages can have votes, and can be chosen; some may not exist."""
+        self._among = among
 
-        Args:
-            scores: Logarithms of what pages weigh.
-            among: Pages that can have votes; None: all.
-        """
+    def count(self, scores: Sequence[Float[Tensor, "G B Q _"]]) -> None:
+        """Take votes anew, from logarithms of what pages weigh, some pages at a time."""
         every = torch.cat(list(scores), -1)
-        if among is not None:
-            can = torch.zeros_like(self.fused, dtype=torch.bool).scatter_(-1, among, True)
-            every = every.masked_fill(~can[:, :, None], -math.inf)
-        self._votes = self._blocks.mean(page_shares(every, self._mass))
+        if self._among is not None:
+            n_groups, n_blocks, _, n = every.shape
+            there = self._among.clamp(0, n - 1).expand(n_groups, n_blocks, -1)
+            out = torch.ones_like(every[:, :, 0], dtype=torch.bool)
+            # Where a group is cut off, its end is taken twice for what is missing: it must be in.
+            out = out.scatter_(-1, there, False)
+            every = every.masked_fill(out[:, :, None], -math.inf)
+        self._votes = self._blocks.mean(page_shares(every, self.mass))
         self.fused = self._votes
         if self._before is not None:
             self.fused = self._votes + self._hierarchy.fusion * self._before
 
     def elect(self, n: int) -> Int[Tensor, "G B C"]:
         """So many pages in order, the first that could be chosen being 0."""
-        return choose_pages(self._votes, self.fused, n, self._hierarchy)
+        if self._among is None:
+            return choose_pages(self._votes, self.fused, n, self._hierarchy)
+        among = self._among.expand(*self._votes.shape[:2], -1)
+        is_missing = (among < 0) | (among >= self._votes.shape[-1])
+        there = among.clamp(0, self._votes.shape[-1] - 1)
+        votes, fused = (
+            t.gather(-1, there).masked_fill(is_missing, -math.inf)
+            for t in (self._votes, self.fused)
+        )
+        return among.gather(-1, choose_pages(votes, fused, n, self._hierarchy))
 
 
 class Blocks:
@@ -380,9 +405,7 @@ class Blocks:
         return whole.view(shape).transpose(1, 2).flatten(2, 3)
 
     def mean(self, numbers: Float[Tensor, "G B Q N"]) -> Float[Tensor, "G B N"]:
-        """Of each block's queries that are there, or of its heads."""
-        if numbers.shape[2] != self.positions.shape[1]:
-            return numbers.mean(2)
+        """Of each block's queries that are there."""
         return self.pool(numbers).mean(2)
 
     def pool(self, numbers: Float[Tensor, "G B Q N"]) -> Float[Tensor, "G B R N"]:
@@ -474,6 +497,22 @@ def key_scores(
     """
     there = keys[:, None, pages.start * PAGE : pages.stop * PAGE]
     return torch.unflatten(rows @ there.transpose(2, 3), -1, (-1, PAGE)).logsumexp(-1)
+
+
+def preferred_groups(shares: Float[Tensor, "G B N"], first: int, n: int) -> Int[Tensor, "G B C"]:
+    """The pages of those groups of `GROUP` that get most; where a group is cut off, pages that do
+    not exist stand for what is missing.
+
+    Args:
+        shares: Of the pages that can be chosen.
+        first: The number of the first of them.
+        n: How many groups.
+    """
+    lacking = first % GROUP, -(first + shares.shape[-1]) % GROUP
+    whole = torch.unflatten(torch.nn.functional.pad(shares, lacking), -1, (-1, GROUP))
+    best = whole.sum(-1).topk(n, -1).indices.sort(-1).values
+    pages = best[..., None] * GROUP + torch.arange(GROUP, device=shares.device)
+    return pages.flatten(-2) - lacking[0]
 
 
 def page_shares(

@@ -203,8 +203,8 @@ class NativeModel:
             hierarchy.dense,
             hierarchy.reach,
             hierarchy.fusion,
-            hierarchy.pool // PAGE,
-            hierarchy.scan // PAGE,
+            hierarchy.looked_pages,
+            hierarchy.scanned_pages,
         )
         problem = self._library.ds_model_set_hierarchy(self._handle, ctypes.byref(settings))
         _check(problem, "hierarchical attention")
@@ -371,7 +371,7 @@ class _Hierarchy(ctypes.Structure):
         ("n_dense", ctypes.c_int64),
         ("n_reach", ctypes.c_int64),
         ("fusion", ctypes.c_float),
-        ("pooled_pages", ctypes.c_int64),
+        ("looked_pages", ctypes.c_int64),
         ("scanned_pages", ctypes.c_int64),
     )
 
