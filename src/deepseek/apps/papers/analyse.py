@@ -174,6 +174,8 @@ class _Analysis:
     def _keep(self, finding: Finding) -> None:
         """Take a finding; one of the whole paper joins or replaces what it makes known better."""
         kept = self.found[finding.task]
+        if any(_is_said(known, finding) for known in kept):
+            return
         replaced = [f for f in kept if finding.in_view == "paper" and _is_replaced(f, finding)]
         finding = _joined(finding, [f for f in replaced if not f.is_missing])
         self.found[finding.task] = [f for f in kept if f not in replaced] + [finding]
@@ -234,6 +236,13 @@ def _is_replaced(known: Finding, new: Finding) -> bool:
         return known.kind == f"no_{new.kind}"
     quoted = {evidence.spans for evidence in new.evidence}
     return known.kind == new.kind and known.evidence[0].spans in quoted
+
+
+def _is_said(known: Finding, new: Finding) -> bool:
+    """Whether an answer on the whole paper quotes first what another facet did."""
+    if new.in_view != "paper" or known.is_missing or known.kind == new.kind:
+        return False
+    return known.evidence[0].spans == new.evidence[0].spans
 
 
 def _joined(finding: Finding, others: Sequence[Finding]) -> Finding:
