@@ -92,9 +92,8 @@ def main() -> None:
             print(paper.document.title[:60], mode, count, flush=True)
             for finding in analysis.findings:
                 print("   ", finding.in_view, finding.confidence, finding.statement, flush=True)
-    write_results(
-        "whole_papers", [r for m in MODES for r in rows(args.model, m, counts[m])], sys.argv
-    )
+        results = [row for mode in MODES for row in rows(args.model, mode, counts[mode])]
+        write_results("whole_papers", results, sys.argv)
 
 
 def papers(n: int, least: int, most: int) -> list[Paper]:
