@@ -3,8 +3,8 @@
     python benchmarks/whole_papers.py --model qwen2.5-coder-1.5b --papers 3
 
 Qasper's questions come with the paragraphs that answer them. Each is put as a free question to the
-paper analysis, which once sees sentences only and once also the whole paper. What counts is where
-its quotes stand:
+paper analysis, which first sees sentences only and then also the whole paper; both are counted.
+What counts is where the quotes stand:
 
 - first: the first finding's first quote stands in such a paragraph.
 - any: some quote of some finding does.
@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,8 @@ from typing import Any
 from deepseek import R1Model
 from deepseek.apps.documents.document import Document
 from deepseek.apps.documents.reader import read_document
-from deepseek.apps.papers.analysis import TaskResult
+from deepseek.apps.papers.analysis import Finding
+from deepseek.apps.papers.progress import AnalysisProgress
 from deepseek.apps.papers.reading import ReadMode
 from deepseek.eval.data import read_requests
 from deepseek.eval.task import Setup
@@ -58,17 +60,17 @@ class Count:
     right: int = 0
     seconds: float = 0.0
 
-    def add(self, result: TaskResult, paragraphs: list[str]) -> None:
+    def add(self, findings: Sequence[Finding], paragraphs: list[str]) -> None:
         """Count one question."""
         marks = [
             [_stands_in(e.quote, paragraphs) for e in finding.evidence]
-            for finding in result.findings
+            for finding in findings
             if not finding.is_missing
         ]
         self.questions += 1
         self.first += bool(marks) and marks[0][0]
         self.any += any(map(any, marks))
-        self.in_view += any(f.in_view == "paper" for f in result.findings)
+        self.in_view += any(f.in_view == "paper" for f in findings)
         self.quotes += sum(map(len, marks))
         self.right += sum(map(sum, marks))
 
@@ -83,17 +85,36 @@ def main() -> None:
     model = R1Model(args.model, context_window=100_000, threads=args.threads)
     counts = {mode: Count() for mode in MODES}
     for paper in papers(args.papers, *args.characters):
-        for mode, count in counts.items():
-            start = time.process_time()
-            analysis = model.analyze_paper(paper.document, list(paper.questions), read=mode)
-            count.seconds += time.process_time() - start
-            for question, paragraphs in paper.questions.items():
-                count.add(analysis[question], paragraphs)
-            print(paper.document.title[:60], mode, count, flush=True)
-            for finding in analysis.findings:
-                print("   ", finding.in_view, finding.confidence, finding.statement, flush=True)
+        ask(model, paper, counts)
+        print(paper.document.title[:60], counts, flush=True)
         results = [row for mode in MODES for row in rows(args.model, mode, counts[mode])]
         write_results("whole_papers", results, sys.argv)
+
+
+def ask(model: R1Model, paper: Paper, counts: dict[ReadMode, Count]) -> None:
+    """Ask a paper's questions once: what sentences alone tell is announced before it is read."""
+    by_sentences: dict[str, list[Finding]] = defaultdict(list)
+    start = time.process_time()
+    begun: list[float] = []
+
+    def note(finding: Finding) -> None:
+        if finding.in_view == "sentences":
+            by_sentences[finding.task].append(finding)
+
+    def watch(progress: AnalysisProgress) -> None:
+        if progress.unit == "tokens" and not begun:
+            begun.append(time.process_time())
+
+    analysis = model.analyze_paper(
+        paper.document, list(paper.questions), read="whole", on_progress=watch, on_finding=note
+    )
+    counts["sentences"].seconds += (begun or [time.process_time()])[0] - start
+    counts["whole"].seconds += time.process_time() - start
+    for question, paragraphs in paper.questions.items():
+        counts["sentences"].add(by_sentences[question], paragraphs)
+        counts["whole"].add(analysis[question].findings, paragraphs)
+        for finding in (*by_sentences[question], *analysis[question].findings):
+            print(question, "|", finding.in_view, finding.confidence, finding.statement)
 
 
 def papers(n: int, least: int, most: int) -> list[Paper]:
