@@ -10,7 +10,6 @@ a quote.
 
 import contextlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from itertools import chain
 
 from deepseek.apps.documents.document import Document
@@ -18,7 +17,8 @@ from deepseek.apps.papers.analysis import Finding, PaperAnalysis, TaskResult, Wh
 from deepseek.apps.papers.answers import N_CALLS, Answers
 from deepseek.apps.papers.candidates import Outlook, rank_candidates
 from deepseek.apps.papers.experiment_flaws import FlawReview
-from deepseek.apps.papers.extraction import MAX_EVIDENCE, FacetSearch
+from deepseek.apps.papers.extraction import FacetSearch
+from deepseek.apps.papers.joining import joined
 from deepseek.apps.papers.judge import Judge
 from deepseek.apps.papers.progress import AnalysisProgress, Clock, OutOfTime
 from deepseek.apps.papers.reading import ReadMode, read_whole
@@ -172,15 +172,15 @@ class _Analysis:
             self._announce(finding)
 
     def _keep(self, finding: Finding) -> None:
-        """Take a finding; one of the whole paper joins or replaces what it makes known better."""
+        """Take a finding, and tell of it if it is new and will stay."""
         kept = self.found[finding.task]
-        if any(_is_said(known, finding) for known in kept):
-            return
-        replaced = [f for f in kept if finding.in_view == "paper" and _is_replaced(f, finding)]
-        finding = _joined(finding, [f for f in replaced if not f.is_missing])
-        self.found[finding.task] = [f for f in kept if f not in replaced] + [finding]
-        if not self._may_be_replaced(finding):
-            self._announce(finding)
+        new: Finding | None = finding
+        if finding.in_view == "paper":
+            self.found[finding.task], new = joined(kept, finding)
+        else:
+            kept.append(finding)
+        if new is not None and not self._may_be_replaced(new):
+            self._announce(new)
 
     def _may_be_replaced(self, finding: Finding) -> bool:
         """Whether something was not found, but may be once the paper is read as a whole."""
@@ -193,8 +193,8 @@ class _Analysis:
     def _result(self, task: Task) -> TaskResult:
         language, findings = self.document.language, self.found[task.name]
         order = {facet.title[language]: place for place, facet in enumerate(task.facets)}
-        if order:  # answers on the whole paper come first in their facet
-            findings.sort(key=lambda f: (order.get(f.title, 0), f.in_view != "paper"))
+        if order:
+            findings.sort(key=lambda f: order.get(f.title, 0))
         note = ""
         if task.name in self.unfinished:
             note = OUT_OF_TIME[language]
@@ -228,28 +228,3 @@ class _Analysis:
                 if self.answers is not None:
                     total += N_CALLS
         return max(total, 1)
-
-
-def _is_replaced(known: Finding, new: Finding) -> bool:
-    """Whether an answer on the whole paper says what was not found, or quotes what was."""
-    if known.is_missing:
-        return known.kind == f"no_{new.kind}"
-    quoted = {evidence.spans for evidence in new.evidence}
-    return known.kind == new.kind and known.evidence[0].spans in quoted
-
-
-def _is_said(known: Finding, new: Finding) -> bool:
-    """Whether an answer on the whole paper quotes first what another facet did."""
-    if new.in_view != "paper" or known.is_missing or known.kind == new.kind:
-        return False
-    return known.evidence[0].spans == new.evidence[0].spans
-
-
-def _joined(finding: Finding, others: Sequence[Finding]) -> Finding:
-    """A finding with the evidence of others behind its own."""
-    evidence = {e.spans: e for f in (finding, *others) for e in f.evidence}
-    return replace(
-        finding,
-        evidence=tuple(evidence.values())[: max(MAX_EVIDENCE, len(finding.evidence))],
-        confidence=max(f.confidence for f in (finding, *others)),
-    )

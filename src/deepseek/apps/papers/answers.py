@@ -2,7 +2,8 @@
 
 The model answers in its own words; code looks for the sentences of the paper that say all that the
 answer says, and the model is asked once more whether they do. An answer without such sentences is
-left out: here too a model never writes a quote.
+left out: here too a model never writes a quote. What single sentences told comes first: where both
+were measured, its quotes were right more often.
 """
 
 import math
@@ -13,7 +14,7 @@ from itertools import combinations
 from deepseek.apps.papers.analysis import Finding
 from deepseek.apps.papers.candidates import KINDS, Outlook, bm25, content_words
 from deepseek.apps.papers.extraction import IsOver, Tick
-from deepseek.apps.papers.grounding import evidence_at, is_grounded
+from deepseek.apps.papers.grounding import META, evidence_at, is_grounded
 from deepseek.apps.papers.judge import NEUTRAL, Judge
 from deepseek.apps.papers.reading import Reading
 from deepseek.apps.papers.tasks import Facet, Task
@@ -112,7 +113,9 @@ class Answers:
         self._n_asked += 1
         self.attended = completion.attended
         statement = plain_statement(completion)
-        passages = self._passages(question, statement) if statement else ()
+        if not adds_to(question, statement):
+            return None
+        passages = self._passages(question, statement)
         if not passages:
             return None
         support = self._support(statement, passages)
@@ -147,3 +150,11 @@ class Answers:
         quotes = "\n".join(f"- {self.outlook.texts[i]}" for i in passages)
         neutral = f"- {NEUTRAL[document.language]}"
         return judge.confirms(question, quotes) - judge.confirms(question, neutral)
+
+
+def adds_to(question: str, statement: str) -> bool:
+    """Whether a statement says something that its question does not.
+
+    Small models agree by repeating the question, and some sentence always has its words.
+    """
+    return not set(content_words(statement)) <= set(content_words(question)) | META
