@@ -1,5 +1,6 @@
 """`R1Model`: what a user may pass, what comes back, and which mistakes are explained."""
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -170,3 +171,26 @@ def test_progress_of_loading(tiny_folder: Path) -> None:
     R1Model(tiny_folder, threads=1, on_load=lambda done, total: seen.append((done, total)))
     assert seen[-1] == (5, 5)
     assert seen == sorted(seen)
+
+
+def test_reading_is_watched_in_a_block_and_its_thread(tiny_folder: Path) -> None:
+    always: list[int] = []
+    model = R1Model(
+        tiny_folder, dtype="float32", on_prefill=lambda done, total: always.append(total)
+    )
+    seen: list[int] = []
+    with model.watched(lambda done, total: seen.append(total)):
+        model.generate(QUESTION, max_tokens=1)
+        other = threading.Thread(target=model.generate, args=("Another one.",))
+        other.start()
+        other.join()
+    assert (len(seen), len(always)) == (1, 2)
+    model.generate(f"Again: {QUESTION}", max_tokens=1)
+    assert (len(seen), len(always)) == (1, 3)
+
+    def stop(done: int, total: int) -> None:
+        raise TimeoutError
+
+    with pytest.raises(TimeoutError), model.watched(stop):
+        model.generate(f"Once more: {QUESTION}", max_tokens=1)
+    assert model.generate(QUESTION, max_tokens=1).token_ids  # it serves on

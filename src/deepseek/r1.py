@@ -1,6 +1,8 @@
 """`R1Model`: a checkpoint that is loaded, answers, and reads papers."""
 
+import contextlib
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,8 +25,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from deepseek.apps.documents.document import Document
-    from deepseek.apps.papers.analyse import AnalysisProgress
     from deepseek.apps.papers.analysis import Finding, PaperAnalysis
+    from deepseek.apps.papers.progress import AnalysisProgress
+    from deepseek.apps.papers.reading import ReadMode
     from deepseek.apps.papers.tasks import Task
     from deepseek.engine.context import Context
     from deepseek.engine.recall import Recall
@@ -293,12 +296,35 @@ class R1Model:
         """Float32 logits [tokens, vocabulary] after each token of one sequence."""
         return self._engine.logits(token_ids)
 
+    @contextlib.contextmanager
+    def watched(self, on_prefill: Callable[[int, int], None]) -> Iterator[None]:
+        """Tell of prompt tokens read and to read, in a `with` block and in its thread.
+
+        Args:
+            on_prefill: Told beside the one that the model was made with; an exception from it
+                ends the request and is passed on.
+        """
+        before, thread = self._engine.on_prefill, threading.get_ident()
+
+        def tell(done: int, total: int) -> None:
+            if before is not None:
+                before(done, total)
+            if threading.get_ident() == thread:
+                on_prefill(done, total)
+
+        self._engine.on_prefill = tell
+        try:
+            yield
+        finally:
+            self._engine.on_prefill = before
+
     def analyze_paper(
         self,
         source: "str | Path | Document",
         tasks: "Sequence[str | Task]" = ("method_innovation", "experiment_flaws"),
         *,
         task_file: str | Path | None = None,
+        read: "ReadMode" = "auto",
         seed: int = 0,
         time_limit: float | None = None,
         on_progress: "Callable[[AnalysisProgress], None] | None" = None,
@@ -310,8 +336,11 @@ class R1Model:
             source: A PDF, text or Markdown file, an arXiv id, a URL, the name of a sample
                 document (`deepseek models`), or a `Document` that was read already.
             tasks: Names of tasks (`deepseek papers tasks`), `Task` objects, or free questions
-                ending in `?`.
+                and wishes in several words.
             task_file: A TOML file with more tasks.
+            read: `whole`: questions are also answered with the whole paper before the model,
+                which reads it once; `sentences`: it sees single sentences only, which is quicker;
+                `auto`: whole if the context window holds the paper, and says so if it does not.
             seed: Same paper, tasks and seed: same report.
             time_limit: Seconds after which what was found so far is returned.
             on_progress: Told what is being done and how much is left.
@@ -319,7 +348,8 @@ class R1Model:
 
         Raises:
             DocumentError: The paper cannot be read.
-            ConfigError: A task is unknown.
+            ConfigError: A task is unknown, or the context window does not hold the whole paper
+                where `read` wants it.
         """
         from deepseek.apps.documents.document import Document
         from deepseek.apps.documents.reader import read_document
@@ -336,6 +366,7 @@ class R1Model:
             self,
             tasks,
             extra_tasks=extra,
+            read=read,
             seed=seed,
             time_limit=time_limit,
             on_progress=on_progress,

@@ -53,6 +53,7 @@ def test_papers_writes_each_format(smollm2_path, tmp_path, suffix, capsys):
     assert capsys.readouterr().out.strip() == str(out)
     text = out.read_text(encoding="utf-8")
     assert "Which GPU was used?" in text
+    assert ("Read as a whole: " in text) or '"extent": "whole"' in text
     assert list(out.parent.iterdir()) == [out]  # nothing half-written is left behind
 
 

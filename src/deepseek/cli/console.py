@@ -11,6 +11,7 @@ from rich.progress import (
     MofNCompleteColumn,
     Progress,
     ProgressColumn,
+    TaskID,
     TextColumn,
     TimeRemainingColumn,
 )
@@ -114,6 +115,26 @@ def progress_bar(
     with _bar(columns) as bar:
         task = bar.add_task(title, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+@contextmanager
+def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
+    """Bars with time left, only on a terminal. Yields a callback of title, done and total.
+
+    Each title has a bar of its own, which goes when it is full.
+    """
+    if not STDERR.is_terminal:
+        yield lambda title, done, total: None
+        return
+    with _bar((MofNCompleteColumn(),)) as bar:
+        tasks: dict[str, TaskID] = {}
+
+        def show(title: str, done: int, total: int) -> None:
+            if title not in tasks:
+                tasks[title] = bar.add_task(title, total=None)
+            bar.update(tasks[title], completed=done, total=total, visible=done < total)
+
+        yield show
 
 
 def _bar(columns: tuple[ProgressColumn, ...]) -> Progress:

@@ -30,7 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tasks",
         default="method_innovation,experiment_flaws",
-        help="comma-separated (default: %(default)s); `deepseek papers tasks` lists them",
+        help="comma-separated (default: %(default)s); `deepseek papers tasks` lists them; words "
+        "of your own are a question too",
     )
     parser.add_argument(
         "--ask", action="append", default=[], metavar="QUESTION", help="a free question; repeatable"
@@ -38,6 +39,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--task-file", type=Path, metavar="FILE", help="TOML with more tasks")
     parser.add_argument(
         "--out", type=Path, metavar="FILE", help="report.md, report.html or report.json"
+    )
+    parser.add_argument(
+        "--read",
+        default="auto",
+        choices=("auto", "whole", "sentences"),
+        help="whole: questions are answered with the whole paper in view, which is read once; "
+        "sentences: quicker; auto: whole if the context window holds it (default: %(default)s)",
     )
     parser.add_argument("--seed", type=int, default=0, help="same paper and seed, same report")
     parser.add_argument(
@@ -71,22 +79,26 @@ def run(args: argparse.Namespace) -> int:
 
 def _analyze(args: argparse.Namespace, tasks: list[str]) -> int:
     from deepseek.apps.documents.reader import read_document
-    from deepseek.apps.papers.analyse import AnalysisProgress
-    from deepseek.cli.console import next_step, progress_bar, say, write_report
+    from deepseek.apps.papers.progress import AnalysisProgress
+    from deepseek.apps.papers.report.labels import reading_label
+    from deepseek.cli.console import next_step, progress_bar, progress_bars, say, write_report
     from deepseek.r1 import sample_or_path
 
     with progress_bar("reading") as on_pages:
         document = read_document(sample_or_path(args.source), on_progress=on_pages)
     model = open_model(args)
-    with progress_bar("analysing") as on_progress:
+    with progress_bars() as on_progress:
 
         def show(progress: AnalysisProgress) -> None:
-            on_progress(progress.done, progress.total)
+            is_reading = progress.unit == "tokens"
+            title = "reading the paper, tokens" if is_reading else "analysing"
+            on_progress(title, progress.done, progress.total)
 
         analysis = model.analyze_paper(
             document,
             tasks,
             task_file=args.task_file,
+            read=args.read,
             seed=args.seed,
             time_limit=args.time_limit,
             on_progress=show,
@@ -94,6 +106,8 @@ def _analyze(args: argparse.Namespace, tasks: list[str]) -> int:
         )
     for warning in analysis.warnings:
         say(f"note: {warning}")
+    if analysis.reading is not None:
+        say(reading_label(analysis.reading, "en"))
     LOGGER.info("timings: %s", {k: round(v, 1) for k, v in analysis.timings.items()})
     if args.out is None:
         print(analysis.to_markdown())

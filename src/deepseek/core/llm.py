@@ -3,7 +3,8 @@
 Our own engine implements it; so can an HTTP client or a ten-line fake in a test.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, get_args, runtime_checkable
 
@@ -217,4 +218,18 @@ class TextTokens(Protocol):
 
     def decode(self, token_ids: Iterable[int]) -> str:
         """The text of token ids."""
+        ...
+
+
+@runtime_checkable
+class WatchedModel(Protocol):
+    """A model that tells how far it is while it reads a long prompt."""
+
+    def watched(
+        self, on_prefill: Callable[[int, int], None]
+    ) -> contextlib.AbstractContextManager[None]:
+        """Tell of prompt tokens read and to read, in a `with` block and in its thread.
+
+        An exception from `on_prefill` ends the request and is passed on.
+        """
         ...

@@ -1,26 +1,31 @@
 """`analyse_paper`: candidates by code, judged and worded by a model, quoted by code.
 
-For each facet of a task: a cheap score picks candidate sentences; the model judges each by
-the probability of Yes; the best become findings, with what says the same elsewhere as further
+Sentence by sentence: for each facet of a task a cheap score picks candidates; the model judges each
+by the probability of Yes; the best become findings, with what says the same elsewhere as further
 evidence; the model words a statement, which is dropped for the quote if it says more than the
-evidence. The model never writes a quote: it sees sentences, and code prints them by their spans.
-Only sentences are read, one at a time, so that a paper may be longer than the context window.
+evidence. Then as a whole (`answers.py`): the paper is read once, and each facet's question follows
+it. The two do not take turns, since the model's cache holds one beginning. The model never writes
+a quote.
 """
 
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+import contextlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain
 
 from deepseek.apps.documents.document import Document
-from deepseek.apps.papers.analysis import Finding, PaperAnalysis, TaskResult
+from deepseek.apps.papers.analysis import Finding, PaperAnalysis, TaskResult, WholeReading
+from deepseek.apps.papers.answers import N_CALLS, Answers
 from deepseek.apps.papers.candidates import Outlook, rank_candidates
 from deepseek.apps.papers.experiment_flaws import FlawReview
 from deepseek.apps.papers.extraction import FacetSearch
+from deepseek.apps.papers.joining import joined
 from deepseek.apps.papers.judge import Judge
+from deepseek.apps.papers.progress import AnalysisProgress, Clock, OutOfTime
+from deepseek.apps.papers.reading import ReadMode, read_whole
 from deepseek.apps.papers.tasks import FLAWS, Task, resolve_tasks
 from deepseek.apps.papers.writer import Writer
 from deepseek.core.errors import ConfigError
-from deepseek.core.llm import LanguageModel
+from deepseek.core.llm import LanguageModel, WatchedModel
 
 NOTHING = {
     "en": "Nothing was found that answers this with sufficient confidence.",
@@ -40,44 +45,13 @@ OUT_OF_TIME = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class AnalysisProgress:
-    """What is being done, and how many model calls are done of all."""
-
-    step: str
-    done: int
-    total: int
-
-
-@dataclass(slots=True)
-class _Clock:
-    """Counts the model's calls for progress, and the seconds for the time limit."""
-
-    total: int
-    on_progress: Callable[[AnalysisProgress], None] | None
-    time_limit: float | None
-    step: str = ""
-    done: int = 0
-    start: float = field(default_factory=time.perf_counter)
-
-    def tick(self, calls: int = 1) -> None:
-        self.done = min(self.done + calls, self.total)
-        self.show()
-
-    def show(self) -> None:
-        if self.on_progress:
-            self.on_progress(AnalysisProgress(self.step, self.done, self.total))
-
-    def is_over(self) -> bool:
-        return self.time_limit is not None and time.perf_counter() - self.start > self.time_limit
-
-
 def analyse_paper(
     document: Document,
     model: LanguageModel,
     tasks: Sequence[str | Task],
     *,
     extra_tasks: Mapping[str, Task] | None = None,
+    read: ReadMode = "auto",
     seed: int = 0,
     time_limit: float | None = None,
     on_progress: Callable[[AnalysisProgress], None] | None = None,
@@ -88,75 +62,169 @@ def analyse_paper(
     Args:
         document: The paper.
         model: Who judges and words.
-        tasks: Names of tasks, `Task` objects, or free questions ending in `?`.
+        tasks: Names of tasks, `Task` objects, or free questions in several words.
         extra_tasks: Tasks of the user, by name.
+        read: Whether the model sees single sentences only or also the paper as a whole; `auto`:
+            as a whole if its context window holds that.
         seed: Given to the model; same paper, tasks and seed: same report.
         time_limit: Seconds after which what was found so far is returned.
-        on_progress: Told before and after each call of the model.
+        on_progress: Told before and after each call of the model, and while it reads the paper.
         on_finding: Told of each finding as soon as it is there.
 
     Raises:
-        ConfigError: A task is unknown or the time limit is not positive.
+        ConfigError: A task is unknown, the time limit is not positive, or the paper as a whole is
+            wanted and does not fit.
     """
     if time_limit is not None and time_limit <= 0:
         raise ConfigError(f"the time limit is {time_limit}", "give seconds above 0")
     resolved = resolve_tasks(tasks, extra_tasks)
-    start = time.perf_counter()
-    language = document.language
-    outlook = Outlook(document)
-    judge = Judge(model, document.title, language)
-    search = FacetSearch(outlook, judge, Writer(model, document.title, language, seed))
-    review = FlawReview(outlook, judge) if any(t.name == FLAWS for t in resolved) else None
-    clock = _Clock(_calls(outlook, resolved, review), on_progress, time_limit)
-    timings = {"candidates": time.perf_counter() - start}
-    results = []
-    for task in resolved:
-        begin = time.perf_counter()
-        clock.step = task.title[language]
-        clock.show()
-        if task.name == FLAWS and review is not None:
-            findings = review.findings(clock.tick, clock.is_over)
-        else:
-            findings = search.findings(task, clock.tick, clock.is_over)
-        kept = []
-        for finding in findings:
-            kept.append(finding)
-            if on_finding:
-                on_finding(finding)
-        note = ""
-        if clock.is_over():
-            note = OUT_OF_TIME[language]
-        elif not kept:
-            about_experiments = task.name == FLAWS or all(f.evaluation for f in task.facets)
-            none = about_experiments and not outlook.has_evaluation
-            note = NO_EXPERIMENTS[language] if none else NOTHING[language]
-        results.append(
-            TaskResult(task=task.name, title=clock.step, findings=tuple(kept), note=note)
+    clock = Clock(document.language, on_progress, time_limit)
+    analysis = _Analysis(document, model, resolved, read, seed, clock, on_finding)
+    return analysis.run({"seed": seed, "time_limit": time_limit, "read": read})
+
+
+class _Analysis:
+    """One analysis while it runs."""
+
+    def __init__(
+        self,
+        document: Document,
+        model: LanguageModel,
+        tasks: Sequence[Task],
+        read: ReadMode,
+        seed: int,
+        clock: Clock,
+        on_finding: Callable[[Finding], None] | None,
+    ) -> None:
+        self.document, self.model, self.tasks, self.clock = document, model, tasks, clock
+        self.on_finding, language = on_finding, document.language
+        self.outlook = Outlook(document)
+        judge = Judge(model, document.title, language)
+        self.search = FacetSearch(
+            self.outlook, judge, Writer(model, document.title, language, seed)
         )
-        timings[task.name] = time.perf_counter() - begin
-    timings["total"] = time.perf_counter() - start
-    return PaperAnalysis(
-        title=document.title,
-        source=document.source,
-        document_id=document.id,
-        n_pages=len(document.pages),
-        language=language,
-        model=model.name,
-        tasks=tuple(results),
-        sections=tuple((s.title, s.role, s.page) for s in document.sections if s.title),
-        warnings=document.warnings + (() if outlook.is_paper else (NO_PAPER[language],)),
-        timings=timings,
-        settings={"seed": seed, "time_limit": time_limit},
-        document=document,
-    )
+        asks_flaws = any(task.name == FLAWS for task in tasks)
+        self.review = FlawReview(self.outlook, judge) if asks_flaws else None
+        self.answers: Answers | None = None
+        self.not_whole = ""
+        """Why the paper is not read as a whole although it should be."""
+        if read != "sentences" and any(task.facets for task in tasks):
+            reading, self.not_whole = read_whole(document, model)
+            if reading is not None:
+                self.answers = Answers(self.outlook, model, reading, seed)
+            elif read == "whole":
+                raise ConfigError(self.not_whole, "load the model with a larger context window")
+        self.found: dict[str, list[Finding]] = {task.name: [] for task in tasks}
+        self.unfinished: set[str] = set()
+        self.timings: dict[str, float] = dict.fromkeys(self.found, 0.0)
 
+    def run(self, settings: dict[str, object]) -> PaperAnalysis:
+        """Do everything."""
+        document, clock = self.document, self.clock
+        clock.total = self._n_calls()
+        timings = {"candidates": clock.seconds}
+        for task in self.tasks:
+            self._run_task(task, self._by_sentences(task))
+        if self.answers is not None:
+            self._run_whole(self.answers)
+        language = document.language
+        return PaperAnalysis(
+            title=document.title,
+            source=document.source,
+            document_id=document.id,
+            n_pages=len(document.pages),
+            language=language,
+            model=self.model.name,
+            tasks=tuple(map(self._result, self.tasks)),
+            sections=tuple((s.title, s.role, s.page) for s in document.sections if s.title),
+            warnings=document.warnings
+            + (() if self.outlook.is_paper else (NO_PAPER[language],))
+            + ((self.not_whole,) if self.not_whole else ()),
+            reading=self._reading(),
+            timings=timings | self.timings | {"total": clock.seconds},
+            settings=settings,
+            document=document,
+        )
 
-def _calls(outlook: Outlook, tasks: Sequence[Task], review: FlawReview | None) -> int:
-    """Calls of the model that the tasks will take at most."""
-    language = outlook.document.language
-    total = review.n_calls if review is not None else 0
-    for task in tasks:
-        for facet in task.facets:
-            n_candidates = len(rank_candidates(outlook, facet, facet.ask[language]))
-            total += n_candidates + min(facet.max_findings, n_candidates) + 1
-    return max(total, 1)
+    def _run_task(self, task: Task, findings: Iterable[Finding]) -> None:
+        start = self.clock.seconds
+        self.clock.begin(task.title[self.document.language])
+        with contextlib.suppress(OutOfTime):
+            for finding in findings:
+                self._keep(finding)
+        if self.clock.is_over():
+            self.unfinished.add(task.name)
+        self.timings[task.name] += self.clock.seconds - start
+
+    def _by_sentences(self, task: Task) -> Iterable[Finding]:
+        if self.review is not None and task.name == FLAWS:
+            return self.review.findings(self.clock.tick, self.clock.is_over)
+        return self.search.findings(task, self.clock.tick, self.clock.is_over)
+
+    def _run_whole(self, answers: Answers) -> None:
+        watched: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+        if isinstance(self.model, WatchedModel):
+            watched = self.model.watched(self.clock.read)
+        with watched:
+            for task in self.tasks:
+                self._run_task(task, answers.findings(task, self.clock.tick, self.clock.is_over))
+        for finding in filter(self._may_be_replaced, chain.from_iterable(self.found.values())):
+            self._announce(finding)
+
+    def _keep(self, finding: Finding) -> None:
+        """Take a finding, and tell of it if it is new and will stay."""
+        kept = self.found[finding.task]
+        new: Finding | None = finding
+        if finding.in_view == "paper":
+            self.found[finding.task], new = joined(kept, finding)
+        else:
+            kept.append(finding)
+        if new is not None and not self._may_be_replaced(new):
+            self._announce(new)
+
+    def _may_be_replaced(self, finding: Finding) -> bool:
+        """Whether something was not found, but may be once the paper is read as a whole."""
+        return self.answers is not None and finding.is_missing and finding.task != FLAWS
+
+    def _announce(self, finding: Finding) -> None:
+        if self.on_finding:
+            self.on_finding(finding)
+
+    def _result(self, task: Task) -> TaskResult:
+        language, findings = self.document.language, self.found[task.name]
+        order = {facet.title[language]: place for place, facet in enumerate(task.facets)}
+        if order:
+            findings.sort(key=lambda f: order.get(f.title, 0))
+        note = ""
+        if task.name in self.unfinished:
+            note = OUT_OF_TIME[language]
+        elif not findings:
+            about_experiments = task.name == FLAWS or all(f.evaluation for f in task.facets)
+            none = about_experiments and not self.outlook.has_evaluation
+            note = NO_EXPERIMENTS[language] if none else NOTHING[language]
+        return TaskResult(
+            task=task.name, title=task.title[language], findings=tuple(findings), note=note
+        )
+
+    def _reading(self) -> WholeReading | None:
+        if self.answers is None or not self.answers.has_asked:
+            return None
+        reading = self.answers.reading
+        return WholeReading(
+            extent=reading.extent,
+            n_tokens=reading.n_tokens,
+            context_window=self.model.context_window,
+            attended=self.answers.attended,
+        )
+
+    def _n_calls(self) -> int:
+        """Calls of the model that the tasks will take at most."""
+        language = self.document.language
+        total = self.review.n_calls if self.review is not None else 0
+        for task in self.tasks:
+            for facet in task.facets:
+                n_candidates = len(rank_candidates(self.outlook, facet, facet.ask[language]))
+                total += n_candidates + min(facet.max_findings, n_candidates) + 1
+                if self.answers is not None:
+                    total += N_CALLS
+        return max(total, 1)

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from deepseek.apps.documents.document import Document, Span
+from deepseek.core.llm import Attended
 
 Severity = Literal["info", "minor", "major"]
+InView = Literal["sentences", "paper"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,8 @@ class Finding:
     """For something missing: where and for what was searched."""
     is_missing: bool = False
     """Whether the finding is that something is not there; the evidence is then the nearest."""
+    in_view: InView = "sentences"
+    """What the model had in view when it worded the statement."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +58,19 @@ class TaskResult:
     title: str
     findings: tuple[Finding, ...]
     note: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WholeReading:
+    """How a model had a paper as a whole in view."""
+
+    extent: Literal["whole", "body"]
+    """`body`: without the list of references."""
+    n_tokens: int
+    """Of the paper."""
+    context_window: int
+    attended: Attended | None
+    """What the last token of the last answer saw; None: the model cannot say."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +87,8 @@ class PaperAnalysis:
     sections: tuple[tuple[str, str, int], ...] = ()
     """Title, role and page of each section."""
     warnings: tuple[str, ...] = ()
+    reading: WholeReading | None = None
+    """None: it was read sentence by sentence only."""
     timings: dict[str, float] = field(default_factory=dict)
     """Seconds per step."""
     settings: dict[str, Any] = field(default_factory=dict)
@@ -96,6 +115,7 @@ class PaperAnalysis:
         values = {name: getattr(self, name) for name in self.__dataclass_fields__}
         del values["document"]
         values["tasks"] = [asdict(task) for task in self.tasks]
+        values["reading"] = None if self.reading is None else asdict(self.reading)
         for task in values["tasks"]:
             for finding in task["findings"]:
                 for evidence in finding["evidence"]:

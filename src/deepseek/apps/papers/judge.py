@@ -7,7 +7,8 @@ calibration, Zhao et al. 2021, arXiv:2102.09690).
 
 from dataclasses import dataclass
 
-from deepseek.core.llm import LanguageModel, Message
+from deepseek.apps.papers.reading import Reading
+from deepseek.core.llm import LanguageModel, Message, Prompt
 
 NEUTRAL = {
     "en": "The rest of this paper is organised as follows.",
@@ -38,6 +39,8 @@ class Judge:
     model: LanguageModel
     title: str
     language: str
+    reading: Reading | None = None
+    """What the model has in view beside the sentence; None: nothing."""
 
     def baseline(self, claim: str) -> float:
         """How far the model leans to Yes for a sentence that says nothing, in nats."""
@@ -61,6 +64,8 @@ class Judge:
         )
 
     def _lean(self, question: str) -> float:
-        prompt = [Message("system", SYSTEM[self.language]), Message("user", question)]
+        prompt: Prompt = [Message("system", SYSTEM[self.language]), Message("user", question)]
+        if self.reading is not None:
+            prompt = self.reading.followed_by(question)
         yes, no = self.model.score(prompt, ANSWERS[self.language])
         return yes.logprob - no.logprob

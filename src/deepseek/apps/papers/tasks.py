@@ -89,7 +89,7 @@ def load_tasks(path: Path) -> Mapping[str, Task]:
 def resolve_tasks(
     asked: Sequence[str | Task], extra: Mapping[str, Task] | None = None
 ) -> list[Task]:
-    """Tasks by name; a text that ends in a question mark becomes a task of its own.
+    """Tasks by name; a text of several words or with a question mark is a task of its own.
 
     Raises:
         ConfigError: Nothing is asked, or a name is unknown.
@@ -99,14 +99,14 @@ def resolve_tasks(
     for item in [asked] if isinstance(asked, str) else asked:
         if isinstance(item, Task):
             task = item
-        elif item.strip().endswith(QUESTION_END):
-            task = question_task(item.strip())
         elif item in known:
             task = known[item]
+        elif is_free(item):
+            task = question_task(item.strip())
         else:
             raise ConfigError(
                 f"unknown task {item!r}",
-                f"{suggest(item, known)}; a free question ends with a question mark",
+                f"{suggest(item, known)}; a free question has several words or a question mark",
             )
         tasks[task.name] = task
     if not tasks:
@@ -114,8 +114,14 @@ def resolve_tasks(
     return list(tasks.values())
 
 
+def is_free(text: str) -> bool:
+    """Whether a text asks something in the user's own words, and is not a misspelt name."""
+    is_chinese = any("\u4e00" <= character <= "\u9fff" for character in text)
+    return text.strip().endswith(QUESTION_END) or len(text.split()) > 2 or is_chinese
+
+
 def question_task(question: str) -> Task:
-    """A task that answers one free question.
+    """A task that answers one free question, or tells what is wished to be told.
 
     Raises:
         ConfigError: The question is too long.

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 
 from deepseek.apps.papers.grounding import is_grounded
-from deepseek.core.llm import LanguageModel, Message, SamplingParams
+from deepseek.core.llm import Completion, LanguageModel, Message, SamplingParams
 
 SYSTEM = {
     "en": "You write one short factual sentence about a scientific paper. "
@@ -21,7 +21,8 @@ MAX_TOKENS = 64
 MAX_EVIDENCE_CHARACTERS = 1_500
 MAX_QUOTED_CHARACTERS = 240  # of a sentence that stands in for a statement
 LEAD = re.compile(
-    r"^(answer|evidence|the (paper|authors|evidence) (states?|says?) that|回答|答)\s*[:：]?\s*",
+    r"^((yes|是的?)[,，]|answer|evidence|the (paper|authors|evidence) (states?|says?) that|回答|答)"
+    r"\s*[:：]?\s*",
     re.IGNORECASE,
 )
 
@@ -49,11 +50,18 @@ class Writer:
             [Message("system", SYSTEM[self.language]), Message("user", text)],
             SamplingParams(max_tokens=MAX_TOKENS, stop=("\n",), seed=self.seed),
         )
-        written = LEAD.sub("", answer.text.strip()).strip('"“” -')
-        whole = answer.finish_reason == "stop" and written[-1:] not in (":", "：", "")
-        if whole and is_grounded(written, quote, self.title):
-            return written[0].upper() + written[1:], True
+        written = plain_statement(answer)
+        if written and is_grounded(written, quote, self.title):
+            return written, True
         return shortened(quote), False
+
+
+def plain_statement(answer: Completion) -> str:
+    """An answer's sentence without what leads to it; empty if the answer is not whole."""
+    written = LEAD.sub("", answer.text.strip()).strip('"“” -')
+    if answer.finish_reason != "stop" or written[-1:] in (":", "：", ""):
+        return ""
+    return written[0].upper() + written[1:]
 
 
 def shortened(quote: str) -> str:

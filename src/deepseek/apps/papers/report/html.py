@@ -9,7 +9,7 @@ import jinja2
 from markupsafe import Markup
 
 from deepseek.apps.papers.analysis import PaperAnalysis
-from deepseek.apps.papers.report.labels import LABELS, page_label
+from deepseek.apps.papers.report.labels import LABELS, page_label, reading_label
 from deepseek.apps.papers.report.pages import shown_pages
 
 
@@ -34,6 +34,7 @@ def html_report(analysis: PaperAnalysis, pdf: Path | None = None) -> str:
         analysis=analysis,
         rows=rows,
         words=LABELS[analysis.language],
+        reading=analysis.reading and reading_label(analysis.reading, analysis.language),
         pages=pages,
         has_images=any(page.image for page in pages),
         n_quotes=sum(e.verified for f in analysis.findings for e in f.evidence),

@@ -3,7 +3,7 @@
 import re
 
 from deepseek.apps.papers.analysis import Evidence, Finding, PaperAnalysis
-from deepseek.apps.papers.report.labels import LABELS, page_label
+from deepseek.apps.papers.report.labels import LABELS, page_label, reading_label
 
 SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|])")
 
@@ -19,6 +19,8 @@ def markdown_report(analysis: PaperAnalysis) -> str:
         f"{words['model']}: {_safe(analysis.model)}",
         "",
     ]
+    if analysis.reading is not None:
+        lines += [reading_label(analysis.reading, analysis.language), ""]
     for warning in analysis.warnings:
         lines += [f"> {_safe(warning)}", ""]
     for task in analysis.tasks:
@@ -33,6 +35,7 @@ def markdown_report(analysis: PaperAnalysis) -> str:
 def _finding(finding: Finding, language: str) -> list[str]:
     words = LABELS[language]
     mark = "" if finding.severity == "info" else f" · {words[finding.severity]}"
+    mark += f" · {words['in_paper']}" if finding.in_view == "paper" else ""
     lines = [
         f"### {_safe(finding.title)}",
         "",
