@@ -49,10 +49,10 @@ def exact(logits: torch.Tensor, seen: set[int], settings: dict[str, Any]) -> lis
 def test_draws_follow_the_distribution(settings: dict[str, Any]) -> None:
     seen = {0, 4} if "repetition_penalty" in settings else set()
     wanted = exact(LOGITS, seen, settings)
-    sampler = Sampler(SamplingParams(seed=5, **settings))
+    sampler = Sampler(SamplingParams(seed=5, **settings), prompt=seen)
     counts = [0] * len(LOGITS)
     for _ in range(DRAWS):
-        counts[sampler.choose(LOGITS, seen)] += 1
+        counts[sampler.choose(LOGITS)] += 1
     assert all(count == 0 for count, p in zip(counts, wanted, strict=True) if p == 0)
     chi_square = sum(
         (count - DRAWS * p) ** 2 / (DRAWS * p)
@@ -83,13 +83,13 @@ def test_top_p_of_equal_tokens() -> None:
 def test_tiny_temperatures_take_the_likeliest(temperature: float) -> None:
     sampler = Sampler(SamplingParams(temperature=temperature, seed=1))
     logits = 100 * torch.randn(1_000, generator=torch.Generator().manual_seed(2))
-    assert {sampler.choose(logits, set()) for _ in range(50)} == {int(logits.argmax())}
+    assert {sampler.choose(logits) for _ in range(50)} == {int(logits.argmax())}
 
 
 def test_forbidden_tokens_are_never_drawn() -> None:
     logits = torch.tensor([-math.inf, 0.0, -math.inf, 0.0, -math.inf])
     sampler = Sampler(SamplingParams(temperature=5.0, seed=3))
-    assert {sampler.choose(logits, set()) for _ in range(500)} == {1, 3}
+    assert {sampler.choose(logits) for _ in range(500)} == {1, 3}
 
 
 def test_seed_decides() -> None:
@@ -97,7 +97,7 @@ def test_seed_decides() -> None:
 
     def draws(seed: int | None) -> list[int]:
         sampler = Sampler(SamplingParams(temperature=1.0, seed=seed))
-        return [sampler.choose(logits, set()) for _ in range(20)]
+        return [sampler.choose(logits) for _ in range(20)]
 
     assert draws(7) == draws(7)
     assert draws(7) != draws(8)
@@ -108,8 +108,8 @@ def test_penalty_makes_seen_tokens_less_likely_whatever_their_sign() -> None:
     logits = torch.tensor([2.0, -2.0, 1.0])
     assert penalise(logits, {0, 1}, 2.0).tolist() == [1.0, -4.0, 1.0]
     assert logits.tolist() == [2.0, -2.0, 1.0]
-    greedy = Sampler(SamplingParams(repetition_penalty=4.0))
-    assert greedy.choose(logits, {0}) == 2
+    greedy = Sampler(SamplingParams(repetition_penalty=4.0), prompt=[0])
+    assert greedy.choose(logits) == 2
 
 
 def test_logprobs_are_log_softmax() -> None:
