@@ -22,7 +22,6 @@ HELP = "Answer one prompt, streaming the answer to standard output."
 EXAMPLES = (
     'deepseek generate "Write a Python function that parses ISO dates." --max-tokens 200',
     'git diff | deepseek generate - --system "Write a commit message." --model smollm2-135m',
-    'deepseek generate "Is water wet?" --choice yes,no',
 )
 
 
