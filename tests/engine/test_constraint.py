@@ -3,6 +3,7 @@
 import json
 import random
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -337,6 +338,23 @@ def test_answers_of_one_constraint_are_independent(engine: Engine) -> None:
     first.accept(engine.encode("a")[0])
     assert first.allowed(engine.tokenizer.vocab_size).sum() == 1
     assert second.allowed(engine.tokenizer.vocab_size).sum() >= 2
+
+
+def test_threads_share_what_is_compiled(engine: Engine) -> None:
+    grammars = Grammars(engine.tokenizer)
+
+    def ends(index: int) -> str:
+        matcher = grammars.matcher(Constraint.choice([f"{index % 3} is one", "a"]))
+        said = b""
+        while not matcher.is_complete:
+            allowed = matcher.allowed(engine.tokenizer.vocab_size).nonzero().flatten().tolist()
+            matcher.accept(allowed[0])
+            said += engine.tokenizer.token_bytes(allowed[0])
+        return said.decode()
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(ends, range(12))) == [f"{i % 3} is one" for i in range(12)]
+    assert len(grammars._compiled) == 3
 
 
 def test_what_needs_no_model_is_checked_without_one() -> None:

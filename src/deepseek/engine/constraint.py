@@ -104,8 +104,10 @@ class Grammars:
         """
         with self._lock:
             found = self._compiled.get(constraint)
-            if found is None:
-                found = self._compiled[constraint] = self._compile(constraint)
+        if found is None:
+            found = self._compile(constraint)  # others need not wait for it
+        with self._lock:
+            self._compiled[constraint] = found
             self._compiled.move_to_end(constraint)
             while len(self._compiled) > MAX_KEPT:
                 self._compiled.popitem(last=False)
