@@ -147,10 +147,10 @@ class _Vocabulary:
         # The library's object cannot be freed in a cycle.
         self._encode = weakref.WeakMethod(tokenizer.encode)
 
-    def __call__(self, text: str) -> list[int]:
+    def __call__(self, text: bytes) -> list[int]:
         encode = self._encode()
         assert encode is not None
-        return encode(text)
+        return encode(text.decode("utf-8", "replace"))
 
 
 _GRAMMARS: "weakref.WeakKeyDictionary[Tokenizer, Grammars]" = weakref.WeakKeyDictionary()

@@ -111,8 +111,9 @@ class Engine:
             RequestError: The prompt is empty or does not fit the context window.
         """
         for delta in self.stream(prompt, params):
-            if delta.completion is not None:
-                return delta.completion
+            completion = delta.completion
+        if completion is not None:
+            return completion
         raise AssertionError("a stream ends with its completion")
 
     def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> Iterator[Delta]:

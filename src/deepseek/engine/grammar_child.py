@@ -25,9 +25,9 @@ class Vocabulary:
         self.eos_token_id = ends[0]
         self._ids = {token: i for i, token in enumerate(tokens)}
 
-    def __call__(self, text: str) -> list[int]:
+    def __call__(self, text: bytes) -> list[int]:
         """One token a byte, where there is one."""
-        single = (bytes([byte]) for byte in text.encode())
+        single = (bytes([byte]) for byte in text)
         return [self._ids[byte] for byte in single if byte in self._ids]
 
 
