@@ -36,10 +36,10 @@ SCHEMA = {
 }
 
 
-def test_generate_answers_in_a_form(smollm2_path, tmp_path, capsys):
+def test_generate_answers_in_a_form(tiny_folder, tmp_path, capsys):
     file = tmp_path / "schema.json"
     file.write_text(json.dumps(SCHEMA))
-    argv = ["generate", "Name a city as JSON.", "--model", str(smollm2_path), "--max-tokens", "60"]
+    argv = ["generate", "Name a city as JSON.", "--model", str(tiny_folder), "--max-tokens", "60"]
     assert main([*argv, "--json-schema", str(file)]) == 0
     value = json.loads(capsys.readouterr().out)
     assert list(value) == ["city", "big"]
@@ -47,8 +47,10 @@ def test_generate_answers_in_a_form(smollm2_path, tmp_path, capsys):
     assert capsys.readouterr().out.strip() in ("Paris", "Rome")
     assert main([*argv, "--regex", "[A-Z]{3}", "--logit-bias", "33=-100"]) == 0
     assert re.fullmatch("[A-Z]{3}", capsys.readouterr().out.strip())
-    assert main([*argv[:-1], "3", "--json-object"]) == 0
-    assert "the JSON schema is not complete: length" in capsys.readouterr().err
+    assert main([*argv[:-1], "1", "--choice", "a choice of many words"]) == 0
+    assert "the choice is not complete: length" in capsys.readouterr().err
+    assert main([*argv, "--json-object", "--seed", "1", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["text"].startswith("{")
 
 
 @pytest.mark.parametrize(
