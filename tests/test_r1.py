@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import deepseek
-from deepseek import DeepSeekError, Message, R1Model, SamplingParams
+from deepseek import Constraint, DeepSeekError, Message, R1Model, SamplingParams
 from deepseek.core.errors import CheckpointError, ConfigError, RequestError
 from deepseek.core.llm import LanguageModel
 from deepseek.r1 import conversation, default_model
@@ -66,6 +66,23 @@ def test_chat_takes_turns_in_any_form(model: R1Model, messages: Any) -> None:
     assert answer.n_prompt_tokens > model.count_tokens(QUESTION)
 
 
+def test_a_form_by_name_is_a_constraint(model: R1Model) -> None:
+    schema = {"type": "array", "items": {"enum": [1, 2]}, "minItems": 2, "maxItems": 2}
+    by_name = model.generate(QUESTION, json_schema=schema)
+    assert by_name.text in {f"[{a}, {b}]" for a in (1, 2) for b in (1, 2)}
+    params = SamplingParams(constraint=Constraint.json_schema(schema))
+    assert model.generate(QUESTION, params).token_ids == by_name.token_ids
+    assert model.chat(QUESTION, choice=["yes", "no"]).text in ("yes", "no")
+    assert model.generate(QUESTION, grammar='start: "a" "b"').text == "ab"
+    assert list(model.stream(QUESTION, regex="[0-9]{3}"))[-1].completion.text.isdigit()  # type: ignore[union-attr]
+
+
+def test_samples(model: R1Model) -> None:
+    found = model.samples(QUESTION, n=2, best_of=3, temperature=1.0, seed=1, max_tokens=6)
+    assert len(found) == 2
+    assert found[0].token_ids != found[1].token_ids
+
+
 def test_score(model: R1Model) -> None:
     yes, no = model.score(QUESTION, [" yes", " no"])
     assert yes.logprob < 0
@@ -85,6 +102,13 @@ def test_score(model: R1Model) -> None:
         ({"logprobs": 51}, "logprobs is 51", "0 to 50"),
         ({"seed": -1}, "seed is -1", "0 to 2"),
         ({"stop": [""]}, "stop is", "non-empty"),
+        ({"frequency_penalty": 3.0}, "frequency_penalty is 3.0", "-2 to 2"),
+        ({"logit_bias": {10**6: 1.0}}, "logit_bias names token 1000000", "0 to"),
+        ({"json_schema": {"type": "strnig"}}, "Invalid type: strnig", "properties"),
+        ({"json_schema": "{"}, "no valid JSON", "correct it"),
+        ({"regex": "("}, "regular expression cannot be used", "Rust's regex"),
+        ({"choice": []}, "nothing or too much", "1 to 1,000"),
+        ({"choice": ["a"], "regex": "a"}, "an answer has one constraint", "give one of"),
         ({"params": SamplingParams(), "seed": 1}, "both params", "one of the two"),
         ({"max_tokens": 2_048}, "context window of 2048", "shorten the prompt"),
     ],

@@ -12,15 +12,25 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from deepseek.apps.papers.analysis import PaperAnalysis
+    from deepseek.core.constraint import Constraint
     from deepseek.core.errors import DeepSeekError
     from deepseek.core.llm import Completion, Message, SamplingParams
     from deepseek.r1 import R1Model
 
 __version__ = "0.1.0"
-__all__ = ["Completion", "DeepSeekError", "Message", "PaperAnalysis", "R1Model", "SamplingParams"]
+__all__ = [
+    "Completion",
+    "Constraint",
+    "DeepSeekError",
+    "Message",
+    "PaperAnalysis",
+    "R1Model",
+    "SamplingParams",
+]
 
 _HOMES = {
     "Completion": "deepseek.core.llm",
+    "Constraint": "deepseek.core.constraint",
     "DeepSeekError": "deepseek.core.errors",
     "Message": "deepseek.core.llm",
     "PaperAnalysis": "deepseek.apps.papers.analysis",

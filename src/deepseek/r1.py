@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from deepseek.core.constraint import NAMES, Constraint
 from deepseek.core.errors import ConfigError, RequestError
 from deepseek.core.llm import (
     Completion,
@@ -19,6 +20,7 @@ from deepseek.core.llm import (
 )
 from deepseek.core.memory import parse_bytes
 from deepseek.engine.loader import LoadReport, Progress, load_engine
+from deepseek.engine.samples import samples
 from deepseek.weights.pull import OnProgress
 
 if TYPE_CHECKING:
@@ -150,10 +152,12 @@ class R1Model:
         Args:
             prompt: Text to continue as it stands, or messages for the chat template.
             params: How to sample. Fields may be given by name instead: `temperature=0.7`.
-            **settings: Fields of `SamplingParams`.
+            **settings: Fields of `SamplingParams`, and `json_schema`, `regex`, `grammar` or
+                `choice` for the constraint of that kind.
 
         Raises:
-            RequestError: A setting is unknown or out of range, or the prompt does not fit.
+            RequestError: A setting is unknown or out of range, the constraint cannot be used, or
+                the prompt does not fit.
         """
         return self._engine.generate(prompt, _sampling(params, settings))
 
@@ -162,6 +166,29 @@ class R1Model:
     ) -> Iterator[Delta]:
         """Like `generate`, piece by piece. Closing the iterator stops the answer."""
         return self._engine.stream(prompt, _sampling(params, settings))
+
+    def samples(
+        self,
+        prompt: Prompt,
+        params: SamplingParams | None = None,
+        *,
+        n: int = 1,
+        best_of: int | None = None,
+        **settings: Any,
+    ) -> list[Completion]:
+        """Draw several answers to one prompt, which is read once.
+
+        Args:
+            prompt: Text to continue as it stands, or messages for the chat template.
+            params: How to sample; the i-th answer has the seed `seed + i`.
+            n: Answers to return, 1 to 64.
+            best_of: Draw so many, up to 64, and return the n likeliest by token, best first.
+            **settings: As for `generate`.
+
+        Raises:
+            RequestError: A number is out of range, or the prompt cannot be answered.
+        """
+        return samples(self._engine, prompt, _sampling(params, settings), n, best_of)
 
     def chat(
         self,
@@ -415,6 +442,11 @@ def _sampling(params: SamplingParams | None, settings: dict[str, Any]) -> Sampli
         return params or SamplingParams()
     if params is not None:
         raise RequestError("both params and settings by name were given", "give one of the two")
+    forms = [kind for kind in NAMES if kind in settings]
+    if len(forms) + ("constraint" in settings) > 1:
+        raise RequestError("an answer has one constraint", f"give one of {', '.join(NAMES)}")
+    for kind in forms:
+        settings["constraint"] = getattr(Constraint, kind)(settings.pop(kind))
     known = SamplingParams.__dataclass_fields__
     unknown = sorted(set(settings) - set(known))
     if unknown:

@@ -9,6 +9,7 @@ from api_server import serving
 
 from deepseek.backends import openai_server
 from deepseek.backends.openai_server import ServedModel
+from deepseek.core.constraint import Constraint
 from deepseek.core.errors import RequestError
 from deepseek.core.llm import BatchLanguageModel, Message, SamplingParams, ScoreRequest
 from deepseek.engine.engine import Engine
@@ -53,6 +54,26 @@ def test_a_conversation_is_answered_and_continued(
     assert server[1][-1]["continue_final_message"] is True
     assert model.generate(turns[:1], PARAMS).text == engine.generate(turns[:1], PARAMS).text
     assert "continue_final_message" not in server[1][-1]
+
+
+def test_penalties_and_schemas_are_passed_on(model: ServedModel, server: Server) -> None:
+    schema = {"type": "object"}
+    params = SamplingParams(
+        max_tokens=4,
+        presence_penalty=0.5,
+        frequency_penalty=-0.5,
+        logit_bias={7: 1.5},
+        constraint=Constraint.json_schema(schema),
+    )
+    model.generate([Message("user", "Hello")], params)
+    sent = server[1][-1]
+    assert (sent["presence_penalty"], sent["frequency_penalty"]) == (0.5, -0.5)
+    assert sent["logit_bias"] == {"7": 1.5}
+    assert sent["response_format"]["json_schema"]["schema"] == schema
+    with pytest.raises(RequestError, match="conversations only"):
+        model.generate(PROMPT, params)
+    with pytest.raises(RequestError, match="knows no regular expression"):
+        model.generate(PROMPT, SamplingParams(constraint=Constraint.regex("a")))
 
 
 def test_scores_come_from_the_echo(model: ServedModel, engine: Engine) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -25,6 +26,52 @@ def test_generate_reports_json(smollm2_path, capsys):
     assert main([*argv, "--json"]) == 0
     answer = json.loads(capsys.readouterr().out)
     assert answer["finish_reason"] == "length"
+
+
+SCHEMA = {
+    "type": "object",
+    "properties": {"city": {"type": "string", "maxLength": 20}, "big": {"type": "boolean"}},
+    "required": ["city", "big"],
+    "additionalProperties": False,
+}
+
+
+def test_generate_answers_in_a_form(tiny_folder, tmp_path, capsys):
+    file = tmp_path / "schema.json"
+    file.write_text(json.dumps(SCHEMA))
+    argv = ["generate", "Name a city as JSON.", "--model", str(tiny_folder), "--max-tokens", "60"]
+    assert main([*argv, "--json-schema", str(file)]) == 0
+    value = json.loads(capsys.readouterr().out)
+    assert list(value) == ["city", "big"]
+    assert main([*argv, "--choice", "Paris, Rome"]) == 0
+    assert capsys.readouterr().out.strip() in ("Paris", "Rome")
+    assert main([*argv, "--regex", "[A-Z]{3}", "--logit-bias", "33=-100"]) == 0
+    assert re.fullmatch("[A-Z]{3}", capsys.readouterr().out.strip())
+    assert main([*argv[:-1], "1", "--choice", "a choice of many words"]) == 0
+    assert "the choice is not complete: length" in capsys.readouterr().err
+    assert main([*argv, "--json-object", "--seed", "1", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["text"].startswith("{")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--json-schema", "nowhere.json"], "cannot read nowhere.json"),
+        (["--json-schema", "SCHEMA"], "Invalid type: strnig"),
+        (["--regex", "(a"], "the regular expression cannot be used"),
+        (["--choice", "a,,b"], "a choice is empty"),
+        (["--logit-bias", "x"], "--logit-bias is 'x'"),
+        (["--presence-penalty", "9"], "presence_penalty is 9.0"),
+    ],
+)
+def test_a_wrong_form_is_told_before_a_model_is_loaded(options, message, tmp_path, capsys):
+    file = tmp_path / "schema.json"
+    file.write_text('{"type": "strnig"}')
+    options = [str(file) if option == "SCHEMA" else option for option in options]
+    assert main(["generate", "x", "--model", "no-such-model", *options]) == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert "hint: " in said
 
 
 def test_chat_answers_piped_lines(smollm2_path):

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from deepseek.core.constraint import Constraint
 from deepseek.core.errors import RequestError
 from deepseek.core.llm import Message, SamplingParams
 
@@ -26,6 +27,12 @@ def test_the_defaults_are_greedy() -> None:
         {"top_p": 1e-9},
         {"min_p": 1.0},
         {"repetition_penalty": 10.0},
+        {"frequency_penalty": -2.0},
+        {"presence_penalty": 2.0},
+        {"logit_bias": {0: -100.0, 7: 100.0}},
+        {"logit_bias": dict.fromkeys(range(1024), 0.0)},
+        {"constraint": Constraint.json()},
+        {"reasoning_budget": 0},
         {"logprobs": 0},
         {"logprobs": 50},
         {"seed": 0},
@@ -58,6 +65,14 @@ def test_values_at_their_limits_are_allowed(values: dict[str, Any]) -> None:
         ("repetition_penalty", 0.0),
         ("repetition_penalty", 10.1),
         ("repetition_penalty", math.nan),
+        ("frequency_penalty", -2.1),
+        ("frequency_penalty", math.nan),
+        ("presence_penalty", 2.1),
+        ("logit_bias", {-1: 0.0}),
+        ("logit_bias", {1: 100.1}),
+        ("logit_bias", {1: math.nan}),
+        ("logit_bias", dict.fromkeys(range(1025), 0.0)),
+        ("reasoning_budget", -1),
         ("logprobs", -1),
         ("logprobs", 51),
         ("seed", -1),

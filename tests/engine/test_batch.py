@@ -68,6 +68,9 @@ def test_answers_equal_one_by_one(
             seed=index,
             stop=("the",) if generator.random() < 0.3 else (),
             repetition_penalty=generator.choice((1.0, 1.2)),
+            frequency_penalty=generator.choice((0.0, 0.7)),
+            presence_penalty=generator.choice((0.0, -0.5)),
+            logit_bias={generator.randint(3, 200): 2.0},
         )
         for index in range(len(prompts))
     ]

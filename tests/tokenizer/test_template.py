@@ -204,8 +204,8 @@ def test_a_template_works_again_after_it_was_killed(monkeypatch: pytest.MonkeyPa
         with pytest.raises(TokenizerError, match="exceeded its bounds"):
             template.render([Message("user", "hang")], True)
     assert rendered(template, HELLO) == "fine"
-    template._process._child.kill()  # type: ignore[union-attr]  # by someone else
-    template._process._child.wait()  # type: ignore[union-attr]
+    template._process._child.process.kill()  # type: ignore[union-attr]  # by someone else
+    template._process._child.process.wait()  # type: ignore[union-attr]
     assert rendered(template, HELLO) == "fine"
 
 
@@ -214,16 +214,16 @@ def test_the_process_ends_with_its_template() -> None:
     template.render(HELLO, True)
     child = template._process._child
     assert child is not None
-    assert child.poll() is None
-    del template
-    assert child.poll() is not None
+    process = child.process
+    assert process.poll() is None
+    del template, child
+    assert process.poll() is not None
 
 
 def test_a_process_whose_parent_is_gone_ends_by_itself() -> None:
     orphan = template_process.TemplateProcess(ENDLESS, "", "")
-    orphan._start()
-    child = orphan._child
-    assert child is not None
+    orphan._child = orphan._started()
+    child = orphan._child.process
     assert child.stdin is not None
     request = {"messages": [], "add_generation_prompt": True, "max_characters": 9, "seconds": 0.5}
     child.stdin.write(json.dumps(request).encode() + b"\n")

@@ -1,5 +1,6 @@
 """Any server with OpenAI's HTTP API: llama.cpp, vLLM, Ollama, a hosted model, our own."""
 
+import json
 import os
 import threading
 from collections.abc import Iterator, Sequence
@@ -78,6 +79,8 @@ class ServedModel:
         params = params or SamplingParams()
         settings = _settings(params)
         if isinstance(prompt, str):
+            if params.constraint is not None:
+                raise RequestError("this API constrains conversations only", "give messages")
             answer = self._call(self._client.completions.create, prompt=prompt, **settings)
             text = answer.choices[0].text
         else:
@@ -214,6 +217,19 @@ def _settings(params: SamplingParams) -> dict[str, Any]:
         "temperature": params.temperature,
         "top_p": params.top_p,
     }
+    if params.constraint is not None:
+        if params.constraint.kind != "json_schema":
+            raise RequestError(
+                f"this API knows no {params.constraint.name} as a constraint", "use a JSON schema"
+            )
+        schema = {"name": "answer", "schema": json.loads(params.constraint.source), "strict": True}
+        settings["response_format"] = {"type": "json_schema", "json_schema": schema}
+    if params.frequency_penalty:
+        settings["frequency_penalty"] = params.frequency_penalty
+    if params.presence_penalty:
+        settings["presence_penalty"] = params.presence_penalty
+    if params.logit_bias:
+        settings["logit_bias"] = {str(i): value for i, value in params.logit_bias.items()}
     if params.stop:
         settings["stop"] = list(params.stop)
     if params.seed is not None:

@@ -65,8 +65,12 @@ class TransformersModel:
             RequestError: The prompt is empty or too long, or sampling is asked for.
         """
         params = params or SamplingParams()
-        if params.temperature or params.logprobs is not None:
-            raise RequestError("this backend answers greedily only", "use temperature 0")
+        if params.temperature or params.logprobs is not None or params.constraint is not None:
+            raise RequestError(
+                "this backend answers greedily only", "use temperature 0, and no constraint"
+            )
+        if params.frequency_penalty or params.presence_penalty or params.logit_bias:
+            raise RequestError("this backend knows no bias or such penalties", "leave them out")
         ids = encode_prompt(self.tokenizer, prompt)
         self._require_room(len(ids), params.max_tokens)
         start = time.perf_counter()

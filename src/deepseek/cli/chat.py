@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -141,6 +142,8 @@ class Conversation:
             with contextlib.closing(stream), self._bar:  # type: ignore[type-var]
                 for delta in stream:
                     self._bar.stop()
+                    if delta.reasoning:
+                        print(delta.reasoning, end="", file=sys.stderr, flush=True)
                     said += delta.text
                     print(delta.text, end="", flush=True)
                     if delta.completion is not None:

@@ -7,9 +7,11 @@ import sys
 from pathlib import Path
 
 from deepseek.cli.options import (
+    add_constraint_options,
     add_context_option,
     add_model_options,
     add_sampling_options,
+    constraint_of,
     open_model,
     sampling_of,
 )
@@ -42,12 +44,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="write a page that shows what the answer recalled of a long prompt",
     )
     add_sampling_options(parser, temperature=0.0)
+    add_constraint_options(parser)
     add_model_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Stream one answer."""
-    from deepseek.cli.console import ReadingBar, log_completion
+    from deepseek.cli.console import ReadingBar, log_completion, say
     from deepseek.core.llm import Message, Prompt
 
     text = sys.stdin.read() if args.prompt == "-" else args.prompt
@@ -57,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
         raise RequestError("--raw takes no --system", "drop one of the two")
     if args.context and (args.raw or args.system):
         raise RequestError("--context takes neither --raw nor --system", "save it with them")
-    params = sampling_of(args, logprobs=args.logprobs)
+    params = sampling_of(args, logprobs=args.logprobs, constraint=constraint_of(args))
     prompt: Prompt = text
     if not args.raw:
         system = [Message("system", args.system)] if args.system else []
@@ -79,13 +82,20 @@ def run(args: argparse.Namespace) -> int:
             completion = recall.completion
         else:
             for delta in model.stream(prompt, params):
+                if delta.reasoning:
+                    bar.stop()
+                    print(delta.reasoning, end="", file=sys.stderr, flush=True)
                 show(delta.text)
                 completion = delta.completion
     assert completion is not None
     if args.json:
-        print(json.dumps(dataclasses.asdict(completion), ensure_ascii=False, indent=2))
+        whole = dataclasses.asdict(completion)
+        whole["tool_calls"] = [dataclasses.asdict(call) for call in completion.tool_calls]
+        print(json.dumps(whole, ensure_ascii=False, indent=2))
     else:
         print()
+    if params.constraint is not None and completion.finish_reason != "stop":
+        say(f"the {params.constraint.name} is not complete: {completion.finish_reason}")
     log_completion(completion)
     LOGGER.info("attention: %s", model.attention)
     return 0

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from deepseek.core.constraint import Constraint
+from deepseek.core.errors import RequestError
 from deepseek.core.llm import SamplingParams
 from deepseek.core.log import LOGGER
 
@@ -77,11 +79,64 @@ def add_sampling_options(parser: argparse.ArgumentParser, temperature: float) ->
     group.add_argument("--top-p", type=float, default=1.0, metavar="P")
     group.add_argument("--min-p", type=float, default=0.0, metavar="P")
     group.add_argument("--repetition-penalty", type=float, default=1.0, metavar="X")
+    group.add_argument("--frequency-penalty", type=float, default=0.0, metavar="X")
+    group.add_argument("--presence-penalty", type=float, default=0.0, metavar="X")
+    group.add_argument(
+        "--logit-bias", action="append", default=[], metavar="ID=X", help="repeatable; -100 to 100"
+    )
     group.add_argument("--seed", type=int, help="same seed, same answer")
     group.add_argument("--stop", action="append", default=[], metavar="TEXT", help="repeatable")
+    group.add_argument(
+        "--reasoning-budget", type=int, metavar="N", help="end <think> after so many tokens"
+    )
 
 
-def sampling_of(args: argparse.Namespace, logprobs: int | None = None) -> SamplingParams:
+def add_constraint_options(parser: argparse.ArgumentParser) -> None:
+    """The form that the answer must have; at most one."""
+    group = parser.add_argument_group("form of the answer").add_mutually_exclusive_group()
+    group.add_argument("--json-schema", type=Path, metavar="FILE", help="JSON that it accepts")
+    group.add_argument("--json-object", action="store_true", help="any JSON object")
+    group.add_argument("--regex", metavar="PATTERN", help="text that all of it matches")
+    group.add_argument(
+        "--grammar", type=Path, metavar="FILE", help="text that a Lark grammar derives"
+    )
+    group.add_argument("--choice", metavar="A,B", help="one of these texts")
+
+
+def constraint_of(args: argparse.Namespace) -> Constraint | None:
+    """The constraint that was asked for, checked as far as no model is needed.
+
+    Raises:
+        RequestError: The file cannot be read, or the constraint cannot be used.
+    """
+    found = None
+    if args.json_schema:
+        found = Constraint.json_schema(_text_of(args.json_schema))
+    elif args.json_object:
+        found = Constraint.json()
+    elif args.regex is not None:
+        found = Constraint.regex(args.regex)
+    elif args.grammar:
+        found = Constraint.grammar(_text_of(args.grammar))
+    elif args.choice is not None:
+        found = Constraint.choice([choice.strip() for choice in args.choice.split(",")])
+    if found is not None:
+        from deepseek.engine.constraint import check_constraint
+
+        check_constraint(found)
+    return found
+
+
+def _text_of(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RequestError(f"cannot read {file}: {error}", "name a text file") from None
+
+
+def sampling_of(
+    args: argparse.Namespace, logprobs: int | None = None, constraint: Constraint | None = None
+) -> SamplingParams:
     """The sampling options as parameters.
 
     Raises:
@@ -94,10 +149,25 @@ def sampling_of(args: argparse.Namespace, logprobs: int | None = None) -> Sampli
         top_p=args.top_p,
         min_p=args.min_p,
         repetition_penalty=args.repetition_penalty,
+        frequency_penalty=args.frequency_penalty,
+        presence_penalty=args.presence_penalty,
+        logit_bias=dict(_bias_of(text) for text in args.logit_bias),
         seed=args.seed,
         stop=tuple(args.stop),
         logprobs=logprobs,
+        constraint=constraint,
+        reasoning_budget=args.reasoning_budget,
     )
+
+
+def _bias_of(text: str) -> tuple[int, float]:
+    token_id, _, value = text.partition("=")
+    try:
+        return int(token_id), float(value)
+    except ValueError:
+        raise RequestError(
+            f"--logit-bias is {text!r}", "give a token id and a number, such as 262=-5"
+        ) from None
 
 
 def open_model(

@@ -3,15 +3,23 @@
 Our own engine implements it; so can an HTTP client or a ten-line fake in a test.
 """
 
+<<<<<<< HEAD
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+=======
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+>>>>>>> structured
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, get_args, runtime_checkable
 
+from deepseek.core.constraint import Constraint
 from deepseek.core.errors import RequestError
+from deepseek.core.tools import ToolCall, split_tool_calls
 
 Role = Literal["system", "user", "assistant"]
-FinishReason = Literal["stop", "length", "cancelled"]
+FinishReason = Literal["stop", "length", "cancelled", "constraint"]
+"""Why an answer ended: it was complete or a stop string came, `max_tokens` were used up, the
+caller left, or following the constraint became too costly."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,17 +48,33 @@ class SamplingParams:
     """How the next token is chosen. The defaults are greedy decoding."""
 
     max_tokens: int = 256
+    """At most so many tokens, reasoning included: 1 to 1,000,000."""
     temperature: float = 0.0
+    """Above 1 flattens, below 1 sharpens the distribution; 0 takes the likeliest: 0 to 100."""
     top_k: int = 0
     """Keep the k most likely tokens; 0 keeps all."""
     top_p: float = 1.0
+    """Keep the likeliest tokens that together reach this probability: above 0, at most 1."""
     min_p: float = 0.0
-    """Drop tokens less likely than this share of the most likely one."""
+    """Drop tokens less likely than this share of the most likely one: 0 to 1."""
     repetition_penalty: float = 1.0
+    """Divide positive and multiply negative scores of tokens of prompt and answer: to 10."""
+    frequency_penalty: float = 0.0
+    """Lower a token's score by this for each time that the answer has it: -2 to 2."""
+    presence_penalty: float = 0.0
+    """Lower the score of tokens that the answer has by this: -2 to 2."""
+    logit_bias: Mapping[int, float] = field(default_factory=dict, hash=False)
+    """Added to the scores of tokens by id: -100 (as good as never) to 100; at most 1,024 ids."""
     seed: int | None = None
+    """Same seed, same answer, alone or among others: 0 to 2^63 - 1. None: another each time."""
     stop: tuple[str, ...] = ()
+    """Texts that end the answer, which does not contain them; reasoning may."""
     logprobs: int | None = None
-    """Report the log-probability of each token and of this many alternatives."""
+    """Report the log-probability of each token and of this many alternatives: 0 to 50."""
+    constraint: Constraint | None = None
+    """The form that the answer, behind any reasoning, must have."""
+    reasoning_budget: int | None = None
+    """End reasoning after so many tokens: 0 to 1,000,000."""
 
     def __post_init__(self) -> None:
         rules = (
@@ -60,17 +84,39 @@ class SamplingParams:
             (0 < self.top_p <= 1, "top_p", "above 0, at most 1"),
             (0 <= self.min_p <= 1, "min_p", "0 to 1"),
             (0 < self.repetition_penalty <= 10, "repetition_penalty", "above 0, at most 10"),
+            (-2 <= self.frequency_penalty <= 2, "frequency_penalty", "-2 to 2"),
+            (-2 <= self.presence_penalty <= 2, "presence_penalty", "-2 to 2"),
+            (_is_bias(self.logit_bias), "logit_bias", "at most 1,024 token ids, each -100 to 100"),
             (self.logprobs is None or 0 <= self.logprobs <= 50, "logprobs", "0 to 50"),
             (self.seed is None or 0 <= self.seed < 2**63, "seed", "0 to 2^63 - 1"),
             # A single string would be taken for a sequence of one-letter stop strings.
             (not isinstance(self.stop, str), "stop", "a tuple of strings"),
             (len(self.stop) <= 64 and all(self.stop), "stop", "at most 64 non-empty strings"),
+            (
+                self.constraint is None or isinstance(self.constraint, Constraint),
+                "constraint",
+                "a Constraint, such as Constraint.regex(…)",
+            ),
+            (
+                self.reasoning_budget is None or 0 <= self.reasoning_budget <= 1_000_000,
+                "reasoning_budget",
+                "0 to 1,000,000",
+            ),
         )
         for ok, name, rule in rules:
             if not ok:
                 raise RequestError(
                     f"{name} is {getattr(self, name)!r}", f"allowed: {rule}; change {name}"
                 )
+
+
+def _is_bias(bias: Mapping[int, float]) -> bool:
+    return (
+        isinstance(bias, Mapping)
+        and len(bias) <= 1_024
+        and all(type(i) is int and i >= 0 for i in bias)
+        and all(isinstance(x, int | float) and -100 <= x <= 100 for x in bias.values())
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +163,9 @@ class Completion:
     """The finished answer to one request. Times are seconds."""
 
     text: str
+    """The answer, without reasoning."""
     token_ids: tuple[int, ...]
+    """All that were generated, those of reasoning first."""
     finish_reason: FinishReason
     n_prompt_tokens: int
     n_reused_tokens: int = 0
@@ -127,6 +175,14 @@ class Completion:
     logprobs: tuple[TokenLogprob, ...] = field(default=())
     attended: Attended | None = None
     """What the last token saw; not known of answers of `generate_many` and of other programs."""
+    reasoning: str = ""
+    """What the model wrote between `<think>` and `</think>` before its answer."""
+    n_reasoning_tokens: int = 0
+
+    @property
+    def tool_calls(self) -> tuple[ToolCall, ...]:
+        """The well-formed tool calls in the text, in order."""
+        return split_tool_calls(self.text)[1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +191,8 @@ class Delta:
 
     text: str
     completion: Completion | None = None
+    reasoning: str = ""
+    """A piece of what the model writes before its answer; text is empty then."""
 
 
 @dataclass(frozen=True, slots=True)

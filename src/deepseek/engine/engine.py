@@ -19,7 +19,7 @@ from torch import Tensor
 from deepseek.core.errors import DiskError, RequestError
 from deepseek.core.llm import Completion, Delta, Prompt, SamplingParams, Score, ScoreRequest
 from deepseek.engine import batch, context
-from deepseek.engine.answer import Answer
+from deepseek.engine.answer import Answer, check_sampling
 from deepseek.engine.context import Context, Identity, beginning_of, shared_ids
 from deepseek.engine.native_runner import NativeRunner
 from deepseek.engine.recall import Recall, RecallCounts, recall_of
@@ -111,8 +111,9 @@ class Engine:
             RequestError: The prompt is empty or does not fit the context window.
         """
         for delta in self.stream(prompt, params):
-            if delta.completion is not None:
-                return delta.completion
+            completion = delta.completion
+        if completion is not None:
+            return completion
         raise AssertionError("a stream ends with its completion")
 
     def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> Iterator[Delta]:
@@ -123,7 +124,7 @@ class Engine:
                 this call, not by the first iteration.
         """
         params = params or SamplingParams()
-        prompt_ids = self._encode(prompt, params.max_tokens)
+        prompt_ids = self._encode(prompt, params)
         return self._run(prompt_ids, params)
 
     def explain(
@@ -138,7 +139,7 @@ class Engine:
             RequestError: The prompt cannot be answered, or nothing of it is recalled.
         """
         params = params or SamplingParams()
-        prompt_ids = self._encode(prompt, params.max_tokens)
+        prompt_ids = self._encode(prompt, params)
         counts = RecallCounts(self.runner, len(prompt_ids))
         for delta in self._run(prompt_ids, params, counts):
             if on_text:
@@ -188,9 +189,7 @@ class Engine:
             RequestError: A prompt cannot be answered; raised by this call, before any is.
         """
         each = [params] * len(prompts) if isinstance(params, SamplingParams) else list(params)
-        encoded = [
-            self._encode(prompt, one.max_tokens) for prompt, one in zip(prompts, each, strict=True)
-        ]
+        encoded = [self._encode(prompt, one) for prompt, one in zip(prompts, each, strict=True)]
         return self._in_turn(batch.generate_many(self.runner, self.tokenizer, encoded, each))
 
     def read(self, prompt: Prompt) -> Context:
@@ -308,10 +307,16 @@ class Engine:
         total = float((chosen - wide.logsumexp(-1)).double().sum())
         return Score(total, len(ids), bool((wide.argmax(-1).tolist()) == ids))
 
-    def _encode(self, prompt: Prompt, n_new: int) -> list[int]:
+    def _encode(self, prompt: Prompt, params: SamplingParams) -> list[int]:
         ids = encode_prompt(self.tokenizer, prompt)
-        self._require_room(len(ids), n_new)
+        self._require_room(len(ids), params.max_tokens)
+        check_sampling(self.tokenizer, params, self.runner.model.config.vocab_size)
         return ids
+
+    @property
+    def _may_run_ahead(self) -> bool:
+        """Whether some tokens read together are read as one by one: else they recall together."""
+        return self.runner.hierarchy is None and self.runner.tier is None
 
     def _require_room(self, n_prompt: int, n_new: int) -> None:
         if n_prompt + n_new > self._context_window:
@@ -328,23 +333,30 @@ class Engine:
             start = time.perf_counter()
             reused = self.runner.resumed_at(prompt_ids)
             read = self.runner.read if counts is None else counts.read
-            logits = read(prompt_ids, self.on_prefill)
+            rows = read(prompt_ids, self.on_prefill)[None]
             answer = Answer(self.tokenizer, params, prompt_ids)
             prefill_end = time.perf_counter()
             while True:
-                piece = answer.add(logits)
-                if piece:
-                    yield Delta(piece)
+                for row in rows:
+                    piece = answer.add(row)
+                    if piece or answer.thought:
+                        yield Delta(piece, reasoning=answer.thought)
+                    if answer.finish_reason is not None:
+                        break
                 if answer.finish_reason is not None:
                     break
-                logits = self.runner.step(answer.token_ids[-1])
+                ahead = answer.forced() if self._may_run_ahead else []
+                rows = self.runner.extend([answer.token_ids[-1], *ahead])
                 if counts is not None:
                     counts.note()
             rest = answer.flush()
+            n_tokens = len(prompt_ids) + len(answer.token_ids)
+            if n_tokens < len(self.runner.tokens):  # a stop string among tokens read ahead
+                self.runner.rewind(n_tokens)
             completion = answer.completion(
                 n_reused_tokens=reused,
                 prefill_seconds=prefill_end - start,
                 decode_seconds=time.perf_counter() - prefill_end,
                 attended=self.runner.attended(),
             )
-            yield Delta(rest, completion)
+            yield Delta(rest, completion, answer.thought)

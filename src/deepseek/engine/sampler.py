@@ -1,36 +1,56 @@
 """Chooses the next token from logits."""
 
 import math
+from collections import Counter
+from collections.abc import Iterable, Mapping
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from deepseek.core.llm import SamplingParams
 
 
 class Sampler:
-    """Penalty, temperature, then top-k, top-p and min-p, then a seeded draw.
+    """Bias and penalties, temperature, then top-k, top-p and min-p, then a seeded draw.
 
-    With temperature 0 the most likely token is taken and nothing is drawn.
+    With temperature 0 the most likely token is taken and nothing is drawn. Each request has a
+    sampler with a generator of its own: what runs beside it changes nothing.
     """
 
-    def __init__(self, params: SamplingParams) -> None:
+    def __init__(self, params: SamplingParams, prompt: Iterable[int] = ()) -> None:
+        """Begin an answer.
+
+        Args:
+            params: How to choose.
+            prompt: Its tokens, for the repetition penalty.
+        """
         self.params = params
+        self._seen = set(prompt) if params.repetition_penalty != 1 else set()
+        self._counts: Counter[int] = Counter()
         self._generator = torch.Generator()
         if params.seed is None:
             self._generator.seed()
         else:
             self._generator.manual_seed(params.seed)
 
-    def choose(self, logits: Float[Tensor, " V"], seen: set[int]) -> int:
+    def note(self, token_id: int) -> None:
+        """Count a token of the answer, for the penalties."""
+        if self.params.repetition_penalty != 1:
+            self._seen.add(token_id)
+        if self.params.frequency_penalty or self.params.presence_penalty:
+            self._counts[token_id] += 1
+
+    def choose(self, logits: Float[Tensor, " V"], allowed: Bool[Tensor, " V"] | None = None) -> int:
         """Pick a token.
 
         Args:
             logits: Scores of the whole vocabulary, any float dtype.
-            seen: Tokens of prompt and answer so far, for the repetition penalty.
+            allowed: Which tokens may be picked, at least one; None: all.
         """
-        scores = penalise(logits.float(), seen, self.params.repetition_penalty)
+        scores = self._scores(logits.float())
+        if allowed is not None:
+            scores = scores.masked_fill(~allowed.to(scores.device), -math.inf)
         if self.params.temperature == 0:
             return int(scores.argmax())
         probabilities, ids = candidates(scores, self.params)
@@ -39,6 +59,18 @@ class Sampler:
         point = torch.rand(1, generator=self._generator, dtype=torch.float64) * sums[-1]
         index = torch.searchsorted(sums, point, right=True).clamp(max=len(sums) - 1)
         return int(ids[int(index)])
+
+    def _scores(self, logits: Float[Tensor, " V"]) -> Float[Tensor, " V"]:
+        params = self.params
+        scores = add_bias(logits, params.logit_bias)
+        scores = penalise(scores, self._seen, params.repetition_penalty)
+        return add_bias(
+            scores,
+            {
+                token_id: -params.presence_penalty - count * params.frequency_penalty
+                for token_id, count in self._counts.items()
+            },
+        )
 
 
 def candidates(
@@ -68,12 +100,21 @@ def penalise(logits: Float[Tensor, " V"], seen: set[int], penalty: float) -> Flo
     return changed
 
 
+def add_bias(logits: Float[Tensor, " V"], bias: Mapping[int, float]) -> Float[Tensor, " V"]:
+    """Add to the scores of some tokens by id."""
+    if not bias:
+        return logits
+    ids = torch.tensor(list(bias), device=logits.device)
+    values = torch.tensor(list(bias.values()), dtype=logits.dtype, device=logits.device)
+    return logits.index_add(0, ids, values)
+
+
 def top_logprobs(
     logits: Float[Tensor, " V"], token_id: int, n_top: int
 ) -> tuple[float, list[tuple[int, float]]]:
     """The chosen token's log-probability and the `n_top` likeliest with theirs, in nats.
 
-    They are the model's own: before penalty, temperature and truncation.
+    They are the model's own: before bias, penalties, constraint, temperature and truncation.
     """
     wide = logits.float()
     total = float(wide.logsumexp(-1))

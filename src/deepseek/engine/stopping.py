@@ -8,6 +8,8 @@ class StopFinder:
         self._stops = stops
         self._held = ""
         self.found = False
+        self.rest = ""
+        """What followed the stop string in the piece that completed it."""
 
     def push(self, piece: str) -> str:
         """Take a piece; return what may be shown. After a stop string nothing more is shown."""
@@ -16,9 +18,9 @@ class StopFinder:
         text = self._held + piece
         found = [(at + len(s), at) for s in self._stops if (at := text.find(s)) >= 0]
         if found:
-            self.found, self._held = True, ""
             # The one that ends first, as if the text had come letter by letter.
-            _, start = min(found)
+            end, start = min(found)
+            self.found, self._held, self.rest = True, "", text[end:]
             return text[:start]
         keep = self._possible_start(text)
         self._held = text[len(text) - keep :]

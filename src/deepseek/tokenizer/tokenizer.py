@@ -12,7 +12,7 @@ import tokenizers
 from deepseek.core.errors import TokenizerError
 from deepseek.core.llm import Message
 from deepseek.tokenizer.bytelevel import BYTE_TO_CHARACTER, text_to_bytes
-from deepseek.tokenizer.template import CHATML, ChatTemplate
+from deepseek.tokenizer.template import CHATML, TAGS, ChatTemplate
 from deepseek.tokenizer.vocabulary import Vocabulary, end_ids, vocabulary_of_gguf
 
 MAX_JSON_BYTES = 200 << 20
@@ -36,6 +36,9 @@ class Tokenizer:
         self.bos_id = vocabulary.bos_id
         self.eos_ids = vocabulary.eos_ids
         self.control_ids = frozenset(self._control.values())
+        # Tags around reasoning and tool calls are text for programs, whatever token they are.
+        self.hidden_ids = self.control_ids - {self._control.get(tag, -1) for tag in TAGS}
+        self.unused_ids = vocabulary.unused_ids
         self._template = ChatTemplate(
             vocabulary.chat_template or CHATML,
             control=longest_first,
@@ -111,7 +114,7 @@ class Tokenizer:
     def decode_bytes(self, ids: Iterable[int], *, skip_control: bool = True) -> bytes:
         """Bytes of token ids."""
         return b"".join(
-            self.token_bytes(i) for i in ids if not (skip_control and i in self.control_ids)
+            self.token_bytes(i) for i in ids if not (skip_control and i in self.hidden_ids)
         )
 
     def token_bytes(self, token_id: int) -> bytes:
@@ -156,7 +159,7 @@ class StreamDecoder:
 
     def push(self, token_id: int) -> str:
         """The characters that this token completes."""
-        if token_id in self._tokenizer.control_ids:
+        if token_id in self._tokenizer.hidden_ids:
             return ""
         return self._utf8.decode(self._tokenizer.token_bytes(token_id))
 

@@ -12,7 +12,7 @@ from deepseek.tokenizer.bytelevel import splitter
 
 MAX_TOKENS = 2_000_000
 MAX_TOKEN_CHARACTERS = 4_096
-CONTROL, USER_DEFINED = 3, 4
+CONTROL, USER_DEFINED, UNUSED = 3, 4, 5
 # Names by which families mark the end of a turn, whatever the metadata calls the end token.
 END_NAMES = ("<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|end_of_text|>", "<|eom_id|>", "</s>")
 
@@ -28,6 +28,8 @@ class Vocabulary:
     eos_ids: frozenset[int]
     add_bos: bool
     chat_template: str | None
+    unused_ids: frozenset[int] = frozenset()
+    """Places in the vocabulary that stand for nothing."""
 
 
 def vocabulary_of_gguf(metadata: Mapping[str, Any]) -> Vocabulary:
@@ -85,6 +87,7 @@ def vocabulary_of_gguf(metadata: Mapping[str, Any]) -> Vocabulary:
         ),
         add_bos=bool(metadata.get("tokenizer.ggml.add_bos_token", False)),
         chat_template=template,
+        unused_ids=frozenset(i for i in range(len(tokens)) if types[i] == UNUSED),
     )
 
 
