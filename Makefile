@@ -10,7 +10,7 @@ TEXT ?= text
 export PYTHONDONTWRITEBYTECODE = 1
 
 .DEFAULT_GOAL := help
-.PHONY: check-native-arm help install demo test test-large check format bench-inference bench-papers bench-extraction bench-evaluation bench-lm-eval bench-kernels bench-accuracy bench-long-context bench-long-accuracy bench-routing check-native clean
+.PHONY: check-native-arm help install demo test test-large check format bench-inference bench-papers bench-extraction bench-evaluation bench-lm-eval bench-kernels bench-invariance bench-accuracy bench-long-context bench-long-accuracy bench-routing check-native clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-18s %s\n", $$1, $$2}'
@@ -58,6 +58,13 @@ bench-inference: $(VENV)/.peers  ## prefill and decode beside llama.cpp
 
 bench-kernels: $(VENV)/.peers  ## the kernels beside llama.cpp (half an hour; IK=… is llama-bench of ik_llama.cpp)
 	$(BIN)/python benchmarks/kernels.py $(if $(IK),--ik "$(IK)") $(KERNELS_ARGS)
+
+bench-invariance: $(VENV)/.dev  ## what equal bits cost: two builds of the library in turns (a quarter of an hour)
+	cmake -S native -B build/fixed -DCMAKE_BUILD_TYPE=Release
+	cmake -S native -B build/free -DFREE_ORDER=ON -DCMAKE_BUILD_TYPE=Release
+	cmake --build build/fixed
+	cmake --build build/free
+	$(BIN)/python benchmarks/invariance.py $(INVARIANCE_ARGS)
 
 bench-accuracy: $(VENV)/.peers  ## what int8 costs beside llama.cpp (hours; goes on where it stopped)
 	$(BIN)/python benchmarks/accuracy.py $(ACCURACY_ARGS)

@@ -1,13 +1,16 @@
 """The native kernels beside llama.cpp: same bytes, same threads, taking turns.
 
     python benchmarks/kernels.py [--quick] [--models qwen2.5-coder-1.5b] [--ik LLAMA_BENCH]
+                                 [--parts cache]
 
 Ours computes in int8. llama.cpp runs with the batch size, attention and cache layout that are
 fastest here, found beforehand for each kind of job, and once more with the same model in Q4_0
 as its own tool makes it. `--ik` names the `llama-bench` program of an ik_llama.cpp that was
 built natively; that one loads the file for every run, which is not counted. Further rows: a
 decode step of 4 and 8 sequences against one, resident memory, and shares of the machine's
-ceilings. Writes benchmarks/results/kernels.json, .md and .svg (not with --quick).
+ceilings. Part `cache` is long contexts with keys and values in 8 and 4 bits (quantised_cache.py).
+Writes benchmarks/results/kernels.json, .md and .svg (not with --quick); rows of parts and
+checkpoints that were not asked for are kept.
 """
 
 import argparse
@@ -25,7 +28,8 @@ from deepseek.weights.pull import ensure
 from ik_llama import best_of
 from llama_flags import Flags, cache_layout, fastest_flags, llama_name
 from peers import DECODE_PROMPT, Worker
-from report import RESULTS, Row, write_results
+from quantised_cache import compare_caches, is_of_cache
+from report import RESULTS, Row, read_rows, say, say_row, write_results
 from requantised import requantised
 from roofline import matrix_rows, pass_rows
 
@@ -45,6 +49,7 @@ WIDTHS = {4: 1.25, 8: 1.6}
 """Most that a step of so many sequences may take, in steps of one."""
 WIDTHS_MODEL = MEMORY_MODEL = "qwen2.5-coder-1.5b"
 MEMORY_MUST = 1.15
+PARTS = ("products", "cache")
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,39 +276,54 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--long-rounds", type=int, default=3, help=f"of reading {LONG:,} tokens")
     parser.add_argument("--ik", type=Path, help="llama-bench of ik_llama.cpp")
+    parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS)
     parser.add_argument("--quick", action="store_true", help="few tokens and rounds, no file")
     args = parser.parse_args(arguments)
-    ceilings = measure(thread_count()[0])
-    say(f"{ceilings}")
     rows: list[Row] = []
+    ceilings = measure(thread_count()[0]) if "products" in args.parts else None
+    if ceilings is not None:
+        say(f"{ceilings}")
     for model in args.models:
-        bench = Bench(model, args.ik, quick=args.quick)
-        try:
-            jobs = jobs_of(
-                model, quick=args.quick, rounds=args.rounds, long_rounds=args.long_rounds
+        if ceilings is not None:
+            rows += product_rows(model, ceilings, args)
+        if "cache" in args.parts:
+            rows += compare_caches(
+                model,
+                FORMATS[model],
+                LONG if not args.quick else 2_000,
+                rounds=args.rounds if not args.quick else 1,
+                long_rounds=args.long_rounds if not args.quick else 1,
             )
-            for job in jobs:
-                rows += bench.compare(job)
-            rows += bench.widths(8 if args.quick else 32, 2 if args.quick else args.rounds)
-            rows += bench.roofline(ceilings)
-            rows += bench.memory()
-        finally:
-            bench.close()
         if not args.quick:  # what is there is kept if the next checkpoint fails
-            write_results("kernels", rows, [sys.argv[0], *(arguments or sys.argv[1:])])
-            draw_ratios(rows, RESULTS / "kernels.svg")
+            merged = with_kept(rows, args.models, args.parts)
+            write_results("kernels", merged, [sys.argv[0], *(arguments or sys.argv[1:])])
+            draw_ratios(merged, RESULTS / "kernels.svg")
 
 
-def say_row(row: Row) -> None:
-    """One line on standard error."""
-    peer = "" if row.peer_value is None else f", {row.peer} {row.peer_value:.1f}"
-    ratio = "" if row.ratio is None else f", ratio {row.ratio:.2f}"
-    spread = "" if row.low is None else f" ({row.low:.2f} – {row.high:.2f})"
-    say(f"{row.name}: {row.value:.2f} {row.unit}{peer}{ratio}{spread}")
+def product_rows(model: str, ceilings: Ceilings, args: argparse.Namespace) -> list[Row]:
+    """All but the quantised cache."""
+    bench = Bench(model, args.ik, quick=args.quick)
+    rows: list[Row] = []
+    try:
+        jobs = jobs_of(model, quick=args.quick, rounds=args.rounds, long_rounds=args.long_rounds)
+        for job in jobs:
+            rows += bench.compare(job)
+        rows += bench.widths(8 if args.quick else 32, 2 if args.quick else args.rounds)
+        rows += bench.roofline(ceilings)
+        rows += bench.memory()
+    finally:
+        bench.close()
+    return rows
 
 
-def say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+def with_kept(rows: Sequence[Row], models: Sequence[str], parts: Sequence[str]) -> list[Row]:
+    """New rows behind those of the file that nothing new was measured for, by checkpoint."""
+    kept = [row for row in read_rows("kernels") if not _is_asked_for(row, models, parts)]
+    return sorted([*kept, *rows], key=lambda row: list(FORMATS).index(row.name.split()[0]))
+
+
+def _is_asked_for(row: Row, models: Sequence[str], parts: Sequence[str]) -> bool:
+    return row.name.split()[0] in models and PARTS[is_of_cache(row)] in parts
 
 
 if __name__ == "__main__":

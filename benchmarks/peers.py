@@ -122,17 +122,20 @@ class Jobs:
         return self._peer.products(n_rows)
 
 
+def source_ids(encode: Callable[[str], list[int]], n_tokens: int) -> list[int]:
+    """At least so many tokens of this repository's licence and code."""
+    root = Path(__file__).parents[1]
+    ids: list[int] = []
+    for file in [root / "LICENSE", *sorted((root / "src").rglob("*.py"))]:
+        if len(ids) < n_tokens:
+            ids += encode(file.read_text(encoding="utf-8"))
+    return ids
+
+
 def serve(kind: str, path: str, n_threads: str, settings: str) -> None:
     """Answer jobs until the input ends."""
     peer: Peer = KINDS[kind](path, int(n_threads), **json.loads(settings))
-    root = Path(__file__).parents[1]
-    files = [root / "LICENSE", *sorted((root / "src").rglob("*.py"))]
-    ids: list[int] = []
-    for file in files:
-        ids += peer.tokens(file.read_text(encoding="utf-8"))
-        if len(ids) >= 8_200:
-            break
-    jobs = Jobs(peer, ids)
+    jobs = Jobs(peer, source_ids(peer.tokens, 8_200))
     jobs.decode(4)  # warm
     for line in sys.stdin:
         job, *numbers = line.split()

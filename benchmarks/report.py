@@ -3,6 +3,8 @@
 import json
 import os
 import subprocess
+import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
@@ -34,6 +36,8 @@ class Row:
     moonshot: float | None = None
     better: Literal["higher", "lower"] = "higher"
     judge: Literal["ratio", "value"] = "value"
+    measured: str | None = None
+    """Commit and date, if they are not those of the file."""
 
     def __post_init__(self) -> None:
         if self.ratio is None and self.peer_value:
@@ -73,17 +77,49 @@ def write_results(
     (folder / f"{name}.md").write_text(_page(name, about, rows), encoding="utf-8")
 
 
+def read_rows(name: str, folder: Path = RESULTS) -> list[Row]:
+    """What was written last, with commit and date; nothing if nothing was."""
+    file = folder / f"{name}.json"
+    if not file.exists():
+        return []
+    report = json.loads(file.read_text(encoding="utf-8"))
+    rows = [Row(**row) for row in report["rows"]]
+    for row in rows:
+        row.measured = row.measured or f"{report['commit']}, {report['date']}"
+    return rows
+
+
+def say_row(row: Row) -> None:
+    """One line on standard error."""
+    peer = "" if row.peer_value is None else f", {row.peer} {row.peer_value:.1f}"
+    ratio = "" if row.ratio is None else f", ratio {row.ratio:.2f}"
+    spread = "" if row.low is None else f" ({row.low:.2f} – {row.high:.2f})"
+    say(f"{row.name}: {row.value:.2f} {row.unit}{peer}{ratio}{spread}")
+
+
+def say(text: str) -> None:
+    """One line on standard error."""
+    print(text, file=sys.stderr, flush=True)
+
+
 def _page(name: str, about: dict[str, str], rows: Sequence[Row]) -> str:
     lines = [
         f"# {name.capitalize()}",
         "",
         f"`{about['command']}` at {about['commit']}, {about['date']}, {about['hardware']}.",
+        *_kept(rows),
         "",
         "| " + " | ".join(COLUMNS) + " |",
         "|---" * len(COLUMNS) + "|",
         *(_line(row) for row in rows),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _kept(rows: Sequence[Row]) -> list[str]:
+    """Which rows are older than the file."""
+    older = Counter(row.measured for row in rows if row.measured is not None)
+    return [f"{n} of the rows were measured at {measured}." for measured, n in older.items()]
 
 
 def _line(row: Row) -> str:

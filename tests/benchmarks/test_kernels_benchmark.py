@@ -1,5 +1,6 @@
 """The benchmarks time what they say: streams continue as alone, windows and charts are right."""
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -12,8 +13,10 @@ from chart import ratio_chart
 from deepseek.ops import native
 from engines import LlamaCpp, Ours
 from held_out import windows
+from invariance import Bench, Job, rows_of
+from kernels import with_kept
 from peers import Jobs
-from report import Row
+from report import Row, read_rows
 
 PROMPTS = [
     "A list of rivers in Europe: the Danube, the",
@@ -99,3 +102,51 @@ def test_chart_shows_what_has_a_target() -> None:
     assert "met &amp; drawn" in chart
     assert chart.count('class="bar"') == chart.count('class="short"') == 1
     assert ">x<" not in chart
+
+
+@pytest.mark.weights
+@pytest.mark.skipif(not native.is_available(), reason="the kernels were not built")
+def test_two_builds_take_turns_on_the_same_pages(
+    smollm2_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = native.library()
+    assert library is not None
+    copy = Path(shutil.copy(library._name, tmp_path))
+    with monkeypatch.context() as patch:
+        patch.setenv("DEEPSEEK_NATIVE", library._name)
+        bench = Bench(str(smollm2_path), [Path(library._name), copy])
+        for job in (Job("prefill", 70), Job("decode", 3, 40), Job("streams", 2)):
+            seconds = bench.compare(job, 2, 1)
+            assert [len(times) for times in seconds] == [2, 2]
+            assert min(map(min, seconds)) > 0
+        first, second = (
+            side.run([[1]], [sequence])
+            for side in bench.sides
+            for sequence in [bench.sequence.fork(bench.sequence.length)]
+        )
+        assert torch.equal(first, second)
+        assert bench.sides[0].library is not bench.sides[1].library
+    native.library.cache_clear()
+
+
+def test_the_cost_is_that_of_the_fixed_library() -> None:
+    fixed, free, copy = [1.1, 1.0, 1.2], [1.0, 1.0, 1.0], [1.1, 1.0, 1.2]
+    cost, noise, rates = rows_of("m", Job("decode", 10, 8), (fixed, free, copy), 5.0)
+    assert cost.value == pytest.approx(10)
+    assert (cost.low, cost.high) == pytest.approx((0, 20))
+    assert cost.is_met is False
+    assert noise.value == 0
+    assert (rates.value, rates.peer_value) == pytest.approx((10 / 1.1, 10))
+
+
+def test_rows_that_were_not_asked_for_are_kept() -> None:
+    before = read_rows("kernels")
+    assert before
+    new = Row("smollm2-135m int8 cache, decode 32 at 8000", 1.0, "tokens/s")
+    both = with_kept([new], ["smollm2-135m"], ["cache"])
+    old = [row for row in before if not (row.name.startswith("smoll") and " cache, " in row.name)]
+    assert [row for row in both if row is not new] == old
+    assert all(row.measured for row in old)
+    only = with_kept([new], ["smollm2-135m"], ["products", "cache"])
+    names = [row.name.split()[0] for row in only if row is not new]
+    assert set(names) == {"qwen2.5-coder-1.5b"}

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from random_decoder import N_POSITIONS, SHAPES, VOCABULARY, Cache, Decoder, run
+from random_decoder import N_POSITIONS, SHAPES, THETA, VOCABULARY, Cache, Decoder, run
 
 from deepseek.ops import native
 from deepseek.ops.hierarchical import PAGE
@@ -73,6 +73,24 @@ def test_nothing_around_a_token_changes_its_bits(level: str) -> None:
     )
     assert torch.equal(got_other, expected)
     assert torch.equal(again[0], wanted[-1])
+
+
+def test_threads_share_spans_or_stretches_without_a_changed_bit() -> None:
+    """Few threads share spans here, more of them stretches, and a long chunk neither."""
+    shape, n = SHAPES[2], 2_200
+    decoder = Decoder(shape, seed=5)
+    decoder.native.set_rope(THETA, n)
+    x = decoder.embeddings(n)
+    pages = range(35)
+    cache = Cache(shape, len(pages))
+    (wanted,) = run(decoder, cache, [(x.clone(), 0, pages)])
+    for n_threads in (1, 2, 5):
+        native.use_threads(n_threads)
+        for n_last in (1, 2, 9):
+            last = x[-n_last:].clone(), n - n_last, pages
+            (got,) = run(decoder, cache, [last])
+            assert torch.equal(got, wanted[-n_last:]), (n_threads, n_last)
+    native.use_threads(1)
 
 
 def test_token_ids_become_rows_of_the_embedding(level: str) -> None:
