@@ -94,8 +94,8 @@ def test_it_comes_back(n_pages: int, tmp_path: Path) -> None:
     keys, nodes = sequence.tables
     again = PagedSequence(PagePool(tiny_config()), PagePool(tiny_config(), has_values=False))
     for table, kind in zip(again.tables, pages, strict=True):
-        for page in kind:
-            table.append(page)
+        for place, page in enumerate(kind):
+            table.put(place, page)
     again.advance(n_tokens)
     for place in range(n_pages):
         theirs, ours = keys.pages[place], again.tables[0].pages[place]
@@ -133,8 +133,8 @@ def test_a_dense_cache_comes_back(dtype: torch.dtype, tmp_path: Path) -> None:
     )
     write_context(path, info, TEXT, list(range(n_tokens)), one.tables)
     with ContextFile(path) as file:
-        for page in file.pages(0):
-            other.tables[0].append(page)
+        for place, page in enumerate(file.pages(0)):
+            other.tables[0].put(place, page)
     assert other.length == n_tokens
     for layer in range(config.n_layers):
         for a, b in zip(one.read(layer), other.read(layer), strict=True):
@@ -233,9 +233,9 @@ def test_numbers_that_no_model_computes_are_refused(number: float, tmp_path: Pat
     path = tmp_path / "x.context"
     save(path, sequence, list(range(2 * PAGE)))
     pages = contents(path)[3][0]
-    table.append(pages[0])
+    table.put(2, pages[0])
     with pytest.raises(ContextError, match="no model computes"):
-        table.append(pages[1])
+        table.put(3, pages[1])
 
 
 def test_what_is_no_file(tmp_path: Path) -> None:

@@ -56,6 +56,11 @@ class ColdTier:
         """The first page of the window of queries in `page`."""
         return max(0, page - self.window // PAGE)
 
+    def kept(self, n_pages: int, slack: int) -> list[int]:
+        """Which of that many pages are there as they are, with so many tokens before the window."""
+        start = max(0, self.window_start(n_pages) - slack // PAGE)
+        return [*range(min(self.sinks // PAGE, start)), *range(start, n_pages)]
+
     def seen(
         self, page: int, exact: Float[Tensor, "... S K"], cold: Float[Tensor, "... C K"]
     ) -> Float[Tensor, "... S K"]:
@@ -132,6 +137,31 @@ def page_bytes(bits: ColdBits, width: int) -> int:
     """Bytes of one head's cold page of keys or of values: codes, then least numbers and steps."""
     n_slices = -(-width // SLICE)
     return PAGE * width * bits // 8 + n_slices * PAGE * 4
+
+
+def key_bytes(bits: ColdBits, width: int) -> int:
+    """Those that are used for keys; of heads narrower than a slice it is less."""
+    return PAGE * width * bits // 8 + width * 4
+
+
+def extremes(
+    pages: UInt8[Tensor, "*axes N"], bits: ColdBits, width: int
+) -> Float[Tensor, "*axes 2 R"]:
+    """Between what numbers all lie that cold pages stand for.
+
+    Args:
+        pages: Of one head's keys or values each.
+        bits: Of a code.
+        width: Of a head.
+
+    Returns:
+        For each range the number of its first code, and that of its last.
+    """
+    # Least numbers of two channels, then their steps (cold.h).
+    ranges = pages[..., PAGE * width * bits // 8 :].contiguous().view(torch.bfloat16).float()
+    least, step = torch.unflatten(ranges, -1, (-1, 2, 2)).unbind(-2)
+    ends = least.flatten(-2), (least + step * ((1 << bits) - 1)).flatten(-2)
+    return torch.stack(ends, -2)
 
 
 def _rounded_up(x: Float[Tensor, "..."]) -> BFloat16[Tensor, "..."]:
