@@ -87,5 +87,5 @@ def run(args: argparse.Namespace) -> int:
     else:
         print()
     log_completion(completion)
-    LOGGER.info("attention: %s", model.attention)
+    LOGGER.info("attention: %s; keys and values: %s", model.attention, model.keys_and_values)
     return 0

@@ -35,7 +35,7 @@ class NativeRunner(Runner):
         super().__init__(
             model, dtype=dtype, device=device, hierarchy=hierarchy, tier=tier, budget=budget
         )
-        most = (None, None) if budget is None else (budget.n_pages, budget.n_node_pages)
+        most = None if budget is None else budget.pages
         self.decoder = NativeDecoder(model, hierarchy, tier, most)
         self._sequence = self.decoder.sequence()
         self._trace: Tensor | None = None

@@ -164,7 +164,7 @@ def write_context(
             for part in (text, array("i", token_ids).tobytes()):
                 crcs.append(zlib.crc32(part))
                 file.write(part)
-            for kind, table, start in zip(info.pages, tables, layout.pages, strict=True):
+            for table, start in zip(tables, layout.pages, strict=True):
                 file.seek(start)
                 for place in table.places(info.n_tokens):
                     content = table.read(place, info.n_tokens).numpy().data

@@ -10,6 +10,8 @@ from jaxtyping import Float32, Int32
 from torch import Tensor
 
 from deepseek.model.block import Block
+from deepseek.model.budget import PageCounts
+from deepseek.model.config import ModelConfig
 from deepseek.model.linear import Linear
 from deepseek.model.pages import ColdPages, PagedSequence, PagePool
 from deepseek.model.transformer import Transformer
@@ -29,7 +31,7 @@ class NativeDecoder:
         model: Transformer,
         hierarchy: Hierarchy | None = None,
         tier: ColdTier | None = None,
-        most: tuple[int | None, int | None] = (None, None),
+        most: PageCounts | None = None,
     ) -> None:
         """Take a model for which `can_decode` holds.
 
@@ -37,16 +39,17 @@ class NativeDecoder:
             model: All quantised.
             hierarchy: What long sequences see; None: everything.
             tier: What they see in 8 or 4 bits; None: nothing.
-            most: Pages of keys and values, and of memory nodes, that there may be.
+            most: Pages that there may be, reserved at once; None: pools grow.
         """
         self._model = model
         config = model.config
-        self.pool = PagePool(config, most=most[0])
+        hot, nodes, cold = (None, None, None) if most is None else (most.hot, most.nodes, most.cold)
+        self.pool = PagePool(config, most=hot)
         self.memory = (
-            PagePool(config, has_values=False, most=most[1]) if hierarchy is not None else None
+            PagePool(config, has_values=False, most=nodes) if hierarchy is not None else None
         )
         self.tier = tier
-        self.cold = PagePool(config, bits=tier.bits) if tier is not None else None
+        self.cold = PagePool(config, bits=tier.bits, most=cold) if tier is not None else None
         self._native = NativeModel(
             Shape(
                 n_layers=config.n_layers,
@@ -146,16 +149,18 @@ class NativeDecoder:
 
 def can_decode(model: Transformer) -> bool:
     """Whether a model is all quantised and of a shape that the library takes."""
-    config = model.config
     linears = [m for m in model.modules() if isinstance(m, Linear)]
     return (
         native.is_available()
         and all(isinstance(linear.packed, QuantisedWeight) for linear in linears)
-        and config.d_head % 32 == 0
-        and config.d_head <= 256
-        and config.d_model % 32 == 0
-        and config.d_ff % 32 == 0
+        and takes_shape(model.config)
     )
+
+
+def takes_shape(config: ModelConfig) -> bool:
+    """Whether the library computes models of such a shape."""
+    sizes = config.d_head, config.d_model, config.d_ff
+    return config.d_head <= 256 and all(size % 32 == 0 for size in sizes)
 
 
 def _matrices(block: Block) -> list[tuple[NativeMatrix, Tensor | None]]:

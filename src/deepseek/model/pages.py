@@ -133,8 +133,8 @@ class PagePool:
         places = self.pages.of(page)
         layers, heads, size = places[0].shape
         whole = content.view(self._dtype).view(layers, len(places), heads, size)
-        is_cold = self._bits is not None
-        check_numbers(extremes(whole, self._bits, self._width) if is_cold else whole)
+        bits = self._bits
+        check_numbers(whole if bits is None else extremes(whole, bits, self._width))
         for place, part in zip(places, whole.unbind(1), strict=True):
             place.copy_(part)
 

@@ -21,8 +21,8 @@ from deepseek.core.errors import ConfigError
 from deepseek.ops.hierarchical import PAGE
 
 ColdBits = Literal[4, 8]
-KVDtype = Literal["bfloat16", "int8", "int4"]
-"""How keys and values behind the window are kept."""
+KVDtype = Literal["auto", "bfloat16", "int8", "int4"]
+"""How keys and values behind the window are kept; `auto` is decided before loading."""
 BITS: dict[str, ColdBits | None] = {"bfloat16": None, "int8": 8, "int4": 4}
 SLICE = 64
 """Numbers of a value that share a range, at most."""
@@ -84,7 +84,8 @@ def choose_tier(kv_dtype: str) -> ColdTier | None:
         ConfigError: There is no such number format.
     """
     if kv_dtype not in BITS:
-        raise ConfigError(f"keys and values cannot be kept in {kv_dtype}", f"use {', '.join(BITS)}")
+        known = ", ".join(("auto", *BITS))
+        raise ConfigError(f"keys and values cannot be kept in {kv_dtype}", f"use {known}")
     bits = BITS[kv_dtype]
     return None if bits is None else ColdTier(bits=bits)
 
