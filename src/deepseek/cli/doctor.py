@@ -60,7 +60,7 @@ def machine(args: argparse.Namespace) -> dict[str, Any]:
     from deepseek.weights.cache import home
 
     compute = choose_compute(args.device, args.dtype, args.threads)
-    folder = home()
+    folder, left = home(), available_bytes()
     existing = next(p for p in (folder, *folder.parents) if p.exists())
     report: dict[str, Any] = {
         "deepseek": __version__,
@@ -71,7 +71,7 @@ def machine(args: argparse.Namespace) -> dict[str, Any]:
         "native kernels": native.level()
         if native.is_available()
         else "not built: install a C++ compiler, then the package again",
-        "memory": f"{(available_bytes() or 0) / 2**30:.1f} GiB available",
+        "memory": "unknown" if left is None else f"{left / 2**30:.1f} GiB available",
         "cache": f"{folder} ({shutil.disk_usage(existing).free / 2**30:.0f} GiB free)",
     }
     for feature, (module, extra) in FEATURES.items():

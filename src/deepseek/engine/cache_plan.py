@@ -63,7 +63,7 @@ def plan_cache(
             hierarchy=hierarchy,
             keys_and_values=str(compute.dtype).removeprefix("torch."),
         )
-    needs = memory_needs(source, config, compute, hierarchy, memory_budget)
+    needs = _memory_needs(source, config, compute, hierarchy, memory_budget)
     chosen, budget = str(kv_dtype), None
     if memory_budget is not None:
         budget = plan(needs, context_window, kv_dtype)
@@ -84,7 +84,7 @@ def plan_cache(
     )
 
 
-def memory_needs(
+def _memory_needs(
     source: WeightSource,
     config: ModelConfig,
     compute: Compute,
