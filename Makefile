@@ -10,7 +10,7 @@ TEXT ?= text
 export PYTHONDONTWRITEBYTECODE = 1
 
 .DEFAULT_GOAL := help
-.PHONY: check-native-arm help install demo test test-large check format bench-inference bench-papers bench-extraction bench-evaluation bench-lm-eval bench-kernels bench-invariance bench-accuracy bench-long-context bench-long-accuracy bench-routing check-native clean
+.PHONY: check-native-arm help install demo test test-large check format bench-inference bench-papers bench-extraction bench-evaluation bench-lm-eval bench-kernels bench-invariance bench-accuracy bench-long-context bench-long-accuracy bench-routing bench-memory check-native clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-18s %s\n", $$1, $$2}'
@@ -75,6 +75,9 @@ bench-long-context: $(VENV)/.dev  ## pass keys and speed far beyond the trained 
 bench-long-accuracy: $(VENV)/.peers  ## what hierarchical attention keeps of dense (hours; goes on where it stopped)
 	$(BIN)/python benchmarks/long_accuracy.py $(LONG_ACCURACY_ARGS)
 	$(BIN)/python benchmarks/far_needles.py $(FAR_NEEDLES_ARGS)
+
+bench-memory: $(VENV)/.dev  ## computed and measured peaks of memory in each format of the cache (3 minutes)
+	$(BIN)/python benchmarks/memory_budget.py
 
 bench-routing: $(VENV)/.dev  ## train a router on TEXT=folder and measure it (an hour; goes on where it stopped)
 	$(BIN)/python benchmarks/routing.py --text "$(TEXT)" $(ROUTING_ARGS)

@@ -57,7 +57,7 @@ class R1Model:
         *,
         context_window: int | None = None,
         attention: "AttentionMode" = "auto",
-        kv_dtype: "KVDtype" = "bfloat16",
+        kv_dtype: "KVDtype" = "auto",
         kv_disk: str | Path | None = None,
         device: str = "auto",
         dtype: str = "auto",
@@ -78,7 +78,9 @@ class R1Model:
                 the weights were trained for, hierarchical beyond if the context window is larger.
             kv_dtype: `bfloat16`; with `int8` or `int4`, keys and values behind the last tokens are
                 kept in so many bits, which takes a half or a third of the memory. Needs quantised
-                weights on a CPU; others are kept in what they are computed in.
+                weights on a CPU; others are kept in what they are computed in. `auto` is bfloat16,
+                or the first of `int8` and `int4` that fits if the context window does not fit the
+                memory budget so, or without one the memory that is left; `int8` with `kv_disk`.
             kv_disk: A folder for a file that holds what is in 8 or 4 bits, instead of memory (on
                 Linux). It has no name and is gone when the model is, or the process.
             device: `auto`, `cpu` or `cuda`.
@@ -139,6 +141,11 @@ class R1Model:
         """What a token sees of a long text, for people."""
         hierarchy = self._engine.runner.hierarchy
         return "dense" if hierarchy is None else hierarchy.describe()
+
+    @property
+    def keys_and_values(self) -> str:
+        """How keys and values are kept, for people; with the reason if memory decided."""
+        return self.load_report.keys_and_values
 
     def count_tokens(self, text: str) -> int:
         """Tokens of `text`."""

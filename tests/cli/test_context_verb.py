@@ -49,6 +49,21 @@ def test_generate_answers_as_with_the_whole_text(saved, smollm2_path, capsys):
     assert attended["tier_bytes"]["hot"] > 0
 
 
+def test_its_number_format_is_taken_over(smollm2_path, tmp_path, capsys, caplog):
+    text, out = tmp_path / "text.txt", tmp_path / "text.context"
+    text.write_text(LICENCE.read_text(encoding="utf-8")[:1_500], encoding="utf-8")
+    model = ["--model", str(smollm2_path)]
+    argv = ["context", "save", str(text), "--out", str(out), "--kv-dtype", "int4"]
+    assert main([*argv, *model]) == 0
+    assert main(["context", "show", str(out)]) == 0
+    assert "cold keys and values, int4 codes" in capsys.readouterr().out
+    argv = ["generate", QUESTION, *model, "--max-tokens", "2", "--context", str(out)]
+    assert main([*argv, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["attended"]["tier_bytes"]["cold"] > 0
+    assert main([*argv, "--kv-dtype", "bfloat16"]) != 0
+    assert "--kv-dtype int4" in capsys.readouterr().err
+
+
 def test_chat_goes_on_from_it(saved, smollm2_path, monkeypatch, capsys, caplog):
     lines = iter([QUESTION, "/new", QUESTION, "And a Licensor?"])
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from deepseek.core.errors import ConfigError, ContextError
+from deepseek.core.errors import ConfigError
 from deepseek.core.llm import SamplingParams, ScoreRequest
 from deepseek.engine.engine import Engine
 from deepseek.engine.loader import load_engine
@@ -143,15 +143,3 @@ def test_other_weights_are_told_so(tiny_folder: Path) -> None:
         load_engine(str(tiny_folder), dtype="float32", kv_dtype="int8")
     with pytest.raises(ConfigError, match="native library only"):
         load_engine(str(tiny_folder), dtype="int8", kv_dtype="int8")
-
-
-@has_kernels
-def test_what_is_cold_is_neither_saved_nor_budgeted_yet(
-    small: Engine, smollm2_path: Path, tmp_path: Path
-) -> None:
-    small.read("A few words to be kept. " * 40)
-    with pytest.raises(ContextError, match="4 bits cannot be saved or loaded"):
-        small.save_context(tmp_path / "x.context")
-    assert not list(tmp_path.iterdir())
-    with pytest.raises(ConfigError, match="budget is not kept yet"):
-        load_engine(str(smollm2_path), dtype="int8", kv_dtype="int4", memory_budget=1 << 31)

@@ -14,8 +14,18 @@ from deepseek.core.errors import ConfigError, RequestError
 from deepseek.core.llm import SamplingParams
 from deepseek.core.memory import parse_bytes
 from deepseek.engine.loader import load_engine
-from deepseek.model.budget import Budget, Needs, plan
+from deepseek.model.budget import (
+    KV_FORMATS,
+    ROWS,
+    Budget,
+    Needs,
+    PageCounts,
+    choose_format,
+    plan,
+)
+from deepseek.model.pages import ColdPages, PagedSequence, PagePool
 from deepseek.ops import native
+from deepseek.ops.cold import choose_tier
 from tiny_checkpoint import tiny_config
 
 MIB = 1 << 20
@@ -26,11 +36,18 @@ MEASURED = """
 import json, sys
 from deepseek import R1Model
 from deepseek.core.memory import peak_bytes
-model = R1Model(sys.argv[1], memory_budget=sys.argv[2], context_window=int(sys.argv[3]) or None)
+model = R1Model(
+    sys.argv[1],
+    memory_budget=sys.argv[2],
+    context_window=int(sys.argv[3]) or None,
+    kv_dtype=sys.argv[4],
+)
 ids = model.encode("The grass is green and the sky is blue. " * model.context_window)
 prompt = model.decode(ids[: model.context_window - 40])
 answer = model.generate(prompt, max_tokens=16)
-print(json.dumps([model.context_window, answer.n_prompt_tokens, peak_bytes()]))
+peak = peak_bytes()
+tiers = answer.attended.tier_bytes
+print(json.dumps([model.context_window, answer.n_prompt_tokens, peak, tiers["cold"]]))
 """
 is_native = pytest.mark.skipif(not native.is_available(), reason="the kernels were not built")
 
@@ -50,16 +67,86 @@ def test_what_is_no_size(size: str) -> None:
 
 
 def test_the_longest_context_fits_and_one_page_more_does_not() -> None:
-    longest = plan(NEEDS, None).n_pages * 64
-    assert longest > 2_048
     assert plan(NEEDS, None).context_window == tiny_config().context_window
-    assert plan(NEEDS, longest).context_window == longest
-    taken = NEEDS.taken + NEEDS.weights
-    assert taken + NEEDS.tokens(longest, 2.0) <= NEEDS.n_bytes
-    assert taken + NEEDS.tokens(longest + 64, 2.0) > NEEDS.n_bytes
-    with pytest.raises(ConfigError, match="the memory budget is 400 MiB") as caught:
-        plan(NEEDS, longest + 64)
-    assert f"up to {longest:,} tokens fit" in caught.value.hint
+    for name in KV_FORMATS:
+        longest = NEEDS.longest(name)
+        assert longest > 2_048
+        budget = plan(NEEDS, longest, name)
+        assert (budget.context_window, budget.kv_format) == (longest, name)
+        assert budget.pages == NEEDS.pages(longest, name)
+        assert budget.peak_bytes == NEEDS.peak(longest, name) <= NEEDS.n_bytes
+        assert NEEDS.peak(longest + 64, name) > NEEDS.n_bytes
+        with pytest.raises(ConfigError, match="the memory budget is 400 MiB") as caught:
+            plan(NEEDS, longest + 64, name)
+        assert f"up to {longest:,} tokens fit" in caught.value.hint
+
+
+def test_formats_are_tried_from_the_most_exact_on() -> None:
+    # Text and its tokens take the most of a tiny model: here they take less.
+    needs = replace(NEEDS, config=replace(tiny_config(), n_layers=40))
+    exact, int8, int4 = (needs.longest(name) for name in KV_FORMATS)
+    assert exact < int8 < int4
+    wanted = {exact: "bfloat16", exact + 64: "int8", int8: "int8", int8 + 64: "int4", int4: "int4"}
+    for window, name in wanted.items():
+        assert plan(needs, window).kv_format == name
+        assert choose_format(needs, window) == name
+    assert plan(needs, 100, "int4").kv_format == "int4"
+    with pytest.raises(ConfigError, match=r"in int4 .* budget is 400 MiB"):
+        plan(needs, int4 + 64)
+    with pytest.raises(ConfigError) as caught:
+        plan(needs, exact + 64, "bfloat16")
+    assert f"{int4:,} with kv_dtype int4" in caught.value.hint
+    assert choose_format(needs, 1 << 40) == "int4", "nothing fits: what goes farthest"
+    # The trained window, or in the end what there is of it.
+    for window, name in ((exact + 64, "int8"), (int4 + 64, "int4")):
+        trained = replace(needs, config=replace(needs.config, context_window=window))
+        budget = plan(trained, None)
+        assert (budget.kv_format, budget.context_window) == (name, min(window, int4))
+
+
+@pytest.mark.parametrize("name", KV_FORMATS)
+@pytest.mark.parametrize("n_bytes", [150 * MIB, 400 * MIB])
+def test_what_is_left_is_for_others_beside_it(name: str, n_bytes: int) -> None:
+    needs = replace(NEEDS, n_bytes=n_bytes + 100 * MIB)
+    budget = plan(needs, 2_048, name)
+    alone = needs.pages(2_048, name)
+    spare = budget.pages.hot - alone.hot
+    assert spare > 0
+    assert budget.pages.cold - alone.cold == (spare if alone.cold else 0)
+    more = needs.cache_bytes(budget.pages, name) - needs.cache_bytes(alone, name)
+    assert budget.peak_bytes + more <= needs.n_bytes
+
+
+@pytest.mark.parametrize("name", KV_FORMATS)
+@pytest.mark.parametrize("begun", [0, 37, 64, 1_000])
+def test_one_sequence_needs_the_pages_that_are_computed(name: str, begun: int) -> None:
+    """All passes of a long text in pools of just that size, and their bytes."""
+    config, window = tiny_config(), 8_190
+    counts = NEEDS.pages(window, name)
+    pool, nodes = (
+        PagePool(config, most=counts.hot),
+        PagePool(config, has_values=False, most=counts.nodes),
+    )
+    held, cold, tier = pool.n_bytes + nodes.n_bytes, None, choose_tier(name)
+    if tier is not None:
+        cold = ColdPages(
+            pool=PagePool(config, bits=tier.bits, most=counts.cold), tier=tier, expand=none_expanded
+        )
+        held += cold.pool.n_bytes
+    assert held == NEEDS.cache_bytes(counts, name)
+    sequence, most = PagedSequence(pool, nodes, cold), 0
+    for n_tokens in (begun, *[ROWS] * 7, window - begun - 7 * ROWS):
+        sequence.extend(n_tokens)
+        most = max(most, pool.n_used)
+        sequence.advance(n_tokens)
+    assert most == counts.hot - (begun % 64 == 0 and tier is not None)
+    if cold is not None:
+        assert cold.pool.n_used == window // 64
+        assert counts.cold == -(-window // 64)
+
+
+def none_expanded(cold_page: int, page: int) -> None:
+    raise AssertionError("nothing was cut")
 
 
 def test_too_little_for_anything() -> None:
@@ -76,16 +163,22 @@ def test_plain_numbers_are_refused(tiny_folder: Path) -> None:
 
 @is_native
 @pytest.mark.weights
-@pytest.mark.parametrize(("budget", "window"), [("560MiB", 0), ("760MiB", 9_000)])
-def test_the_process_stays_below_it(smollm2_path: Path, budget: str, window: int) -> None:
+@pytest.mark.parametrize(
+    ("budget", "window", "kv_dtype"),
+    [("560MiB", 0, "auto"), ("760MiB", 9_000, "auto"), ("640MiB", 4_000, "int4")],
+)
+def test_the_process_stays_below_it(
+    smollm2_path: Path, budget: str, window: int, kv_dtype: str
+) -> None:
     run = subprocess.run(
-        [sys.executable, "-c", MEASURED, str(smollm2_path), budget, str(window)],
+        [sys.executable, "-c", MEASURED, str(smollm2_path), budget, str(window), kv_dtype],
         capture_output=True,
         text=True,
         check=True,
         timeout=500,
     )
-    context_window, n_prompt, peak = json.loads(run.stdout)
+    context_window, n_prompt, peak, cold = json.loads(run.stdout)
+    assert bool(cold) == (kv_dtype == "int4")
     assert context_window == window or (not window and 500 < context_window < 8_192)
     assert n_prompt > context_window - 60
     assert peak <= parse_bytes(budget) * TOLERANCE
@@ -95,7 +188,8 @@ def test_the_process_stays_below_it(smollm2_path: Path, budget: str, window: int
 @pytest.mark.weights
 def test_more_than_fits_is_refused_and_the_next_request_runs(smollm2_path: Path) -> None:
     loaded = load_engine(str(smollm2_path), dtype="int8", threads=1)[0]
-    budget = Budget(kv_format="bfloat16", context_window=1_000, n_pages=18, n_node_pages=40)
+    pages = PageCounts(hot=18)
+    budget = Budget(kv_format="bfloat16", context_window=1_000, pages=pages, peak_bytes=0)
     engine = engine_like(loaded, None, budget=budget, context_window=1_000)
     params = SamplingParams(max_tokens=8)
     kept = "Once upon a time there was a king. " * 40
@@ -109,3 +203,47 @@ def test_more_than_fits_is_refused_and_the_next_request_runs(smollm2_path: Path)
     few = dict(engine.generate_many(prompts[:2], params))
     for number, answer in few.items():
         assert what(answer) == what(engine.generate(prompts[number], params))
+
+
+@is_native
+@pytest.mark.weights
+def test_what_is_reserved_is_what_was_computed(smollm2_path: Path) -> None:
+    """From the loader's plan to the pools, with and without memory nodes."""
+    settings = [("int8", 20_000, "auto"), ("int4", 4_000, "dense"), ("bfloat16", 4_000, "auto")]
+    for name, window, attention in settings:
+        engine = load_engine(
+            str(smollm2_path),
+            threads=1,
+            memory_budget=1_200 * MIB,
+            context_window=window,
+            kv_dtype=name,  # type: ignore[arg-type]
+            attention=attention,  # type: ignore[arg-type]
+        )[0]
+        budget, config = engine.runner.budget, engine.runner.model.config
+        assert budget is not None
+        needs = Needs(config=config, n_bytes=1_200 * MIB, taken=0, weights=0)
+        assert engine.runner.cache_bytes == needs.cache_bytes(budget.pages, name)
+        assert bool(budget.pages.nodes) == (engine.runner.hierarchy is not None) == (window > 8_192)
+
+
+@is_native
+@pytest.mark.weights
+def test_without_a_budget_memory_that_is_left_decides(smollm2_path: Path) -> None:
+    """A hundred million tokens take 2.3 TB in bfloat16, and 0.7 TB in 4 bits."""
+    usual, report = load_engine(str(smollm2_path), dtype="int8", threads=1)
+    assert usual.runner.tier is None
+    assert report.keys_and_values == "bfloat16"
+    long = {"context_window": 100_000_000, "threads": 1, "dtype": "int8"}
+    engine, report = load_engine(str(smollm2_path), **long)  # type: ignore[arg-type]
+    assert engine.runner.tier == choose_tier("int4")
+    assert "in bfloat16 100,000,000 tokens need 2," in report.keys_and_values
+    assert report.keys_and_values.endswith("MiB could be had)")
+    engine, report = load_engine(str(smollm2_path), kv_dtype="bfloat16", **long)  # type: ignore[arg-type]
+    assert engine.runner.tier is None
+    assert report.keys_and_values == "bfloat16"
+
+
+def test_other_weights_are_kept_in_what_they_are_computed_in(tiny_folder: Path) -> None:
+    engine, report = load_engine(str(tiny_folder), dtype="float32", threads=1)
+    assert engine.runner.tier is None
+    assert report.keys_and_values == "float32"

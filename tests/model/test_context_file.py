@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 import zlib
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,8 @@ from deepseek.model.context_file import (
     pages_of,
     write_context,
 )
-from deepseek.model.pages import COVERED, PagedSequence, PagePool
+from deepseek.model.pages import COVERED, GONE, ColdPages, PagedSequence, PagePool
+from deepseek.ops.cold import ColdBits, ColdTier
 from deepseek.ops.hierarchical import NODES, PAGE
 from deepseek.weights import cache as weights_cache
 from tiny_checkpoint import tiny_config
@@ -94,8 +96,8 @@ def test_it_comes_back(n_pages: int, tmp_path: Path) -> None:
     keys, nodes = sequence.tables
     again = PagedSequence(PagePool(tiny_config()), PagePool(tiny_config(), has_values=False))
     for table, kind in zip(again.tables, pages, strict=True):
-        for page in kind:
-            table.append(page)
+        for place, page in enumerate(kind):
+            table.put(place, page)
     again.advance(n_tokens)
     for place in range(n_pages):
         theirs, ours = keys.pages[place], again.tables[0].pages[place]
@@ -133,8 +135,8 @@ def test_a_dense_cache_comes_back(dtype: torch.dtype, tmp_path: Path) -> None:
     )
     write_context(path, info, TEXT, list(range(n_tokens)), one.tables)
     with ContextFile(path) as file:
-        for page in file.pages(0):
-            other.tables[0].append(page)
+        for place, page in enumerate(file.pages(0)):
+            other.tables[0].put(place, page)
     assert other.length == n_tokens
     for layer in range(config.n_layers):
         for a, b in zip(one.read(layer), other.read(layer), strict=True):
@@ -211,6 +213,9 @@ HEADER = {
                 {"pages": [PAGES | {"more": 1}]},
                 {"pages": [PAGES] * 500},
                 {"attention": 3},
+                {"cold": 4},
+                {"pages": []},
+                {"pages": [PAGES | {"n_pages": 0}]},
                 {"more": 3},
             )
         ),
@@ -233,9 +238,94 @@ def test_numbers_that_no_model_computes_are_refused(number: float, tmp_path: Pat
     path = tmp_path / "x.context"
     save(path, sequence, list(range(2 * PAGE)))
     pages = contents(path)[3][0]
-    table.append(pages[0])
+    table.put(2, pages[0])
     with pytest.raises(ContextError, match="no model computes"):
-        table.append(pages[1])
+        table.put(3, pages[1])
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_ranges_that_no_model_computes_are_refused(bits: ColdBits) -> None:
+    """Whatever codes a cold page holds, what it stands for is bounded."""
+    config = tiny_config()
+    pool = PagePool(config, bits=bits)
+    page = pool.take()
+    for part in pool.pages.of(page):
+        part.copy_(torch.randint(0, 256, part.shape, dtype=torch.uint8))
+        part[..., PAGE * config.d_head * bits // 8 :] = 0  # least numbers and steps
+    content = pool.read(page)
+    pool.write(page, content)
+    sizes = config.n_layers, 2, config.n_kv_heads, -1
+    n_codes = PAGE * config.d_head * bits // 8
+    for number in (float("nan"), float("inf"), -float("inf"), 1e30, -1e30, 1e12):
+        for kind in (0, 1):
+            # The last range of one head: least of two channels, then their steps.
+            for place in range(4):
+                end = n_codes + config.d_head * 4 if kind == 0 else None
+                hostile = content.clone()
+                ranges = hostile.view(sizes)[-1, kind, -1, n_codes:end]
+                ranges.view(torch.bfloat16)[-4 + place] = number
+                if number == 1e12 and place < 2:
+                    pool.write(page, hostile)  # large, but what it stands for is below 2^40
+                    continue
+                with pytest.raises(ContextError, match="no model computes"):
+                    pool.write(page, hostile)
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_cold_pages_come_back(bits: ColdBits, tmp_path: Path) -> None:
+    """Those of heads narrower than a slice have a part that nobody writes: it is not saved."""
+    generator = torch.Generator().manual_seed(bits)
+    tier = ColdTier(bits=bits, sinks=PAGE, window=2 * PAGE, slack=PAGE)
+    config, n_pages = tiny_config(), 9
+
+    def pools() -> PagedSequence:
+        cold = PagePool(config, bits=bits)
+        for part in (*cold.pages.keys, *cold.pages.values):
+            codes = torch.randint(0, 256, part.shape, dtype=torch.uint8, generator=generator)
+            numbers = torch.randn((*part.shape[:-1], part.shape[-1] // 2), generator=generator)
+            part.copy_(numbers.bfloat16().view(torch.uint8))
+            part[..., : PAGE * config.d_head * bits // 8] = codes[
+                ..., : PAGE * config.d_head * bits // 8
+            ]
+        return PagedSequence(
+            PagePool(config), None, ColdPages(pool=cold, tier=tier, expand=lambda *_: None)
+        )
+
+    one, other = pools(), pools()
+    for part in (*one.tables[0].pool.pages.keys, *one.tables[0].pool.pages.values):
+        part.copy_(torch.randn(part.shape, generator=generator))
+    one.extend(n_pages * PAGE)
+    one.advance(n_pages * PAGE)
+    info = save(tmp_path / "x", one, list(range(n_pages * PAGE)), cold=asdict(tier))
+    assert info.cold == asdict(tier)
+    assert [kind.n_pages for kind in info.pages] == [1 + 2 + 1, n_pages]
+    for table, kind in zip(other.tables, contents(tmp_path / "x")[3], strict=True):
+        for place, page in zip(table.places(n_pages * PAGE), kind, strict=True):
+            table.put(place, page)
+    other.advance(n_pages * PAGE)
+    assert [page == GONE for page in other.tables[0].pages] == [
+        *([False] + [True] * 5 + [False] * 3)
+    ]
+    assert other.is_as_read(n_pages * PAGE)
+    again = save(tmp_path / "y", other, list(range(n_pages * PAGE)), cold=asdict(tier))
+    assert again == info
+    assert (tmp_path / "y").read_bytes() == (tmp_path / "x").read_bytes()
+
+
+def test_a_file_of_the_first_version_is_read(saved: Path) -> None:
+    data = saved.read_bytes()
+    _, _, size, _, sums = BEGINNING.unpack(data[: BEGINNING.size])
+    header = data[BEGINNING.size : BEGINNING.size + size]
+    field = b',"cold":null'
+    assert header.count(field) == 1
+    older = header.replace(field, b" " * len(field))
+    beginning = BEGINNING.pack(MAGIC, 1, size, zlib.crc32(older), sums)
+    wanted = contents(saved)
+    saved.write_bytes(beginning + older + data[BEGINNING.size + size :])
+    got = contents(saved)
+    assert got[:3] == wanted[:3]
+    for ours, theirs in zip(got[3], wanted[3], strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
 
 
 def test_what_is_no_file(tmp_path: Path) -> None:

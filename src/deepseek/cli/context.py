@@ -54,6 +54,7 @@ def _save(args: argparse.Namespace) -> int:
     with progress_bar(f"writing {args.out}") as on_page:
         model.save_context(args.out, on_page)
     LOGGER.info("%d tokens; attention: %s", context.n_tokens, model.attention)
+    LOGGER.info("keys and values: %s", model.keys_and_values)
     print(args.out)
     next_step(f'deepseek generate "Who is the captain?" --context {args.out}')
     return 0

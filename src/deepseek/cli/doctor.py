@@ -4,10 +4,8 @@ import argparse
 import importlib.metadata
 import importlib.util
 import json
-import os
 import platform
 import shutil
-import sys
 from typing import Any
 
 from deepseek.cli.options import add_model_options, open_model
@@ -57,11 +55,12 @@ def machine(args: argparse.Namespace) -> dict[str, Any]:
 
     from deepseek import __version__
     from deepseek.core.device import choose_compute
+    from deepseek.core.memory import available_bytes
     from deepseek.ops import native
     from deepseek.weights.cache import home
 
     compute = choose_compute(args.device, args.dtype, args.threads)
-    folder = home()
+    folder, left = home(), available_bytes()
     existing = next(p for p in (folder, *folder.parents) if p.exists())
     report: dict[str, Any] = {
         "deepseek": __version__,
@@ -72,7 +71,7 @@ def machine(args: argparse.Namespace) -> dict[str, Any]:
         "native kernels": native.level()
         if native.is_available()
         else "not built: install a C++ compiler, then the package again",
-        "memory": f"{available_bytes() / 2**30:.1f} GiB available",
+        "memory": "unknown" if left is None else f"{left / 2**30:.1f} GiB available",
         "cache": f"{folder} ({shutil.disk_usage(existing).free / 2**30:.0f} GiB free)",
     }
     for feature, (module, extra) in FEATURES.items():
@@ -98,13 +97,3 @@ def measured(args: argparse.Namespace) -> dict[str, Any]:
         f"at {done.n_prompt_tokens} tokens",
         "decode": f"{len(done.token_ids) / max(done.decode_seconds, 1e-9):.1f} tokens/s",
     }
-
-
-def available_bytes() -> int:
-    """Memory that a new process could take, in bytes."""
-    if sys.platform == "linux":
-        with open("/proc/meminfo", encoding="ascii") as file:
-            for line in file:
-                if line.startswith("MemAvailable:"):
-                    return int(line.split()[1]) * 1024
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")

@@ -97,5 +97,5 @@ def run(args: argparse.Namespace) -> int:
     if params.constraint is not None and completion.finish_reason != "stop":
         say(f"the {params.constraint.name} is not complete: {completion.finish_reason}")
     log_completion(completion)
-    LOGGER.info("attention: %s", model.attention)
+    LOGGER.info("attention: %s; keys and values: %s", model.attention, model.keys_and_values)
     return 0

@@ -43,10 +43,11 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--kv-dtype",
-        default="bfloat16",
-        choices=("bfloat16", "int8", "int4"),
-        help="how keys and values behind the last tokens are kept (default: %(default)s); int8 "
-        "and int4 take a half and a third of the memory, and need quantised weights on a CPU",
+        default="auto",
+        choices=("auto", "bfloat16", "int8", "int4"),
+        help="how keys and values behind the last tokens are kept; int8 and int4 take a half and a "
+        "third of the memory, and need quantised weights on a CPU; auto is bfloat16 unless that "
+        "does not fit the memory budget, or the memory that is left",
     )
     group.add_argument(
         "--kv-disk",
@@ -64,7 +65,7 @@ def add_context_option(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="FILE",
         help="a text saved by `deepseek context save`, which the prompt follows; model, context "
-        "window and attention are those it was read with, if none are named",
+        "window, attention and kv-dtype are those it was read with, if none are named",
     )
 
 
@@ -210,6 +211,7 @@ def open_model(
 def _take_settings(args: argparse.Namespace, saved: Path) -> None:
     """Fill in what is not named on the command line from the header of a saved context."""
     from deepseek.model.context_file import ContextFile
+    from deepseek.ops.cold import BITS
     from deepseek.weights.registry import load_registry
 
     with ContextFile(saved) as file:
@@ -220,3 +222,6 @@ def _take_settings(args: argparse.Namespace, saved: Path) -> None:
         args.context_window = info.context_window
     if args.attention == "auto" and info.attention is not None:
         args.attention = "hierarchical"
+    if args.kv_dtype == "auto":
+        bits = None if info.cold is None else info.cold.get("bits")
+        args.kv_dtype = next((name for name, known in BITS.items() if known == bits), "auto")

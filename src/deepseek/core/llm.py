@@ -3,12 +3,8 @@
 Our own engine implements it; so can an HTTP client or a ten-line fake in a test.
 """
 
-<<<<<<< HEAD
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-=======
-from collections.abc import Iterable, Iterator, Mapping, Sequence
->>>>>>> structured
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, get_args, runtime_checkable
 

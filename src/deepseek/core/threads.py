@@ -41,7 +41,7 @@ def cgroup_quota(root: Path = CGROUP, membership: Path = Path("/proc/self/cgroup
     """CPUs that the control group may use, the tightest over all ancestors; None if unlimited."""
     quotas = [
         q
-        for folder in _group_folders(root, membership)
+        for folder in group_folders(root, membership)
         if (q := _quota_v2(folder / "cpu.max") or _quota_v1(folder)) is not None
     ]
     return min(quotas, default=None)
@@ -53,14 +53,14 @@ def _affinity() -> int:
     return os.cpu_count() or 1
 
 
-def _group_folders(root: Path, membership: Path) -> list[Path]:
-    """The process's own group and its ancestors, for cgroup v2 and the v1 cpu controller."""
-    folders = [root, root / "cpu"]
+def group_folders(root: Path, membership: Path, controller: str = "cpu") -> list[Path]:
+    """The process's own group and its ancestors, for cgroup v2 and a controller of v1."""
+    folders = [root, root / controller]
     text = _read(membership)
     for line in text.splitlines():
         _, controllers, path = [*line.split(":", 2), "", ""][:3]
-        base = root if controllers == "" else root / "cpu"
-        if controllers == "" or "cpu" in controllers.split(","):
+        base = root if controllers == "" else root / controller
+        if controllers == "" or controller in controllers.split(","):
             parts = [p for p in path.split("/") if p and p != ".."]
             folders += [base.joinpath(*parts[: i + 1]) for i in range(len(parts))]
     return folders

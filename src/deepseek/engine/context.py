@@ -17,6 +17,7 @@ from deepseek.model.context_file import (
     pages_of,
     write_context,
 )
+from deepseek.ops.cold import BITS, ColdTier
 from deepseek.ops.hierarchical import PAGE, Hierarchy
 
 BETWEEN = "\n\n"
@@ -115,6 +116,7 @@ def save(
         n_tokens=context.n_tokens,
         text_bytes=len(text),
         pages=pages_of(runner.tables, context.n_tokens),
+        cold=_tier_settings(runner.tier),
     )
     write_context(path, info, text, runner.tokens[: context.n_tokens], runner.tables, on_page)
     return info
@@ -192,6 +194,7 @@ def _check_settings(path: Path, info: ContextInfo, runner: Runner, context_windo
             "load the model with a larger context window",
         )
     wanted = pages_of(runner.tables, info.n_tokens)
+    _check_format(path, info, runner.tier, wanted)
     if info.pages != wanted:
         raise ContextError(
             f"{path} holds {_kinds(info.pages)}, where this model keeps {_kinds(wanted)}",
@@ -203,6 +206,38 @@ def _named(attention: dict[str, Any] | None) -> str:
     if attention is None:
         return "dense attention"
     return "hierarchical attention (" + ", ".join(f"{k} {v}" for k, v in attention.items()) + ")"
+
+
+def _tier_settings(tier: ColdTier | None) -> dict[str, Any] | None:
+    """What decides about the numbers; where they lie does not."""
+    if tier is None:
+        return None
+    settings = asdict(tier)
+    del settings["folder"]
+    return settings
+
+
+def _check_format(
+    path: Path, info: ContextInfo, tier: ColdTier | None, wanted: Sequence[Pages]
+) -> None:
+    here = _tier_settings(tier)
+    if info.cold == here:
+        return
+    bits = None if info.cold is None else info.cold.get("bits")
+    name = next((name for name, known in BITS.items() if known == bits), None)
+    is_other = name is not None and (here is None or bits != here["bits"])
+    raise ContextError(
+        f"{path} holds keys and values in {_format_named(info.cold, info.pages)}, "
+        f"this model keeps them in {_format_named(here, wanted)}",
+        f'load the model with kv_dtype="{name}" (--kv-dtype {name})' if is_other else HINT,
+    )
+
+
+def _format_named(cold: dict[str, Any] | None, pages: Sequence[Pages]) -> str:
+    if cold is None:
+        return pages[0].layout.partition(" ")[0]
+    settings = ", ".join(f"{k} {v}" for k, v in cold.items() if k != "bits")
+    return f"int{cold.get('bits')} ({settings})"
 
 
 def _kinds(pages: Sequence[Pages]) -> str:

@@ -221,7 +221,9 @@ class Engine:
         if self._context is None:
             raise RequestError("no context was read", "read one first")
         with self._turn():
-            if self.runner.reusable(self._context_ids) < len(self._context_ids):
+            n_tokens = len(self._context_ids)
+            is_there = self.runner.reusable(self._context_ids) == n_tokens
+            if not (is_there and self.runner.is_as_read(n_tokens)):
                 self.runner.rewind(0)
                 self.runner.fill(self._context_ids, self.on_prefill)
             return context.save(path, self._context, self.runner, self._identity, on_page=on_page)

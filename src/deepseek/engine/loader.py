@@ -7,21 +7,19 @@ from pathlib import Path
 
 import torch
 
-from deepseek.core.device import Compute, choose_compute
-from deepseek.core.errors import ConfigError
+from deepseek.core.device import choose_compute
 from deepseek.core.log import LOGGER
-from deepseek.core.memory import peak_bytes, reset_peak, resident_bytes
+from deepseek.core.memory import peak_bytes, reset_peak
+from deepseek.engine.cache_plan import plan_cache
 from deepseek.engine.engine import Engine
-from deepseek.model.budget import Budget, Needs, plan
-from deepseek.model.checkpoint import is_quantised, load_model, quantised_bytes
-from deepseek.model.config import ModelConfig
-from deepseek.model.hierarchical import AttentionMode, choose_hierarchy
+from deepseek.model.checkpoint import is_quantised, load_model
+from deepseek.model.hierarchical import AttentionMode
 from deepseek.ops import native
 from deepseek.ops.cold import KVDtype, choose_tier
 from deepseek.tokenizer.tokenizer import Tokenizer
 from deepseek.weights.fingerprint import fingerprint
 from deepseek.weights.pull import OnProgress, ensure
-from deepseek.weights.source import WeightSource, describe_formats, open_weights
+from deepseek.weights.source import describe_formats, open_weights
 
 Progress = Callable[[int, int], None]
 """Called with what is done and what there is to do."""
@@ -39,6 +37,8 @@ class LoadReport:
     """Device, dtype and threads with their reasons."""
     weights: str = ""
     """How the file stores the weights, and the dtype they are computed in."""
+    keys_and_values: str = ""
+    """How they are kept, and why if that was not asked for."""
 
     def __str__(self) -> str:
         return (
@@ -52,7 +52,7 @@ def load_engine(
     *,
     context_window: int | None = None,
     attention: AttentionMode = "auto",
-    kv_dtype: KVDtype = "bfloat16",
+    kv_dtype: KVDtype = "auto",
     kv_disk: str | Path | None = None,
     device: str = "auto",
     dtype: str = "auto",
@@ -70,7 +70,8 @@ def load_engine(
         CheckpointError: The weights are damaged.
         TokenizerError: The checkpoint's vocabulary or template is invalid.
     """
-    tier = choose_tier(kv_dtype, kv_disk)
+    if kv_dtype != "auto":
+        choose_tier(kv_dtype, kv_disk)  # a mistake is reported before anything is pulled
     compute = choose_compute(device, dtype, threads)
     checkpoint = ensure(name, on_pull)
     reset_peak()
@@ -88,11 +89,15 @@ def load_engine(
     if compute.quantised:
         native.require()
         native.use_threads(compute.n_threads)
-    _require_native_for(kv_dtype, memory_budget, compute, is_quantised(source))
-    budget = None
-    if memory_budget is not None:
-        budget = _plan(source, memory_budget, context_window)
-        context_window = budget.context_window
+    cache = plan_cache(
+        source,
+        compute,
+        kv_dtype=kv_dtype,
+        kv_disk=kv_disk,
+        memory_budget=memory_budget,
+        context_window=context_window,
+        attention=attention,
+    )
     model = load_model(
         source,
         dtype=compute.dtype,
@@ -107,70 +112,23 @@ def load_engine(
         compute=compute.describe(),
         weights=f"{describe_formats(source)}; computed in "
         + (f"int8 ({native.level()})" if compute.quantised else _dtype_name(compute.dtype)),
+        keys_and_values=cache.keys_and_values,
     )
     LOGGER.info("loaded %s: %s", checkpoint.name, report)
-    config = model.config
-    hierarchy = choose_hierarchy(config, context_window or config.context_window, attention)
     engine = Engine(
         model,
         tokenizer,
         name=checkpoint.name,
         dtype=compute.dtype,
         device=compute.device,
-        context_window=context_window,
-        hierarchy=hierarchy,
-        tier=tier,
-        budget=budget,
+        context_window=cache.context_window,
+        hierarchy=cache.hierarchy,
+        tier=cache.tier,
+        budget=cache.budget,
         on_prefill=on_prefill,
         fingerprint=lambda: fingerprint(source),
     )
     return engine, report
-
-
-def _require_native_for(
-    kv_dtype: KVDtype, memory_budget: int | None, compute: Compute, is_quantised: bool
-) -> None:
-    """What only the native library does is refused elsewhere.
-
-    Raises:
-        ConfigError: It is wanted.
-    """
-    if kv_dtype != "bfloat16" and not compute.quantised:
-        raise ConfigError(
-            f"keys and values in {kv_dtype}, but the weights are computed in "
-            + _dtype_name(compute.dtype),
-            "use --dtype int8, which the native library computes, or leave --kv-dtype at bfloat16",
-        )
-    if memory_budget is None:
-        return
-    if not (compute.quantised and is_quantised):
-        raise ConfigError(
-            "a memory budget is kept with quantised weights in the native library only",
-            "use a quantised GGUF checkpoint on a CPU, with dtype int8 or auto",
-        )
-    if kv_dtype != "bfloat16":
-        raise ConfigError(
-            f"a memory budget is not kept yet with keys and values in {kv_dtype}",
-            "leave --kv-dtype at bfloat16, or give no memory budget",
-        )
-
-
-def _plan(source: WeightSource, memory_budget: int, context_window: int | None) -> Budget:
-    needs = Needs(
-        config=ModelConfig.from_hf(source.config()),
-        n_bytes=memory_budget,
-        taken=resident_bytes(),
-        weights=quantised_bytes(source),
-    )
-    budget = plan(needs, context_window)
-    LOGGER.info(
-        "memory budget: %d MiB, weights %d MiB, a context window of %d tokens in %s",
-        memory_budget >> 20,
-        needs.weights >> 20,
-        budget.context_window,
-        budget.kv_format,
-    )
-    return budget
 
 
 def _dtype_name(dtype: torch.dtype) -> str:

@@ -9,7 +9,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from deepseek.core.errors import ContextError
 from deepseek.engine.runner import Runner, Slots, first_asking, places_of_ends
 from deepseek.model.budget import Budget
 from deepseek.model.context_file import PageTable
@@ -36,7 +35,7 @@ class NativeRunner(Runner):
         super().__init__(
             model, dtype=dtype, device=device, hierarchy=hierarchy, tier=tier, budget=budget
         )
-        most = (None, None) if budget is None else (budget.n_pages, budget.n_node_pages)
+        most = None if budget is None else budget.pages
         self.decoder = NativeDecoder(model, hierarchy, tier, most)
         self._sequence = self.decoder.sequence()
         self._trace: Tensor | None = None
@@ -48,17 +47,12 @@ class NativeRunner(Runner):
 
     @property
     def tables(self) -> Sequence[PageTable]:
-        """The cached sequence as pages of each kind, for saved contexts.
-
-        Raises:
-            ContextError: Some of them are in 8 or 4 bits.
-        """
-        if self.tier is not None:
-            raise ContextError(
-                f"keys and values in {self.tier.bits} bits cannot be saved or loaded yet",
-                "leave --kv-dtype at bfloat16",
-            )
+        """The cached sequence as pages of each kind, for saved contexts."""
         return self._sequence.tables
+
+    def is_as_read(self, n_tokens: int) -> bool:
+        """Whether the first tokens in the cache are as reading them leaves them, to be saved."""
+        return super().is_as_read(n_tokens) and self._sequence.is_as_read(n_tokens)
 
     def recalled(self) -> Int[Tensor, "L G C"] | None:
         """Pages that the last queries of the last pass recalled, by layer and group of heads."""

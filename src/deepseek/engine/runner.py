@@ -163,13 +163,19 @@ class Runner(ABC):
         self.rewind(0)
         try:
             for table, contents in zip(self.tables, pages, strict=True):
-                for content in contents:
-                    table.append(content)
+                places = table.places(len(token_ids))
+                for place, content in zip(places, contents, strict=True):
+                    table.put(place, content)
         except BaseException:
             self._truncate(0)
             raise
         self._count_restored(len(token_ids))
         self.tokens = list(token_ids)
+
+    def is_as_read(self, n_tokens: int) -> bool:
+        """Whether the first tokens in the cache are as reading them leaves them, to be saved."""
+        assert n_tokens <= len(self.tokens)
+        return True
 
     def reusable(self, token_ids: Sequence[int]) -> int:
         """How many leading tokens are in the cache already."""

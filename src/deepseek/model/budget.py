@@ -1,31 +1,44 @@
 """How long a context fits a memory budget: weights, cache and working memory, from the config."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from deepseek.core.errors import ConfigError
 from deepseek.model.config import ModelConfig
-from deepseek.model.pages import COVERED
-from deepseek.ops.hierarchical import PAGE, TOGETHER
+from deepseek.ops.cold import BITS, choose_tier, page_bytes
+from deepseek.ops.hierarchical import GROUP, PAGE, QUESTION, TOGETHER, Hierarchy
 
-KV_FORMATS = {"bfloat16": 2.0}
-"""Bytes that a number of the cache takes, in the order in which formats are tried."""
+KV_FORMATS = tuple(BITS)
+"""How keys and values may be kept, in the order in which formats are tried."""
 ROWS = 1_024  # tokens of a pass
 PARTIAL_BYTES = 32 << 20  # sums of spans of keys that are computed at once (mix.cpp)
 FIXED_BYTES = 64 << 20  # threads, the tokenizer's tables, sampling, what allocators keep
 TEXT_BYTES = 500  # a token's ids, characters and offsets while a prompt is encoded
 SPARE_NODES = 32  # pages of memory nodes for sequences side by side: each has one of its own
+EXPANDED = 64 + 4  # cold pages that a thread has in bfloat16 (hierarchy.cpp, mix.cpp)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PageCounts:
+    """Most pages of each kind."""
+
+    hot: int
+    """Of keys and values as they are."""
+    cold: int = 0
+    """Of those in 8 or 4 bits."""
+    nodes: int = 0
+    """Of memory nodes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budget:
-    """How memory is shared out, in bytes and pages."""
+    """How memory is shared out."""
 
     kv_format: str
     context_window: int
-    n_pages: int
-    """Most pages of keys and values."""
-    n_node_pages: int
-    """Most pages of memory nodes, if there are any."""
+    pages: PageCounts
+    peak_bytes: int
+    """What the process holds at most with one sequence as long as the window."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,78 +51,125 @@ class Needs:
     taken: int
     """What the process holds already."""
     weights: int
+    has_nodes: bool = True
+    """Whether there are memory nodes, for hierarchical attention."""
+    n_threads: int = 1
+    is_on_disk: bool = False
+    """Whether cold pages take no memory."""
 
-    def tokens(self, context_window: int, number: float) -> int:
-        """Bytes for a cache of that many tokens with numbers of that size, and to work on it."""
+    def peak(self, context_window: int, kv_format: str) -> int:
+        """Bytes that the process holds at most with one sequence of that many tokens."""
+        cache = self.cache_bytes(self.pages(context_window, kv_format), kv_format)
+        return self.taken + self.weights + cache + self._working(context_window, kv_format)
+
+    def pages(self, context_window: int, kv_format: str) -> PageCounts:
+        """Pages of one sequence of that many tokens while it is read."""
         n_pages = -(-context_window // PAGE)
-        n_nodes = n_pages * PAGE // COVERED + 1
-        cache = n_pages * self.page_bytes(number) + (n_nodes + SPARE_NODES) * self.node_bytes
-        return cache + self._working(n_pages)
+        nodes = -(-n_pages // GROUP) + SPARE_NODES if self.has_nodes else 0
+        tier = choose_tier(kv_format)
+        if tier is None:
+            return PageCounts(hot=n_pages, nodes=nodes)
+        # A pass begins in a page and takes pages for all its tokens before any are given back.
+        kept = (tier.sinks + tier.window + tier.slack + ROWS) // PAGE + 1
+        return PageCounts(hot=min(n_pages, kept), cold=n_pages, nodes=nodes)
 
-    def page_bytes(self, number: float) -> int:
-        """Bytes of a page of keys and values."""
-        config = self.config
-        return int(2 * number * config.n_layers * config.n_kv_heads * PAGE * config.d_head)
+    def cache_bytes(self, pages: PageCounts, kv_format: str) -> int:
+        """Bytes of that many pages."""
+        hot, cold, nodes = self._page_bytes(kv_format)
+        return pages.hot * hot + pages.cold * cold + pages.nodes * nodes
 
-    @property
-    def node_bytes(self) -> int:
-        """Bytes of a page of memory nodes, which are in bfloat16."""
-        return self.page_bytes(KV_FORMATS["bfloat16"]) // 2
+    def longest(self, kv_format: str) -> int:
+        """Most tokens, in whole pages, that fit; 0 if none do."""
+        low, high = 0, max(0, self.n_bytes) // (PAGE * TEXT_BYTES) + 1
+        while low < high:
+            middle = (low + high + 1) // 2
+            if self.peak(middle * PAGE, kv_format) <= self.n_bytes:
+                low = middle
+            else:
+                high = middle - 1
+        return low * PAGE
 
-    def _working(self, n_pages: int) -> int:
-        config = self.config
+    def with_spare(self, context_window: int, kv_format: str) -> PageCounts:
+        """Pages for a context of that length, and of what is left more for others beside it."""
+        pages = self.pages(context_window, kv_format)
+        hot, cold, nodes = self._page_bytes(kv_format)
+        left = self.n_bytes - self.peak(context_window, kv_format)
+        node = nodes / GROUP if self.has_nodes else 0
+        spare = int(left // (hot + cold + node + PAGE * TEXT_BYTES))
+        return PageCounts(
+            hot=pages.hot + spare,
+            cold=pages.cold + spare if pages.cold else 0,
+            nodes=pages.nodes + spare // GROUP if self.has_nodes else 0,
+        )
+
+    def _page_bytes(self, kv_format: str) -> tuple[int, int, int]:
+        """Of a page as it is, of a cold one, and of one of memory nodes."""
+        config, bits = self.config, BITS[kv_format]
+        heads = config.n_layers * config.n_kv_heads
+        keys = heads * PAGE * config.d_head * 2
+        cold = 0
+        if bits is not None and not self.is_on_disk:
+            cold = 2 * heads * page_bytes(bits, config.d_head)
+        return 2 * keys, cold, keys
+
+    def _working(self, context_window: int, kv_format: str) -> int:
+        config, n_pages = self.config, -(-context_window // PAGE)
         query, group = config.n_heads * config.d_head, config.n_kv_heads * config.d_head
         numbers = 5 * config.d_model + 2 * query + 2 * group + 2 * config.d_ff
         rounded = max(config.d_ff, config.d_model, query) * 2
-        votes = 2 * ROWS // TOGETHER * config.n_kv_heads * n_pages * 4
+        n_choosing = ROWS // TOGETHER + QUESTION
+        votes = 2 * n_choosing * config.n_kv_heads * n_pages * 4 if self.has_nodes else 0
+        scanned = min(n_pages, Hierarchy().scanned_pages)
+        votes += QUESTION * config.n_heads * scanned * 2 * 4 if self.has_nodes else 0
         logits = 4 * 4 * config.vocab_size
         text = n_pages * PAGE * TEXT_BYTES
-        return ROWS * (4 * numbers + rounded) + votes + logits + text + PARTIAL_BYTES + FIXED_BYTES
+        expanded = self.n_threads * EXPANDED * 2 * PAGE * config.d_head * 2
+        fixed = PARTIAL_BYTES + FIXED_BYTES + (expanded if BITS[kv_format] else 0)
+        return ROWS * (4 * numbers + rounded) + votes + logits + text + fixed
 
 
-def plan(needs: Needs, context_window: int | None) -> Budget:
+def choose_format(needs: Needs, wanted: int, formats: Sequence[str] = KV_FORMATS) -> str:
+    """The first format in which that many tokens fit, else the one in which most do."""
+    fitting = (name for name in formats if needs.peak(wanted, name) <= needs.n_bytes)
+    return next(fitting, None) or max(formats, key=needs.longest)
+
+
+def plan(needs: Needs, context_window: int | None, kv_dtype: str = "auto") -> Budget:
     """Share a budget out.
 
     Args:
         needs: What takes memory.
         context_window: Tokens that are wanted; None: those of the trained window that fit.
+        kv_dtype: How keys and values are kept; `auto`: as exactly as the tokens' number allows.
 
     Raises:
         ConfigError: It does not suffice.
     """
-    fixed = needs.taken + needs.weights
-    room = needs.n_bytes - fixed
     wanted = context_window or needs.config.context_window
-    fitting = {name: _longest(needs, room, number) for name, number in KV_FORMATS.items()}
-    for name in KV_FORMATS:
-        window = min(wanted, fitting[name]) if context_window is None else wanted
-        if 0 < window <= fitting[name]:
-            most = fitting[name]
-            return Budget(
-                kv_format=name,
-                context_window=window,
-                n_pages=-(-most // PAGE),
-                n_node_pages=-(-most // COVERED) + SPARE_NODES,
-            )
-    smallest = min(KV_FORMATS.values())
-    longest = max(fitting.values())
-    total = fixed + needs.tokens(wanted, smallest)
-    hint = f"up to {longest:,} tokens fit" if longest >= PAGE else "use a smaller checkpoint"
-    raise ConfigError(
-        f"{wanted:,} tokens need {total / 2**20:,.0f} MiB (weights {needs.weights / 2**20:,.0f}, "
+    formats = KV_FORMATS if kv_dtype == "auto" else (kv_dtype,)
+    chosen = choose_format(needs, wanted, formats)
+    longest = needs.longest(chosen)
+    if longest < wanted and (context_window is not None or not longest):
+        raise _too_small(needs, wanted, chosen)
+    window = min(wanted, longest)
+    return Budget(
+        kv_format=chosen,
+        context_window=window,
+        pages=needs.with_spare(window, chosen),
+        peak_bytes=needs.peak(window, chosen),
+    )
+
+
+def _too_small(needs: Needs, wanted: int, kv_format: str) -> ConfigError:
+    longest = needs.longest(kv_format)
+    most, other = max((needs.longest(name), name) for name in KV_FORMATS)
+    hint = f"up to {longest:,} tokens fit" if longest else "use a smaller checkpoint"
+    if most > longest:
+        hint = f"{hint}, {most:,} with kv_dtype {other}" if longest else f"use kv_dtype {other}"
+    return ConfigError(
+        f"{wanted:,} tokens need {needs.peak(wanted, kv_format) / 2**20:,.0f} MiB with keys and "
+        f"values in {kv_format} (weights {needs.weights / 2**20:,.0f}, "
         f"the program itself {needs.taken / 2**20:,.0f}), the memory budget is "
         f"{needs.n_bytes / 2**20:,.0f} MiB",
         f"{hint}, or give more with memory_budget (--memory-budget)",
     )
-
-
-def _longest(needs: Needs, room: int, number: float) -> int:
-    """Most tokens, in whole pages, whose cache fits; 0 if none do."""
-    low, high = 0, room // max(1, needs.page_bytes(number)) + 1
-    while low < high:
-        middle = (low + high + 1) // 2
-        if needs.tokens(middle * PAGE, number) <= room:
-            low = middle
-        else:
-            high = middle - 1
-    return max(0, low) * PAGE

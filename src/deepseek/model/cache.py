@@ -5,6 +5,7 @@ a batch of sequences that share a beginning, and later memory nodes and pages.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -172,17 +173,22 @@ class DensePages:
         """Bytes of a page."""
         return math.prod(self._cache.page_shape) * self._cache.dtype.itemsize
 
+    def places(self, n_positions: int) -> Sequence[int]:
+        """Where pages stand that are saved of the first positions: all."""
+        return range(-(-n_positions // PAGE))
+
     def read(self, place: int, n_positions: int) -> UInt8[Tensor, " N"]:
         """What the page at a place holds; only whole pages are asked for."""
         assert (place + 1) * PAGE <= n_positions
         return self._cache.page(place).cpu().view(-1).view(torch.uint8)
 
-    def append(self, content: UInt8[Tensor, " N"]) -> None:
-        """Add a page that `read` gave.
+    def put(self, place: int, content: UInt8[Tensor, " N"]) -> None:
+        """Add a page that `read` gave, behind all others.
 
         Raises:
             ContextError: It holds what no model computes.
         """
+        assert place * PAGE == self._cache.length
         page = content.view(self._cache.dtype).view(self._cache.page_shape)
         check_numbers(page)
         self._cache.append_page(page)

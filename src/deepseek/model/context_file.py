@@ -28,7 +28,7 @@ from deepseek.core.errors import ConfigError, ContextError
 from deepseek.weights.cache import replaced, require_free
 
 MAGIC = b"deepseek-context"
-VERSION = 1
+VERSION = 2  # 1 had no cold pages, and is the same without them
 BEGINNING = struct.Struct("<16sIIII")  # magic, version, header's bytes, CRCs of header, checksums
 MAX_HEADER_BYTES = 1 << 16
 ALIGNMENT = 4_096  # of pages in the file: they can be mapped and used where they are
@@ -63,12 +63,16 @@ class PageTable(Protocol):
         """Bytes of a page."""
         ...
 
+    def places(self, n_positions: int) -> Sequence[int]:
+        """Where pages stand that are saved of the first positions, in order."""
+        ...
+
     def read(self, place: int, n_positions: int) -> UInt8[Tensor, " N"]:
         """What the page at a place holds for the first `n_positions` of the sequence."""
         ...
 
-    def append(self, content: UInt8[Tensor, " N"]) -> None:
-        """Add a page that `read` gave.
+    def put(self, place: int, content: UInt8[Tensor, " N"]) -> None:
+        """Add a page that `read` gave, behind all others.
 
         Raises:
             ContextError: It holds what no model computes.
@@ -102,6 +106,8 @@ class ContextInfo:
     n_tokens: int
     text_bytes: int
     pages: tuple[Pages, ...]
+    cold: dict[str, Any] | None = None
+    """Settings of keys and values in 8 or 4 bits; None: none are."""
 
     @property
     def n_pages(self) -> int:
@@ -117,7 +123,7 @@ def pages_of(tables: Sequence[PageTable], n_tokens: int) -> tuple[Pages, ...]:
             layout=table.layout,
             covered=table.covered,
             page_bytes=table.page_bytes,
-            n_pages=-(-n_tokens // table.covered),
+            n_pages=len(table.places(n_tokens)),
         )
         for table in tables
     )
@@ -158,9 +164,9 @@ def write_context(
             for part in (text, array("i", token_ids).tobytes()):
                 crcs.append(zlib.crc32(part))
                 file.write(part)
-            for kind, table, start in zip(info.pages, tables, layout.pages, strict=True):
+            for table, start in zip(tables, layout.pages, strict=True):
                 file.seek(start)
-                for place in range(kind.n_pages):
+                for place in table.places(info.n_tokens):
                     content = table.read(place, info.n_tokens).numpy().data
                     crcs.append(zlib.crc32(content))
                     file.write(content)
@@ -276,7 +282,7 @@ class ContextFile:
                 f"{self.path} is of version {version}, this program reads up to {VERSION}",
                 "update the package, or save the context anew",
             )
-        if version != VERSION or n_bytes > min(MAX_HEADER_BYTES, self._size - BEGINNING.size):
+        if version < 1 or n_bytes > min(MAX_HEADER_BYTES, self._size - BEGINNING.size):
             raise self._damaged(f"it claims version {version} and a header of {n_bytes} bytes")
         data = self._read(BEGINNING.size, n_bytes)
         if zlib.crc32(data) != crc:
@@ -298,7 +304,7 @@ class ContextFile:
             raise self._damaged(f"its header is {error}") from None
         sizes = (info.n_tokens, *(n for p in pages for n in (p.covered, p.page_bytes, p.n_pages)))
         fits = all(0 < size <= self._size for size in sizes) and 0 <= info.text_bytes <= self._size
-        if not fits or any(p.n_pages != -(-info.n_tokens // p.covered) for p in pages):
+        if not fits or not pages or any(p.n_pages > -(-info.n_tokens // p.covered) for p in pages):
             raise self._damaged("the sizes in its header do not fit together")
         return info
 

@@ -10,6 +10,7 @@ from jaxtyping import Float32, Int32
 from torch import Tensor
 
 from deepseek.model.block import Block
+from deepseek.model.budget import PageCounts
 from deepseek.model.config import ModelConfig
 from deepseek.model.disk import DiskPool
 from deepseek.model.linear import Linear
@@ -31,7 +32,7 @@ class NativeDecoder:
         model: Transformer,
         hierarchy: Hierarchy | None = None,
         tier: ColdTier | None = None,
-        most: tuple[int | None, int | None] = (None, None),
+        most: PageCounts | None = None,
     ) -> None:
         """Take a model for which `can_decode` holds.
 
@@ -39,16 +40,17 @@ class NativeDecoder:
             model: All quantised.
             hierarchy: What long sequences see; None: everything.
             tier: What they see in 8 or 4 bits; None: nothing.
-            most: Pages of keys and values, and of memory nodes, that there may be.
+            most: Pages that there may be, reserved at once; None: pools grow.
         """
         self._model = model
         config = model.config
-        self.pool = PagePool(config, most=most[0])
+        hot, nodes, cold = (None, None, None) if most is None else (most.hot, most.nodes, most.cold)
+        self.pool = PagePool(config, most=hot)
         self.memory = (
-            PagePool(config, has_values=False, most=most[1]) if hierarchy is not None else None
+            PagePool(config, has_values=False, most=nodes) if hierarchy is not None else None
         )
         self.tier = tier
-        self.cold = None if tier is None else _cold_pool(config, tier)
+        self.cold = None if tier is None else _cold_pool(config, tier, cold)
         self._native = NativeModel(
             Shape(
                 n_layers=config.n_layers,
@@ -152,24 +154,26 @@ class NativeDecoder:
         return self._native.logits(hidden, self._model.config.vocab_size)
 
 
-def _cold_pool(config: ModelConfig, tier: ColdTier) -> PagePool:
+def _cold_pool(config: ModelConfig, tier: ColdTier, most: int | None) -> PagePool:
     if tier.folder is None:
-        return PagePool(config, bits=tier.bits)
+        return PagePool(config, bits=tier.bits, most=most)
     return DiskPool(config, bits=tier.bits, folder=tier.folder)
 
 
 def can_decode(model: Transformer) -> bool:
     """Whether a model is all quantised and of a shape that the library takes."""
-    config = model.config
     linears = [m for m in model.modules() if isinstance(m, Linear)]
     return (
         native.is_available()
         and all(isinstance(linear.packed, QuantisedWeight) for linear in linears)
-        and config.d_head % 32 == 0
-        and config.d_head <= 256
-        and config.d_model % 32 == 0
-        and config.d_ff % 32 == 0
+        and takes_shape(model.config)
     )
+
+
+def takes_shape(config: ModelConfig) -> bool:
+    """Whether the library computes models of such a shape."""
+    sizes = config.d_head, config.d_model, config.d_ff
+    return config.d_head <= 256 and all(size % 32 == 0 for size in sizes)
 
 
 def _matrices(block: Block) -> list[tuple[NativeMatrix, Tensor | None]]:

@@ -11,8 +11,8 @@ from torch import Tensor
 from deepseek.core.errors import RequestError
 from deepseek.model.config import ModelConfig
 from deepseek.model.context_file import check_numbers
-from deepseek.ops.cold import ColdBits, ColdTier, page_bytes
-from deepseek.ops.hierarchical import GROUP, NEVER, PAGE
+from deepseek.ops.cold import ColdBits, ColdTier, extremes, key_bytes, page_bytes
+from deepseek.ops.hierarchical import GROUP, NEVER, NODES, PAGE
 from deepseek.ops.native_model import NewTokens, Pages
 
 COVERED = PAGE * GROUP
@@ -21,8 +21,9 @@ BLOCK = 16
 """Pages that a pool grows by: nothing is ever moved, and little is reserved without use."""
 GONE = -1
 """In place of a page that was given back."""
-LAYOUT = "bfloat16 pairs"
-"""How numbers lie in a page (`attention.h`), the same on all processors. Saved contexts name it."""
+KEPT_SLACK = 512
+"""Tokens before the window that a saved context keeps as they are: reading on from it begins some
+pages before its end. More than a tier's slack is never there."""
 
 
 class PagePool:
@@ -42,11 +43,11 @@ class PagePool:
             config: Of the model.
             has_values: Whether a page holds keys and values, or memory nodes, which lie like keys.
             bits: Of cold pages; None: bfloat16.
-            most: Pages that it may have; None: it grows.
+            most: Pages that it has, reserved at once; None: it grows.
         """
-        self._most = most
+        self._most, self._bits, self._width = most, bits, config.d_head
         size = PAGE * config.d_head if bits is None else page_bytes(bits, config.d_head)
-        self._shape = (config.n_layers, BLOCK, config.n_kv_heads, size)
+        self._shape = (config.n_layers, most or BLOCK, config.n_kv_heads, size)
         self._dtype = torch.bfloat16 if bits is None else torch.uint8
         self._has_values = has_values
         self._users: list[int] = []
@@ -103,16 +104,26 @@ class PagePool:
         """Bytes of a page."""
         return sum(t.nbytes for t in self.pages.of(0))
 
+    @property
+    def layout(self) -> str:
+        """How numbers lie in a page (`attention.h`, `cold.h`), the same on all processors."""
+        if self._bits is not None:
+            return f"int{self._bits} codes"
+        return "bfloat16 pairs" if self._has_values else "bfloat16 pairs of nodes, 16 pages each"
+
     def read(self, page: int, n_vectors: int = PAGE) -> UInt8[Tensor, " N"]:
-        """What a page in bfloat16 holds: of each layer the keys, then the values.
+        """What a page holds: of each layer the keys, then the values.
 
         Args:
             page: Its number.
             n_vectors: Of memory nodes, how many were written; the others become zero.
         """
         whole = torch.stack(self.pages.of(page), 1)
-        if n_vectors < PAGE:
-            whole.view(*whole.shape[:3], -1, PAGE, 2)[:, :, :, :, n_vectors:] = 0
+        if self._bits is not None:
+            whole[:, 0, :, key_bytes(self._bits, self._width) :] = 0  # never written
+        elif n_vectors < PAGE:
+            places = whole.view(*whole.shape[:3], -1, NODES, GROUP, 2)
+            places[:, :, :, :, :, n_vectors // NODES :] = 0
         return whole.view(-1).view(torch.uint8)
 
     def write(self, page: int, content: UInt8[Tensor, " N"]) -> None:
@@ -123,22 +134,22 @@ class PagePool:
         """
         places = self.pages.of(page)
         layers, heads, size = places[0].shape
-        whole = content.view(torch.bfloat16).view(layers, len(places), heads, size)
-        check_numbers(whole)
+        whole = content.view(self._dtype).view(layers, len(places), heads, size)
+        bits = self._bits
+        check_numbers(whole if bits is None else extremes(whole, bits, self._width))
         for place, part in zip(places, whole.unbind(1), strict=True):
             place.copy_(part)
 
     def _grow(self) -> None:
         had = len(self._users)
-        size = had + BLOCK if self._most is None else min(had + BLOCK, self._most)
-        if size <= had:
+        if had and self._most is not None:
             raise RequestError(
                 f"all {had:,} pages of memory are in use, and the memory budget allows no more",
                 "ask fewer or shorter prompts at once, or give a larger memory budget",
             )
         self._reserve()
-        self._users += [0] * (size - had)
-        self._free += range(size - 1, had - 1, -1)
+        self._users += [0] * self._shape[1]
+        self._free += range(len(self._users) - 1, had - 1, -1)
 
     def _reserve(self) -> None:
         """Make a block."""
@@ -175,10 +186,12 @@ class PagedSequence:
             memory: Has pages for memory nodes; None: the sequence has none.
             cold: Has cold pages; None: all are kept as they are.
         """
-        self._keys = Table("keys and values", pool, PAGE)
+        tier = None if cold is None else cold.tier
+        self._keys = Table("keys and values", pool, PAGE, tier)
         self._memory = None if memory is None else Table("memory nodes", memory, COVERED)
-        self._cold = None if cold is None else Table("cold", cold.pool, PAGE)
+        self._cold = None if cold is None else Table("cold keys and values", cold.pool, PAGE)
         self._cold_pages = cold
+        self._was_expanded = False
         self.length = 0
         self.asks_from = NEVER
         """The position from which tokens choose by keys what they recall."""
@@ -186,7 +199,12 @@ class PagedSequence:
     @property
     def tables(self) -> "tuple[Table, ...]":
         """Its pages by kind."""
-        return (self._keys,) if self._memory is None else (self._keys, self._memory)
+        return tuple(t for t in (self._keys, self._memory, self._cold) if t is not None)
+
+    def is_as_read(self, length: int) -> bool:
+        """Whether the first tokens are here as reading them leaves them, so far as it is saved."""
+        places = self._keys.places(length)
+        return not self._was_expanded and all(self._keys.pages[p] != GONE for p in places)
 
     def fork(self, length: int) -> "PagedSequence":
         """A sequence that begins with the first `length` tokens of this one.
@@ -203,6 +221,7 @@ class PagedSequence:
         fork._cold_pages = self._cold_pages
         fork._cold = None if self._cold is None else self._cold.fork(length)
         fork.length, fork.asks_from = length, self.asks_from
+        fork._was_expanded = self._was_expanded
         fork._restore(length)
         return fork
 
@@ -267,19 +286,21 @@ class PagedSequence:
                 if pages[place] == GONE:
                     pages[place] = self._keys.pool.take()
                     self._cold_pages.expand(self._cold.pages[place], pages[place])
+                    self._was_expanded = True
         except RequestError:
             self.release()
             raise
         self._cold.truncate(length // PAGE * PAGE)
+        self._was_expanded &= length > 0
 
 
 class Table:
     """The pages of a sequence in one pool, each for as many positions."""
 
-    layout = LAYOUT
-
-    def __init__(self, name: str, pool: PagePool, covered: int) -> None:
-        self.name, self.pool, self.covered = name, pool, covered
+    def __init__(
+        self, name: str, pool: PagePool, covered: int, tier: ColdTier | None = None
+    ) -> None:
+        self.name, self.pool, self.covered, self._tier = name, pool, covered, tier
         self.pages = array("i")
         self._n_behind = 0  # pages that were looked at by `give_back`
 
@@ -288,23 +309,36 @@ class Table:
         """Bytes of a page."""
         return self.pool.page_bytes
 
+    @property
+    def layout(self) -> str:
+        """In which number format and order."""
+        return self.pool.layout
+
+    def places(self, n_positions: int) -> Sequence[int]:
+        """Where pages stand that are saved of the first positions: all, but those given back."""
+        n_pages = -(-n_positions // self.covered)
+        if self._tier is None:
+            return range(n_pages)
+        return self._tier.kept(n_pages, min(self._tier.slack, KEPT_SLACK))
+
     def read(self, place: int, n_positions: int) -> UInt8[Tensor, " N"]:
         """What the page at a place holds for the first `n_positions` of the sequence."""
         filled = min(self.covered, n_positions - place * self.covered)
         return self.pool.read(self.pages[place], filled * PAGE // self.covered)
 
-    def append(self, content: UInt8[Tensor, " N"]) -> None:
-        """Add a page that `read` gave.
+    def put(self, place: int, content: UInt8[Tensor, " N"]) -> None:
+        """Add a page that `read` gave, behind all others.
 
         Raises:
             ContextError: It holds what no model computes.
         """
+        self.pages.extend([GONE] * (place - len(self.pages)))
         self.pages.append(self.pool.take())
         self.pool.write(self.pages[-1], content)
 
     def fork(self, length: int) -> "Table":
         """A table that begins with the pages of the first `length` positions."""
-        fork = Table(self.name, self.pool, self.covered)
+        fork = Table(self.name, self.pool, self.covered, self._tier)
         kept = self.pages[: -(-length // self.covered)]
         fork.pages = array("i", (p if p == GONE else self.pool.share(p) for p in kept))
         return fork

@@ -22,8 +22,8 @@ from deepseek.core.errors import ConfigError
 from deepseek.ops.hierarchical import PAGE
 
 ColdBits = Literal[4, 8]
-KVDtype = Literal["bfloat16", "int8", "int4"]
-"""How keys and values behind the window are kept."""
+KVDtype = Literal["auto", "bfloat16", "int8", "int4"]
+"""How keys and values behind the window are kept; `auto` is decided before loading."""
 BITS: dict[str, ColdBits | None] = {"bfloat16": None, "int8": 8, "int4": 4}
 SLICE = 64
 """Numbers of a value that share a range, at most."""
@@ -59,6 +59,11 @@ class ColdTier:
         """The first page of the window of queries in `page`."""
         return max(0, page - self.window // PAGE)
 
+    def kept(self, n_pages: int, slack: int) -> list[int]:
+        """Which of that many pages are there as they are, with so many tokens before the window."""
+        start = max(0, self.window_start(n_pages) - slack // PAGE)
+        return [*range(min(self.sinks // PAGE, start)), *range(start, n_pages)]
+
     def seen(
         self, page: int, exact: Float[Tensor, "... S K"], cold: Float[Tensor, "... C K"]
     ) -> Float[Tensor, "... S K"]:
@@ -82,7 +87,8 @@ def choose_tier(kv_dtype: str, kv_disk: str | Path | None = None) -> ColdTier | 
         ConfigError: There is no such number format, or none that goes to a disk.
     """
     if kv_dtype not in BITS:
-        raise ConfigError(f"keys and values cannot be kept in {kv_dtype}", f"use {', '.join(BITS)}")
+        known = ", ".join(("auto", *BITS))
+        raise ConfigError(f"keys and values cannot be kept in {kv_dtype}", f"use {known}")
     bits = BITS[kv_dtype]
     if bits is None:
         if kv_disk is not None:
@@ -142,6 +148,31 @@ def page_bytes(bits: ColdBits, width: int) -> int:
     """Bytes of one head's cold page of keys or of values: codes, then least numbers and steps."""
     n_slices = -(-width // SLICE)
     return PAGE * width * bits // 8 + n_slices * PAGE * 4
+
+
+def key_bytes(bits: ColdBits, width: int) -> int:
+    """Those that are used for keys; of heads narrower than a slice it is less."""
+    return PAGE * width * bits // 8 + width * 4
+
+
+def extremes(
+    pages: UInt8[Tensor, "*axes N"], bits: ColdBits, width: int
+) -> Float[Tensor, "*axes 2 R"]:
+    """Between what numbers all lie that cold pages stand for.
+
+    Args:
+        pages: Of one head's keys or values each.
+        bits: Of a code.
+        width: Of a head.
+
+    Returns:
+        For each range the number of its first code, and that of its last.
+    """
+    # Least numbers of two channels, then their steps (cold.h).
+    ranges = pages[..., PAGE * width * bits // 8 :].contiguous().view(torch.bfloat16).float()
+    least, step = torch.unflatten(ranges, -1, (-1, 2, 2)).unbind(-2)
+    ends = least.flatten(-2), (least + step * ((1 << bits) - 1)).flatten(-2)
+    return torch.stack(ends, -2)
 
 
 def _rounded_up(x: Float[Tensor, "..."]) -> BFloat16[Tensor, "..."]:
