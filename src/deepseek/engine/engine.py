@@ -1,7 +1,8 @@
-"""`Engine`: our implementation of the `LanguageModel` protocol on one model and one cache.
+"""`Engine`: our implementation of the `LanguageModel` protocol on one model.
 
-Requests are served one at a time; a second thread waits its turn. A stream belongs to the
-thread that iterates it.
+With the native library answers are generated side by side by a scheduler (`loop.py`), for any
+number of threads, and what prompts have in common is read once. Everything else takes turns on one
+cached sequence, also answers through torch; such a stream belongs to the thread that iterates it.
 """
 
 import contextlib
@@ -21,8 +22,10 @@ from deepseek.core.llm import Completion, Delta, Prompt, SamplingParams, Score, 
 from deepseek.engine import batch, context
 from deepseek.engine.answer import Answer
 from deepseek.engine.context import Context, Identity, beginning_of, shared_ids
+from deepseek.engine.loop import FairLock, Loop, loop_of
 from deepseek.engine.native_runner import NativeRunner
 from deepseek.engine.recall import Recall, RecallCounts, recall_of
+from deepseek.engine.request import AnswerStream, Request
 from deepseek.engine.runner import Runner
 from deepseek.engine.torch_runner import TorchRunner
 from deepseek.model.budget import Budget
@@ -82,8 +85,13 @@ class Engine:
         trained = model.config.context_window
         wanted = context_window or trained
         self._context_window = wanted if hierarchy is not None else min(wanted, trained)
-        self._lock = threading.Lock()
+        self._lock = FairLock()
         self._served: int | None = None  # the thread whose request is running
+        self._loop: Loop | None = None
+        if isinstance(self.runner, NativeRunner) and tier is None:
+            self._loop = loop_of(self.runner, self._context_window, self._lock)
+            for pool in self.runner.decoder.pools:
+                pool.on_full = self._give_way
 
     @property
     def name(self) -> str:
@@ -110,10 +118,9 @@ class Engine:
         Raises:
             RequestError: The prompt is empty or does not fit the context window.
         """
-        for delta in self.stream(prompt, params):
-            if delta.completion is not None:
-                return delta.completion
-        raise AssertionError("a stream ends with its completion")
+        *_, last = self.stream(prompt, params)
+        assert last.completion is not None
+        return last.completion
 
     def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> Iterator[Delta]:
         """Answer one prompt piece by piece; closing the iterator cancels the request.
@@ -124,7 +131,9 @@ class Engine:
         """
         params = params or SamplingParams()
         prompt_ids = self._encode(prompt, params.max_tokens)
-        return self._run(prompt_ids, params)
+        if self._loop is None:
+            return self._run(prompt_ids, params)
+        return self._submit(prompt_ids, params)
 
     def explain(
         self,
@@ -173,7 +182,7 @@ class Engine:
             RequestError: A request cannot be scored; raised by this call, before any is.
         """
         pairs = [self._pair(request.prompt, request.continuations) for request in requests]
-        return self._in_turn(batch.score_many(self.runner, pairs))
+        return self._in_turns(batch.score_many(self.runner, pairs))
 
     def generate_many(
         self, prompts: Sequence[Prompt], params: SamplingParams | Sequence[SamplingParams]
@@ -191,7 +200,15 @@ class Engine:
         encoded = [
             self._encode(prompt, one.max_tokens) for prompt, one in zip(prompts, each, strict=True)
         ]
-        return self._in_turn(batch.generate_many(self.runner, self.tokenizer, encoded, each))
+        if self._loop is None:
+            return self._in_turn(batch.generate_many(self.runner, self.tokenizer, encoded, each))
+        for ids, one in zip(encoded, each, strict=True):
+            self._loop.scheduler.check(ids, one.max_tokens)
+
+        def submit(index: int, on_end: Callable[[], None]) -> AnswerStream:
+            return self._submit(encoded[index], each[index], on_end)
+
+        return batch.submit_many(submit, len(encoded))
 
     def read(self, prompt: Prompt) -> Context:
         """Read a text that questions will follow; it stays in the cache until another is asked.
@@ -208,6 +225,7 @@ class Engine:
                 self.runner.rewind(0)
             self.runner.fill(ids, self.on_prefill)
             self._context, self._context_ids = Context(beginning, len(ids)), ids
+            self._share_context()
         return self._context
 
     def save_context(
@@ -239,6 +257,7 @@ class Engine:
         with self._turn():
             found = context.load(path, self.runner, encode, self._identity, on_page=on_page)
             self._context, self._context_ids = found, list(self.runner.tokens)
+            self._share_context()
         return found
 
     @property
@@ -264,14 +283,39 @@ class Engine:
         """Empty the cache: the next answer does not depend on what was asked before."""
         with self._turn():
             self.runner.rewind(0)
+            if self._loop is not None:
+                self._loop.forget()
+
+    def _submit(
+        self, ids: list[int], params: SamplingParams, on_end: Callable[[], None] | None = None
+    ) -> AnswerStream:
+        """Let the scheduler answer."""
+        assert self._loop is not None
+        self._refuse_in_own_turn()
+        request = Request(
+            ids,
+            Answer(self.tokenizer, params, ids),
+            params.max_tokens,
+            on_progress=self.on_prefill,
+            on_end=on_end,
+        )
+        return self._loop.submit(request)
+
+    def _share_context(self) -> None:
+        """Let prompts begin with what was read."""
+        if self._loop is not None and isinstance(self.runner, NativeRunner):
+            self._loop.scheduler.tree.insert(self._context_ids, self.runner.sequence)
+
+    def _give_way(self) -> bool:
+        """Whether the scheduler gave pages to what runs in a turn; its own passes fit anyway."""
+        if self._loop is None or self._served is None:
+            return False
+        return self._loop.scheduler.give_way()
 
     @contextlib.contextmanager
     def _turn(self) -> Iterator[None]:
         """Wait until no other request runs. Waiting for one's own would never end."""
-        if self._served == threading.get_ident():
-            raise RequestError(
-                "an earlier answer is still being streamed", "read it to its end or close it first"
-            )
+        self._refuse_in_own_turn()
         with self._lock:
             self._served = threading.get_ident()
             try:
@@ -279,9 +323,24 @@ class Engine:
             finally:
                 self._served = None
 
+    def _refuse_in_own_turn(self) -> None:
+        if self._served == threading.get_ident():
+            raise RequestError(
+                "an earlier answer is still being streamed", "read it to its end or close it first"
+            )
+
     def _in_turn(self, results: Iterator[R]) -> Generator[R, None, None]:
         with self._turn():
             yield from results
+
+    def _in_turns(self, results: Iterator[R]) -> Generator[R, None, None]:
+        """One after the other, with others in between."""
+        while True:
+            with self._turn():
+                result = next(results, None)
+            if result is None:
+                return
+            yield result
 
     def _pair(
         self, prompt: Prompt, continuations: Sequence[str]

@@ -42,6 +42,11 @@ class NativeRunner(Runner):
         self._trace: Tensor | None = None
 
     @property
+    def sequence(self) -> PagedSequence:
+        """The cached one."""
+        return self._sequence
+
+    @property
     def tier_bytes(self) -> dict[str, int]:
         """Bytes reserved for `hot` and `cold` keys and values and for `memory nodes`."""
         return self.decoder.tier_bytes
