@@ -122,8 +122,15 @@ class Engine:
         assert last.completion is not None
         return last.completion
 
-    def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> Iterator[Delta]:
+    def stream(
+        self, prompt: Prompt, params: SamplingParams | None = None, *, priority: int = 0
+    ) -> Iterator[Delta]:
         """Answer one prompt piece by piece; closing the iterator cancels the request.
+
+        Args:
+            prompt: To be answered.
+            params: How to sample.
+            priority: Higher ones go first, where requests run side by side.
 
         Raises:
             RequestError: The prompt is empty or does not fit the context window. Raised by
@@ -133,7 +140,7 @@ class Engine:
         prompt_ids = self._encode(prompt, params.max_tokens)
         if self._loop is None:
             return self._run(prompt_ids, params)
-        return self._submit(prompt_ids, params)
+        return self._submit(prompt_ids, params, priority=priority)
 
     def explain(
         self,
@@ -287,7 +294,11 @@ class Engine:
                 self._loop.forget()
 
     def _submit(
-        self, ids: list[int], params: SamplingParams, on_end: Callable[[], None] | None = None
+        self,
+        ids: list[int],
+        params: SamplingParams,
+        on_end: Callable[[], None] | None = None,
+        priority: int = 0,
     ) -> AnswerStream:
         """Let the scheduler answer."""
         assert self._loop is not None
@@ -296,6 +307,7 @@ class Engine:
             ids,
             Answer(self.tokenizer, params, ids),
             params.max_tokens,
+            priority,
             on_progress=self.on_prefill,
             on_end=on_end,
         )

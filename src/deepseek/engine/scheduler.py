@@ -227,10 +227,13 @@ class Scheduler:
     def _plan(self) -> "list[Part]":
         """New tokens of each running request; those that find no pages for them make way."""
         parts: list[Part] = []
+        missing: list[tuple[int, int]] = []
         for request, size in self._sizes().items():
             while request.sequence is not None:
-                if self._free([part.missing for part in (*parts, Part(request, size))]):
-                    parts.append(Part(request, size))
+                part = Part(request, size)
+                if self._free([*missing, part.missing]):
+                    parts.append(part)
+                    missing.append(part.missing)
                     break
                 self._make_way(self.running[-1])
         return parts
