@@ -8,7 +8,7 @@ import pytest
 import torch
 from tiny_native import native_engine
 
-from deepseek.core.errors import RequestError
+from deepseek.core.errors import ConfigError, RequestError
 from deepseek.core.llm import Completion, SamplingParams
 from deepseek.engine.answer import Answer
 from deepseek.engine.engine import Engine
@@ -320,6 +320,12 @@ def test_what_another_is_reading_is_not_read_twice(engine: Engine) -> None:
     assert ends[0].n_reused_tokens == 0
     assert min(end.n_reused_tokens for end in ends[1:]) >= 600 - PAGE
     no_page_is_lost(scheduler, engine)
+
+
+@pytest.mark.parametrize("name", ["n_pages", "n_running", "n_tokens", "n_tokens_beside"])
+def test_limits_with_which_nothing_would_run(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"{name} is 0"):
+        Limits(**({"n_pages": 9, "n_kept": 0} | {name: 0}))
 
 
 def test_what_can_never_fit_is_refused(dense: Engine) -> None:

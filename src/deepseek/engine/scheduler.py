@@ -11,21 +11,21 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from deepseek.core.errors import RequestError
+from deepseek.core.errors import ConfigError, RequestError
 from deepseek.core.llm import Delta
 from deepseek.core.log import LOGGER
+from deepseek.engine.part import Part
 from deepseek.engine.radix import RadixTree
-from deepseek.engine.request import Progress, Request
+from deepseek.engine.request import Request
+from deepseek.engine.room import Room
 from deepseek.engine.runner import attended, places_of_ends
 from deepseek.engine.sharing import LEAST, chunk_end, shareable_length
 from deepseek.model.decoder import NativeDecoder
-from deepseek.model.pages import PagedSequence
 from deepseek.ops.hierarchical import PAGE, Hierarchy
 
 HEAD_START = 256
 """Passes by which each step of priority puts a request before those that came earlier. It is not
 for ever: what waits long enough gets its turn."""
-ENDLESS = 1 << 40
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +42,12 @@ class Limits:
     """Prompt tokens of a pass in which nobody waits for the next token of an answer."""
     n_tokens_beside: int = 256
     """Prompt tokens beside answers: a pass with more would make them falter."""
+
+    def __post_init__(self) -> None:
+        least_of = {"n_pages": 1, "n_running": 1, "n_tokens": LEAST, "n_tokens_beside": LEAST}
+        for name, least in least_of.items():
+            if getattr(self, name) < least:
+                raise ConfigError(f"{name} is {getattr(self, name)}", f"use {least} or more")
 
 
 @dataclass(slots=True)
@@ -79,7 +85,7 @@ class Scheduler:
         self.running: list[Request] = []
         """By order."""
         self._decoder, self._hierarchy = decoder, hierarchy
-        self._reclaim = reclaim or (lambda: False)
+        self._room = Room(decoder, self.tree, limits.n_pages, reclaim)
         self._n_added = 0
 
     def check(self, prompt_ids: Sequence[int], max_tokens: int) -> None:
@@ -187,7 +193,7 @@ class Scheduler:
         request.sequence = sequence
         # All that they must still read, and a page more for each answer.
         parts = [Part(r, r.n_pending + PAGE) for r in (*self.running, request)]
-        if self.running and not self._free([part.missing for part in parts]):
+        if self.running and not self._room.find([part.missing for part in parts]):
             sequence.release()
             request.sequence = None
             return False
@@ -224,14 +230,14 @@ class Scheduler:
 
     # What they run.
 
-    def _plan(self) -> "list[Part]":
+    def _plan(self) -> list[Part]:
         """New tokens of each running request; those that find no pages for them make way."""
         parts: list[Part] = []
         missing: list[tuple[int, int]] = []
         for request, size in self._sizes().items():
             while request.sequence is not None:
                 part = Part(request, size)
-                if self._free([*missing, part.missing]):
+                if self._room.find([*missing, part.missing]):
                     parts.append(part)
                     missing.append(part.missing)
                     break
@@ -269,7 +275,7 @@ class Scheduler:
         start, n_prompt = request.sequence.length, len(request.prompt_ids)
         return chunk_end(start, len(request.tokens), most, n_prompt, self._hierarchy) - start
 
-    def _run(self, parts: "Sequence[Part]") -> list[tuple[Request, Tensor]]:
+    def _run(self, parts: Sequence[Part]) -> list[tuple[Request, Tensor]]:
         """Run new tokens; those requests of which all tokens were run, with the logits."""
         for part in parts:
             part.report()
@@ -297,11 +303,11 @@ class Scheduler:
         request.answering = request.answering or time.perf_counter()
         try:
             text = request.answer.add(logits)
-            if request.answer.finish_reason is not None:
-                self._finish(request, text)
-                return
         except Exception as error:
             self._end(request, error)
+            return
+        if request.answer.finish_reason is not None:
+            self._finish(request, text)
             return
         if text:
             request.pieces.put(Delta(text))
@@ -309,15 +315,19 @@ class Scheduler:
 
     def _finish(self, request: Request, text: str = "") -> None:
         """Give the end of an answer; the tree keeps the pages."""
-        text += request.answer.flush()
         n_tokens = 0 if request.sequence is None else request.sequence.length
         prefill_seconds, decode_seconds = request.seconds()
-        completion = request.answer.completion(
-            n_reused_tokens=request.n_reused,
-            prefill_seconds=prefill_seconds,
-            decode_seconds=decode_seconds,
-            attended=attended(n_tokens, self._hierarchy, self._decoder.tier_bytes),
-        )
+        try:
+            text += request.answer.flush()
+            completion = request.answer.completion(
+                n_reused_tokens=request.n_reused,
+                prefill_seconds=prefill_seconds,
+                decode_seconds=decode_seconds,
+                attended=attended(n_tokens, self._hierarchy, self._decoder.tier_bytes),
+            )
+        except Exception as error:
+            self._end(request, error)
+            return
         self._leave(request, keep=True)
         request.end(Delta(text, completion))
 
@@ -333,67 +343,6 @@ class Scheduler:
         if self._hierarchy is not None:
             length = min(length, shareable_length(len(request.prompt_ids), self._hierarchy))
         self.tree.insert(request.tokens[:length], request.sequence)
-
-    # Pages.
-
-    def _free(self, missing: Sequence[tuple[int, int]]) -> bool:
-        """Make sure that so many pages are free; give up what is kept only if that suffices."""
-        keys, nodes = (sum(kind) for kind in zip(*missing, strict=True))
-        if self._n_free < keys and self._n_free + self.tree.n_unused < keys:
-            self._reclaim()
-            if self._n_free + self.tree.n_unused < keys:
-                return False
-        while self._n_free < keys:
-            self.tree.evict()
-        while self._n_free_nodes < nodes:
-            if not (self.tree.evict() or self._reclaim() or self.tree.evict(used_too=True)):
-                return False
-        return True
-
-    @property
-    def _n_free(self) -> int:
-        """Pages of keys and values that may still be taken."""
-        pool = self._decoder.pool
-        most = self.limits.n_pages
-        return (most if pool.most is None else min(most, pool.most)) - pool.n_used
-
-    @property
-    def _n_free_nodes(self) -> int:
-        """Pages of memory nodes that may still be taken."""
-        memory = self._decoder.memory
-        return ENDLESS if memory is None or memory.most is None else memory.most - memory.n_used
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """How many new tokens of a request run in a pass."""
-
-    request: Request
-    size: int
-
-    @property
-    def sequence(self) -> PagedSequence:
-        """The request's."""
-        assert self.request.sequence is not None
-        return self.request.sequence
-
-    @property
-    def tokens(self) -> list[int]:
-        """The new ones."""
-        start = self.sequence.length
-        return self.request.tokens[start : start + self.size]
-
-    @property
-    def missing(self) -> tuple[int, int]:
-        """Pages of keys and values, and of memory nodes, that they take."""
-        return self.sequence.missing(self.size)
-
-    def report(self) -> None:
-        """Tell how far a prompt was read."""
-        request, start = self.request, self.sequence.length
-        if request.is_reading and not request.n_preempted:
-            n_tokens = len(request.prompt_ids) - request.n_reused
-            request.pieces.put(Progress(start - request.n_reused, n_tokens))
 
 
 def _order(request: Request) -> tuple[int, int]:
