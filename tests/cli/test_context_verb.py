@@ -82,7 +82,7 @@ def test_chat_goes_on_from_it(saved, smollm2_path, monkeypatch, capsys, caplog):
     kept = [int(part.split()[0]) for part in output.err.split("of which ")[1:]]
     assert len(kept) == 3
     assert min(kept) >= 500
-    assert kept[2] > kept[0]
+    assert kept[2] >= kept[0]  # whole pages: so short a turn need not fill one
 
 
 @pytest.mark.parametrize(

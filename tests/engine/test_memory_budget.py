@@ -13,7 +13,9 @@ from test_saved_context import engine_like
 from deepseek.core.errors import ConfigError, RequestError
 from deepseek.core.llm import SamplingParams
 from deepseek.core.memory import parse_bytes
+from deepseek.engine.engine import Engine
 from deepseek.engine.loader import load_engine
+from deepseek.engine.native_runner import NativeRunner
 from deepseek.model.budget import (
     KV_FORMATS,
     ROWS,
@@ -186,7 +188,7 @@ def test_the_process_stays_below_it(
 
 @is_native
 @pytest.mark.weights
-def test_more_than_fits_is_refused_and_the_next_request_runs(smollm2_path: Path) -> None:
+def test_more_than_fits_at_once_waits_its_turn(smollm2_path: Path) -> None:
     loaded = load_engine(str(smollm2_path), dtype="int8", threads=1)[0]
     pages = PageCounts(hot=18)
     budget = Budget(kv_format="bfloat16", context_window=1_000, pages=pages, peak_bytes=0)
@@ -194,15 +196,23 @@ def test_more_than_fits_is_refused_and_the_next_request_runs(smollm2_path: Path)
     params = SamplingParams(max_tokens=8)
     kept = "Once upon a time there was a king. " * 40
     first = engine.generate(kept, params)
-    prompts = [f"{number} " * 200 for number in range(8)]
-    with pytest.raises(RequestError, match="the memory budget allows no more") as caught:
-        list(engine.generate_many(prompts, params))
-    assert "fewer or shorter prompts at once" in caught.value.hint
+    prompts = [f"{number} " * 200 for number in range(6)]
+    answers = dict(engine.generate_many(prompts, params))
+    assert engine.runner.tier_bytes["hot"] <= 18 * needed_page(engine)
     again = engine.generate(kept, params)
     assert what(again) == what(first)
-    few = dict(engine.generate_many(prompts[:2], params))
-    for number, answer in few.items():
+    for number, answer in answers.items():
         assert what(answer) == what(engine.generate(prompts[number], params))
+    narrow = replace(budget, pages=PageCounts(hot=10))
+    small = engine_like(loaded, None, budget=narrow, context_window=1_000)
+    with pytest.raises(RequestError, match="there are 10") as caught:
+        small.generate(kept * 2, params)
+    assert "larger memory budget" in caught.value.hint
+
+
+def needed_page(engine: Engine) -> int:
+    assert isinstance(engine.runner, NativeRunner)
+    return engine.runner.decoder.pool.page_bytes
 
 
 @is_native

@@ -4,9 +4,12 @@ The slow reference is one request after the other through `Engine.score` and `ge
 """
 
 import contextlib
+import itertools
+import queue
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -14,6 +17,7 @@ from torch import Tensor
 from deepseek.core.llm import Completion, SamplingParams, Score
 from deepseek.engine.answer import Answer
 from deepseek.engine.grouping import Group, group_by_beginning
+from deepseek.engine.request import AnswerStream
 from deepseek.engine.runner import Runner, Slots
 from deepseek.tokenizer.tokenizer import Tokenizer
 
@@ -25,6 +29,8 @@ HEAD_ROWS = 256
 """Logits in memory at once."""
 MAX_RUNNING = 32
 """Sequences that are generated side by side."""
+AHEAD = 64
+"""Requests that a scheduler is given at once."""
 
 Pair = tuple[list[int], list[list[int]]]
 """Token ids of a prompt and of each of its continuations."""
@@ -109,6 +115,31 @@ def generate_many(
         slots = runner.slots(prompts[group.start][: group.n_shared])
         with contextlib.closing(slots):
             yield from _generate_group(runner, slots, tokenizer, group, prompts, params, clock)
+
+
+def submit_many(
+    submit: Callable[[int, Callable[[], None]], AnswerStream], n_requests: int
+) -> Iterator[tuple[int, Completion]]:
+    """Answer many requests through a scheduler, as they are finished.
+
+    Args:
+        submit: Submits the request of an index, and lets the scheduler call when it has ended.
+        n_requests: That there are.
+    """
+    ended: queue.SimpleQueue[int] = queue.SimpleQueue()
+    streams: dict[int, AnswerStream] = {}
+    following = iter(range(n_requests))
+    try:
+        while True:
+            for index in itertools.islice(following, AHEAD - len(streams)):
+                streams[index] = submit(index, partial(ended.put, index))
+            if not streams:
+                return
+            index = ended.get()
+            yield index, streams.pop(index).result()
+    finally:
+        for stream in streams.values():
+            stream.close()
 
 
 def _generate_group(

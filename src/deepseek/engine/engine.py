@@ -1,7 +1,8 @@
-"""`Engine`: our implementation of the `LanguageModel` protocol on one model and one cache.
+"""`Engine`: our implementation of the `LanguageModel` protocol on one model.
 
-Requests are served one at a time; a second thread waits its turn. A stream belongs to the
-thread that iterates it.
+With the native library answers are generated side by side by a scheduler (`loop.py`), for any
+number of threads, and what prompts have in common is read once. Everything else takes turns on one
+cached sequence, also answers through torch; such a stream belongs to the thread that iterates it.
 """
 
 import contextlib
@@ -21,8 +22,10 @@ from deepseek.core.llm import Completion, Delta, Prompt, SamplingParams, Score, 
 from deepseek.engine import batch, context
 from deepseek.engine.answer import Answer, check_sampling
 from deepseek.engine.context import Context, Identity, beginning_of, shared_ids
+from deepseek.engine.loop import FairLock, Loop, loop_of
 from deepseek.engine.native_runner import NativeRunner
 from deepseek.engine.recall import Recall, RecallCounts, recall_of
+from deepseek.engine.request import AnswerStream, Request
 from deepseek.engine.runner import Runner
 from deepseek.engine.torch_runner import TorchRunner
 from deepseek.model.budget import Budget
@@ -30,7 +33,7 @@ from deepseek.model.context_file import ContextInfo
 from deepseek.model.decoder import can_decode
 from deepseek.model.transformer import Transformer
 from deepseek.ops.cold import ColdTier
-from deepseek.ops.hierarchical import Hierarchy
+from deepseek.ops.hierarchical import NEVER, Hierarchy
 from deepseek.tokenizer.prompt import encode_pair, encode_prompt
 from deepseek.tokenizer.tokenizer import Tokenizer
 
@@ -82,8 +85,13 @@ class Engine:
         trained = model.config.context_window
         wanted = context_window or trained
         self._context_window = wanted if hierarchy is not None else min(wanted, trained)
-        self._lock = threading.Lock()
+        self._lock = FairLock()
         self._served: int | None = None  # the thread whose request is running
+        self._loop: Loop | None = None
+        if isinstance(self.runner, NativeRunner) and tier is None:
+            self._loop = loop_of(self.runner, self._context_window, self._lock)
+            for pool in self.runner.decoder.pools:
+                pool.on_full = self._give_way
 
     @property
     def name(self) -> str:
@@ -110,14 +118,19 @@ class Engine:
         Raises:
             RequestError: The prompt is empty or does not fit the context window.
         """
-        for delta in self.stream(prompt, params):
-            completion = delta.completion
-        if completion is not None:
-            return completion
-        raise AssertionError("a stream ends with its completion")
+        *_, last = self.stream(prompt, params)
+        assert last.completion is not None
+        return last.completion
 
-    def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> Iterator[Delta]:
+    def stream(
+        self, prompt: Prompt, params: SamplingParams | None = None, *, priority: int = 0
+    ) -> Iterator[Delta]:
         """Answer one prompt piece by piece; closing the iterator cancels the request.
+
+        Args:
+            prompt: To be answered.
+            params: How to sample.
+            priority: Higher ones go first, where requests run side by side.
 
         Raises:
             RequestError: The prompt is empty or does not fit the context window. Raised by
@@ -125,7 +138,9 @@ class Engine:
         """
         params = params or SamplingParams()
         prompt_ids = self._encode(prompt, params)
-        return self._run(prompt_ids, params)
+        if self._loop is None:
+            return self._run(prompt_ids, params)
+        return self._submit(prompt_ids, params, priority=priority)
 
     def explain(
         self,
@@ -174,7 +189,7 @@ class Engine:
             RequestError: A request cannot be scored; raised by this call, before any is.
         """
         pairs = [self._pair(request.prompt, request.continuations) for request in requests]
-        return self._in_turn(batch.score_many(self.runner, pairs))
+        return self._in_turns(batch.score_many(self.runner, pairs))
 
     def generate_many(
         self, prompts: Sequence[Prompt], params: SamplingParams | Sequence[SamplingParams]
@@ -190,7 +205,15 @@ class Engine:
         """
         each = [params] * len(prompts) if isinstance(params, SamplingParams) else list(params)
         encoded = [self._encode(prompt, one) for prompt, one in zip(prompts, each, strict=True)]
-        return self._in_turn(batch.generate_many(self.runner, self.tokenizer, encoded, each))
+        if self._loop is None:
+            return self._in_turn(batch.generate_many(self.runner, self.tokenizer, encoded, each))
+        for ids, one in zip(encoded, each, strict=True):
+            self._loop.scheduler.check(ids, one.max_tokens)
+
+        def submit(index: int, on_end: Callable[[], None]) -> AnswerStream:
+            return self._submit(encoded[index], each[index], on_end)
+
+        return batch.submit_many(submit, len(encoded))
 
     def read(self, prompt: Prompt) -> Context:
         """Read a text that questions will follow; it stays in the cache until another is asked.
@@ -203,10 +226,10 @@ class Engine:
         self._require_room(len(ids), 1)
         with self._turn():
             if ids != self._context_ids:
-                # What was generated chose alone what it recalls: it is not read again by chance.
                 self.runner.rewind(0)
             self.runner.fill(ids, self.on_prefill)
             self._context, self._context_ids = Context(beginning, len(ids)), ids
+            self._share_context()
         return self._context
 
     def save_context(
@@ -240,6 +263,7 @@ class Engine:
         with self._turn():
             found = context.load(path, self.runner, encode, self._identity, on_page=on_page)
             self._context, self._context_ids = found, list(self.runner.tokens)
+            self._share_context()
         return found
 
     @property
@@ -259,12 +283,46 @@ class Engine:
         self._require_room(len(token_ids), 0)
         with self._turn():
             self.runner.rewind(0)
+            self.runner.asks_from = NEVER
             return self.runner.extend(token_ids).float()
 
     def forget(self) -> None:
         """Empty the cache: the next answer does not depend on what was asked before."""
         with self._turn():
             self.runner.rewind(0)
+            if self._loop is not None:
+                self._loop.forget()
+
+    def _submit(
+        self,
+        ids: list[int],
+        params: SamplingParams,
+        on_end: Callable[[], None] | None = None,
+        priority: int = 0,
+    ) -> AnswerStream:
+        """Let the scheduler answer."""
+        assert self._loop is not None
+        self._refuse_in_own_turn()
+        request = Request(
+            ids,
+            Answer(self.tokenizer, params, ids),
+            params.max_tokens,
+            priority,
+            on_progress=self.on_prefill,
+            on_end=on_end,
+        )
+        return self._loop.submit(request)
+
+    def _share_context(self) -> None:
+        """Let prompts begin with what was read."""
+        if self._loop is not None and isinstance(self.runner, NativeRunner):
+            self._loop.scheduler.tree.insert(self._context_ids, self.runner.sequence)
+
+    def _give_way(self) -> bool:
+        """Whether the scheduler gave pages to what runs in a turn; its own passes fit anyway."""
+        if self._loop is None or self._served is None:
+            return False
+        return self._loop.scheduler.give_way()
 
     @contextlib.contextmanager
     def _turn(self) -> Iterator[None]:
@@ -272,10 +330,7 @@ class Engine:
 
         What cannot be read back from a disk is forgotten, so that the next request reads it anew.
         """
-        if self._served == threading.get_ident():
-            raise RequestError(
-                "an earlier answer is still being streamed", "read it to its end or close it first"
-            )
+        self._refuse_in_own_turn()
         with self._lock:
             self._served = threading.get_ident()
             try:
@@ -286,9 +341,24 @@ class Engine:
             finally:
                 self._served = None
 
+    def _refuse_in_own_turn(self) -> None:
+        if self._served == threading.get_ident():
+            raise RequestError(
+                "an earlier answer is still being streamed", "read it to its end or close it first"
+            )
+
     def _in_turn(self, results: Iterator[R]) -> Generator[R, None, None]:
         with self._turn():
             yield from results
+
+    def _in_turns(self, results: Iterator[R]) -> Generator[R, None, None]:
+        """One after the other, with others in between."""
+        while True:
+            with self._turn():
+                result = next(results, None)
+            if result is None:
+                return
+            yield result
 
     def _pair(
         self, prompt: Prompt, continuations: Sequence[str]

@@ -41,6 +41,11 @@ class NativeRunner(Runner):
         self._trace: Tensor | None = None
 
     @property
+    def sequence(self) -> PagedSequence:
+        """The cached one."""
+        return self._sequence
+
+    @property
     def tier_bytes(self) -> dict[str, int]:
         """Bytes reserved by kind, as in `Runner`."""
         return self.decoder.tier_bytes

@@ -225,23 +225,7 @@ class Runner(ABC):
 
     def attended(self) -> Attended:
         """What the last token in the cache saw."""
-        n_tokens, hierarchy = len(self.tokens), self.hierarchy
-        window, sinks, recalled, n_nodes = n_tokens, 0, 0, 0
-        if hierarchy is not None:
-            n_nodes = n_tokens // PAGE * NODES
-            if n_tokens > hierarchy.n_dense:
-                page = (n_tokens - 1) // PAGE
-                start, first = hierarchy.window_start(page), hierarchy.sinks_end(page)
-                window, sinks = n_tokens - start * PAGE, first * PAGE
-                recalled = min(hierarchy.recall, (start - first) * PAGE)
-        return Attended(
-            n_tokens=n_tokens,
-            window=window,
-            sinks=sinks,
-            recalled=recalled,
-            n_memory_nodes=n_nodes,
-            tier_bytes=self.tier_bytes,
-        )
+        return attended(len(self.tokens), self.hierarchy, self.tier_bytes)
 
     def read(
         self,
@@ -295,6 +279,8 @@ class Runner(ABC):
         Raises:
             RequestError: What they see cannot be read back; then everything is forgotten.
         """
+        if n_tokens < self.asks_from:
+            self.asks_from = NEVER
         try:
             self._truncate(n_tokens)
         except RequestError:
@@ -311,6 +297,26 @@ class Runner(ABC):
 def first_asking(n_prompt: int) -> int:
     """The position of the first token of a prompt that asks."""
     return max(0, n_prompt - QUESTION)
+
+
+def attended(n_tokens: int, hierarchy: Hierarchy | None, tier_bytes: dict[str, int]) -> Attended:
+    """What the last of some tokens in a cache saw."""
+    window, sinks, recalled, n_nodes = n_tokens, 0, 0, 0
+    if hierarchy is not None:
+        n_nodes = n_tokens // PAGE * NODES
+        if n_tokens > hierarchy.n_dense:
+            page = (n_tokens - 1) // PAGE
+            start, first = hierarchy.window_start(page), hierarchy.sinks_end(page)
+            window, sinks = n_tokens - start * PAGE, first * PAGE
+            recalled = min(hierarchy.recall, (start - first) * PAGE)
+    return Attended(
+        n_tokens=n_tokens,
+        window=window,
+        sinks=sinks,
+        recalled=recalled,
+        n_memory_nodes=n_nodes,
+        tier_bytes=tier_bytes,
+    )
 
 
 def _chunks(start: int, end: int) -> Iterator[tuple[int, int]]:

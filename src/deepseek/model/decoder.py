@@ -85,6 +85,16 @@ class NativeDecoder:
         return PagedSequence(self.pool, self.memory, cold)
 
     @property
+    def pools(self) -> tuple[PagePool, ...]:
+        """All pages, by kind."""
+        return tuple(p for p in (self.pool, self.memory, self.cold) if p is not None)
+
+    @property
+    def vocab_size(self) -> int:
+        """Tokens that it knows."""
+        return self._model.config.vocab_size
+
+    @property
     def tier_bytes(self) -> dict[str, int]:
         """Bytes reserved for keys and values as they are, in 8 or 4 bits (in memory, or on a disk),
         and for memory nodes."""

@@ -50,6 +50,8 @@ class PagePool:
         self._shape = (config.n_layers, most or BLOCK, config.n_kv_heads, size)
         self._dtype = torch.bfloat16 if bits is None else torch.uint8
         self._has_values = has_values
+        self.on_full: Callable[[], bool] | None = None
+        """Asked to give pages back when there may be no more; False: there are none to give."""
         self._users: list[int] = []
         self._free: list[int] = []
         self.pages = Pages(keys=())
@@ -62,6 +64,11 @@ class PagePool:
         return len(self._users) - len(self._free)
 
     @property
+    def most(self) -> int | None:
+        """Pages that there may be; None: it grows."""
+        return self._most
+
+    @property
     def n_bytes(self) -> int:
         """Bytes reserved."""
         return sum(t.nbytes for t in (*self.pages.keys, *self.pages.values))
@@ -72,11 +79,17 @@ class PagePool:
         Raises:
             RequestError: The pool may not grow any more.
         """
+        while not self._free and self._is_full and self.on_full and self.on_full():
+            pass
         if not self._free:
             self._grow()
         page = self._free.pop()
         self._users[page] = 1
         return page
+
+    def users(self, page: int) -> int:
+        """How many hold a page."""
+        return self._users[page]
 
     def share(self, page: int) -> int:
         """The same page, for one more user."""
@@ -139,6 +152,10 @@ class PagePool:
         check_numbers(whole if bits is None else extremes(whole, bits, self._width))
         for place, part in zip(places, whole.unbind(1), strict=True):
             place.copy_(part)
+
+    @property
+    def _is_full(self) -> bool:
+        return self._most is not None and len(self._users) >= self._most
 
     def _grow(self) -> None:
         had = len(self._users)
@@ -205,6 +222,29 @@ class PagedSequence:
         """Whether the first tokens are here as reading them leaves them, so far as it is saved."""
         places = self._keys.places(length)
         return not self._was_expanded and all(self._keys.pages[p] != GONE for p in places)
+
+    def begin(self, length: int, keys: Sequence[int], memory: Sequence[int] = ()) -> None:
+        """Begin an empty sequence with pages that someone else holds.
+
+        Args:
+            length: Tokens that they hold for it.
+            keys: Numbers of its pages of keys and values, none of them cold.
+            memory: Numbers of its pages of memory nodes, if it has any.
+        """
+        assert not self.length
+        assert self._cold is None
+        self._keys.pages.extend(self._keys.pool.share(page) for page in keys)
+        if self._memory is not None:
+            self._memory.pages.extend(self._memory.pool.share(page) for page in memory)
+        self.length = length
+
+    def missing(self, n_tokens: int) -> tuple[int, int]:
+        """Pages of keys and values, and of memory nodes, that `extend` would take."""
+        end = self.length + n_tokens
+        keys = self._keys.missing(self.length, end)
+        if self._memory is None:
+            return keys, 0
+        return keys, self._memory.missing(self.length // PAGE * PAGE, end)
 
     def fork(self, length: int) -> "PagedSequence":
         """A sequence that begins with the first `length` tokens of this one.
@@ -342,6 +382,19 @@ class Table:
         kept = self.pages[: -(-length // self.covered)]
         fork.pages = array("i", (p if p == GONE else self.pool.share(p) for p in kept))
         return fork
+
+    def swap(self, place: int, page: int) -> None:
+        """Hold another page in place of one that holds the same."""
+        if self.pages[place] != page:
+            self.pool.share(page)
+            self.pool.give_back(self.pages[place])
+            self.pages[place] = page
+
+    def missing(self, start: int, end: int) -> int:
+        """Pages that `write` would take."""
+        begun = start // self.covered
+        copied = begun < len(self.pages) and self.pool.users(self.pages[begun]) > 1
+        return max(0, -(-end // self.covered) - len(self.pages)) + copied
 
     def write(self, start: int, end: int) -> None:
         """Make sure of pages of one's own from position `start` to before `end`."""

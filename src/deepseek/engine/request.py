@@ -1,0 +1,133 @@
+"""One request on its way through the scheduler, and the stream in which its answer comes back."""
+
+import queue
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from deepseek.core.errors import RequestError
+from deepseek.core.llm import Completion, Delta
+from deepseek.engine.answer import Answer
+from deepseek.engine.radix import Miss
+from deepseek.model.pages import PagedSequence
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """A prompt, its answer so far, and the pages of both while it runs."""
+
+    prompt_ids: list[int]
+    answer: Answer
+    max_tokens: int
+    priority: int = 0
+    """Higher ones go first."""
+    on_progress: Callable[[int, int], None] | None = None
+    """Told of prompt tokens read and to read, by whoever reads the stream."""
+    on_end: Callable[[], None] | None = None
+    """Called when the last piece can be read, by the thread that made it."""
+    order: tuple[int, int] = (0, 0)
+    """Lower ones go first; given by the scheduler."""
+    cancelled: bool = False
+    sequence: PagedSequence | None = None
+    """Its pages; None: it waits."""
+    n_reused: int = 0
+    """Tokens of the prompt that others had read."""
+    miss: Miss | None = None
+    """Why there were no more of them."""
+    n_preempted: int = 0
+    started: float = 0.0
+    answering: float = 0.0
+    """When the prompt had been read."""
+    tokens: list[int] = field(init=False)
+    """Of prompt and answer."""
+    pieces: "queue.SimpleQueue[Piece]" = field(default_factory=queue.SimpleQueue)
+
+    def __post_init__(self) -> None:
+        self.tokens = list(self.prompt_ids)
+
+    @property
+    def n_pending(self) -> int:
+        """Tokens that must run before the next one can be chosen."""
+        return len(self.tokens) - (self.sequence.length if self.sequence is not None else 0)
+
+    @property
+    def is_reading(self) -> bool:
+        """Whether some of its prompt must still be read."""
+        return self.sequence is not None and self.sequence.length < len(self.prompt_ids)
+
+    def end(self, outcome: "Delta | Exception") -> None:
+        """Give the last piece: the completion, or why there is none."""
+        self.pieces.put(outcome)
+        if self.on_end is not None:
+            self.on_end()
+
+    def seconds(self) -> tuple[float, float]:
+        """What reading the prompt and answering took until now, without the time it waited."""
+        now = time.perf_counter()
+        answering = self.answering or now
+        return answering - (self.started or answering), now - answering
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Prompt tokens read and to read."""
+
+    n_read: int
+    n_tokens: int
+
+
+Piece = Delta | Progress | Exception
+
+
+class AnswerStream:
+    """The pieces of one answer as they come. Closing it, or losing it, cancels the request."""
+
+    def __init__(self, request: Request, cancel: Callable[[Request], None]) -> None:
+        self.request = request
+        self._cancel = cancel
+        self._ended = False
+
+    def __iter__(self) -> "AnswerStream":
+        return self
+
+    def __next__(self) -> Delta:
+        """Wait for the next piece; the last one carries the completion.
+
+        Raises:
+            Exception: What ended the request.
+        """
+        while not self._ended:
+            piece = self.request.pieces.get()
+            if isinstance(piece, Progress):
+                if self.request.on_progress is not None:
+                    self.request.on_progress(piece.n_read, piece.n_tokens)
+                continue
+            self._ended = isinstance(piece, Exception) or piece.completion is not None
+            if isinstance(piece, Exception):
+                raise piece
+            return piece
+        raise StopIteration
+
+    def result(self) -> Completion:
+        """Wait for the whole answer.
+
+        Raises:
+            RequestError: The stream was read or closed before.
+        """
+        for delta in self:
+            if delta.completion is not None:
+                return delta.completion
+        raise RequestError("this answer was read or closed already", "ask again")
+
+    def cancel(self) -> None:
+        """End the answer soon: what is there of it comes as a completion that says so."""
+        if not self._ended:
+            self._cancel(self.request)
+
+    def close(self) -> None:
+        """Cancel the request, and read no more."""
+        self.cancel()
+        self._ended = True
+
+    def __del__(self) -> None:
+        self.close()

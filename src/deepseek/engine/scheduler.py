@@ -1,0 +1,365 @@
+"""Continuous batching: which requests run in the next pass, on which pages, with how many tokens.
+
+One thread at a time may call it (`loop.py`). The slow reference is one request after the other
+through `Runner.read` and `step`: a token's numbers are the same in any company.
+"""
+
+import time
+from bisect import insort
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from deepseek.core.errors import ConfigError, RequestError
+from deepseek.core.llm import Delta
+from deepseek.core.log import LOGGER
+from deepseek.engine.part import Part
+from deepseek.engine.radix import RadixTree
+from deepseek.engine.request import Request
+from deepseek.engine.room import Room
+from deepseek.engine.runner import attended, first_asking, places_of_ends
+from deepseek.engine.sharing import LEAST, chunk_end, shareable_length
+from deepseek.model.decoder import NativeDecoder
+from deepseek.ops.hierarchical import PAGE, Hierarchy
+
+HEAD_START = 256
+"""Passes by which each step of priority puts a request before those that came earlier. It is not
+for ever: what waits long enough gets its turn."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What may be in use at once."""
+
+    n_pages: int
+    """Pages of keys and values, of running requests and of the tree together."""
+    n_kept: int
+    """Of these, pages that the tree keeps for prompts to come."""
+    n_running: int = 32
+    """Requests in one pass."""
+    n_tokens: int = 1_024
+    """Prompt tokens of a pass in which nobody waits for the next token of an answer."""
+    n_tokens_beside: int = 256
+    """Prompt tokens beside answers: a pass with more would make them falter."""
+
+    def __post_init__(self) -> None:
+        least_of = {"n_pages": 1, "n_running": 1, "n_tokens": LEAST, "n_tokens_beside": LEAST}
+        for name, least in least_of.items():
+            if getattr(self, name) < least:
+                raise ConfigError(f"{name} is {getattr(self, name)}", f"use {least} or more")
+
+
+@dataclass(slots=True)
+class Counts:
+    """What the scheduler did so far."""
+
+    passes: int = 0
+    preempted: int = 0
+    reused_tokens: int = 0
+    read_tokens: int = 0
+
+
+class Scheduler:
+    """Requests that wait and run, and the pages that they share."""
+
+    def __init__(
+        self,
+        decoder: NativeDecoder,
+        limits: Limits,
+        hierarchy: Hierarchy | None = None,
+        reclaim: Callable[[], bool] | None = None,
+    ) -> None:
+        """Serve a decoder.
+
+        Args:
+            decoder: Nobody else may use it during a call.
+            limits: What may be in use at once.
+            hierarchy: What its tokens see; None: everything.
+            reclaim: Asked to give back what else holds pages; False: there is nothing.
+        """
+        self.limits, self.counts = limits, Counts()
+        self.tree = RadixTree(decoder.pool, decoder.memory, limits.n_kept)
+        self.waiting: list[Request] = []
+        """By order."""
+        self.running: list[Request] = []
+        """By order."""
+        self._decoder, self._hierarchy = decoder, hierarchy
+        self._room = Room(decoder, self.tree, limits.n_pages, reclaim)
+        self._n_added = 0
+
+    def check(self, prompt_ids: Sequence[int], max_tokens: int) -> None:
+        """Refuse what could never run; any thread may ask.
+
+        Raises:
+            RequestError: It is malformed, or alone would take more pages than there may be.
+        """
+        if not prompt_ids or not all(0 <= t < self._decoder.vocab_size for t in prompt_ids):
+            raise RequestError(
+                "a prompt has no tokens, or some that the model does not know",
+                "encode it with the model's own tokenizer",
+            )
+        # The answer's last token is not run.
+        needed = -(-(len(prompt_ids) + max_tokens - 1) // PAGE)
+        if needed > self.limits.n_pages:
+            raise RequestError(
+                f"prompt ({len(prompt_ids):,} tokens) and answer (up to {max_tokens:,}) need "
+                f"{needed:,} pages of memory, and there are {self.limits.n_pages:,}",
+                "shorten the prompt, lower max_tokens, or give a larger memory budget",
+            )
+
+    def add(self, request: Request) -> None:
+        """Let a request wait for its turn."""
+        self._n_added += 1
+        turn = self.counts.passes - request.priority * HEAD_START
+        request.order = (turn, self._n_added)
+        insort(self.waiting, request, key=_order)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether there is nothing to do."""
+        return not self.waiting and not self.running
+
+    def step(self) -> None:
+        """One pass of the model: the next token of every answer, and a part of what is to be read.
+
+        What fails in one request's answer ends that request only.
+        """
+        self.drop_cancelled()
+        self._admit()
+        parts = self._plan()
+        if parts:
+            for request, logits in self._run(parts):
+                self._choose(request, logits)
+
+    def drop_cancelled(self) -> None:
+        """End the requests that nobody wants any more; their pages are free at once."""
+        for request in [*self.waiting, *self.running]:
+            if request.cancelled:
+                request.answer.finish_reason = "cancelled"
+                self._finish(request)
+
+    def fail(self, error: Exception) -> None:
+        """End all requests."""
+        for request in [*self.waiting, *self.running]:
+            self._end(request, error)
+
+    def give_way(self) -> bool:
+        """Give pages back to someone who cannot wait; False: there are none left to give."""
+        if self.tree.evict():
+            return True
+        if self.running:
+            self._preempt(self.running[-1])
+            return True
+        return self.tree.evict(used_too=True)
+
+    # Who runs.
+
+    def _admit(self) -> None:
+        """Let in who is next, as long as there is room; nobody overtakes one who finds none."""
+        for request in list(self.waiting):
+            if self._is_being_read(request):
+                continue
+            if not self._enter(request):
+                break
+
+    def _is_being_read(self, request: Request) -> bool:
+        """Whether another one is just reading pages that this one can take when they are done."""
+        most = self._shareable(request)
+        for other in self.running:
+            if other.is_reading and other.sequence is not None:
+                n = _common_pages(request.tokens, other.prompt_ids) * PAGE
+                if min(n, most, self._shareable(other)) > other.sequence.length:
+                    return True
+        return False
+
+    def _enter(self, request: Request) -> bool:
+        """Let one in; lower priorities make way if they must."""
+        while not self._start(request):
+            less = [r for r in self.running if r.priority < request.priority]
+            if not less:
+                return False
+            self._preempt(less[-1])
+        return True
+
+    def _start(self, request: Request) -> bool:
+        """Give a waiting request the pages that are known; False: there is no room for the rest."""
+        if len(self.running) >= self.limits.n_running:
+            return False
+        in_pages = self._hierarchy is not None
+        match = self.tree.match(request.tokens, self._shareable(request), in_pages=in_pages)
+        sequence = self._decoder.sequence()
+        sequence.begin(match.length, match.keys, match.memory)
+        sequence.asks_from = first_asking(len(request.prompt_ids))
+        request.sequence = sequence
+        # All that they must still read, and a page more for each answer.
+        parts = [Part(r, r.n_pending + PAGE) for r in (*self.running, request)]
+        if self.running and not self._room.find([part.missing for part in parts]):
+            sequence.release()
+            request.sequence = None
+            return False
+        self.waiting.remove(request)
+        insort(self.running, request, key=_order)
+        if not request.n_preempted:
+            request.n_reused, request.miss = match.length, match.miss
+            request.started = time.perf_counter()
+            self.counts.reused_tokens += match.length
+            LOGGER.debug("reused %d tokens, then: %s", match.length, match.miss or "all")
+        return True
+
+    def _shareable(self, request: Request) -> int:
+        """Leading tokens that may come from the tree; the last one must run for its logits."""
+        most = len(request.tokens) - 1
+        if self._hierarchy is None:
+            return most
+        return min(most, shareable_length(len(request.prompt_ids), self._hierarchy))
+
+    def _preempt(self, request: Request) -> None:
+        """Take a request's pages away; it waits, and is read again later."""
+        self._leave(request, keep=True)
+        request.n_preempted += 1
+        self.counts.preempted += 1
+        insort(self.waiting, request, key=_order)
+
+    def _leave(self, request: Request, *, keep: bool = False) -> None:
+        """Take a request out; the tree may keep its pages."""
+        (self.running if request in self.running else self.waiting).remove(request)
+        if request.sequence is not None:
+            if keep:
+                self._keep(request)
+            request.sequence.release()
+            request.sequence = None
+
+    # What they run.
+
+    def _plan(self) -> list[Part]:
+        """New tokens of each running request; those that find no pages for them make way."""
+        parts: list[Part] = []
+        missing: list[tuple[int, int]] = []
+        for request, size in self._sizes().items():
+            while request.sequence is not None:
+                part = Part(request, size)
+                if self._room.find([*missing, part.missing]):
+                    parts.append(part)
+                    missing.append(part.missing)
+                    break
+                self._make_way(self.running[-1])
+        return parts
+
+    def _make_way(self, last: Request) -> None:
+        if len(self.running) > 1:
+            self._preempt(last)
+        elif len(self.tree):
+            # Alone it fits, but not beside a copy of a page that it began with.
+            self._preempt(last)
+            self.tree.clear()
+        else:
+            self._end(last, RequestError("all pages of memory are in use", "ask again later"))
+
+    def _sizes(self) -> dict[Request, int]:
+        """New tokens of running requests, by order: of each answer one, of prompts a chunk.
+
+        Prompts share the room evenly, what short ones leave goes to long ones, and the first one
+        always gets on.
+        """
+        sizes = {r: int(r.n_pending == 1) for r in self.running}
+        room = self.limits.n_tokens_beside if any(sizes.values()) else self.limits.n_tokens
+        reading = [r for r in self.running if not sizes[r]]
+        for n_before, request in enumerate(reading[:1] + sorted(reading[1:], key=_n_pending)):
+            if room >= LEAST:
+                most = max(LEAST, room // (len(reading) - n_before))
+                sizes[request] = self._chunk(request, most)
+                room -= sizes[request]
+        return {request: size for request, size in sizes.items() if size}
+
+    def _chunk(self, request: Request, most: int) -> int:
+        assert request.sequence is not None
+        start, n_prompt = request.sequence.length, len(request.prompt_ids)
+        return chunk_end(start, len(request.tokens), most, n_prompt, self._hierarchy) - start
+
+    def _run(self, parts: Sequence[Part]) -> list[tuple[Request, Tensor]]:
+        """Run new tokens; those requests of which all tokens were run, with the logits."""
+        for part in parts:
+            part.report()
+        tokens = [part.tokens for part in parts]
+        try:
+            hidden = self._decoder.run(tokens, [part.sequence for part in parts])
+            ends = places_of_ends(tokens)
+            ended = [n for n, part in enumerate(parts) if not part.request.n_pending]
+            logits = self._decoder.logits(hidden[[ends[n] for n in ended]]) if ended else ()
+        except Exception as error:
+            for part in parts:
+                self._end(part.request, error)
+            return []
+        self.counts.passes += 1
+        self.counts.read_tokens += len(hidden)
+        for part in parts:
+            if part.size > 1:
+                self._keep(part.request)
+        return [(parts[n].request, row) for n, row in zip(ended, logits, strict=True)]
+
+    # What comes of it.
+
+    def _choose(self, request: Request, logits: Tensor) -> None:
+        """Choose a request's next token; an error in that is its own."""
+        request.answering = request.answering or time.perf_counter()
+        try:
+            text = request.answer.add(logits)
+        except Exception as error:
+            self._end(request, error)
+            return
+        if request.answer.finish_reason is not None:
+            self._finish(request, text)
+            return
+        if text or request.answer.thought:
+            request.pieces.put(Delta(text, reasoning=request.answer.thought))
+        request.tokens.append(request.answer.token_ids[-1])
+
+    def _finish(self, request: Request, text: str = "") -> None:
+        """Give the end of an answer; the tree keeps the pages."""
+        n_tokens = 0 if request.sequence is None else request.sequence.length
+        prefill_seconds, decode_seconds = request.seconds()
+        try:
+            text += request.answer.flush()
+            completion = request.answer.completion(
+                n_reused_tokens=request.n_reused,
+                prefill_seconds=prefill_seconds,
+                decode_seconds=decode_seconds,
+                attended=attended(n_tokens, self._hierarchy, self._decoder.tier_bytes),
+            )
+        except Exception as error:
+            self._end(request, error)
+            return
+        self._leave(request, keep=True)
+        request.end(Delta(text, completion, request.answer.thought))
+
+    def _end(self, request: Request, error: Exception) -> None:
+        """Give an error in place of an answer; its pages hold nothing to rely on."""
+        self._leave(request)
+        request.end(error)
+
+    def _keep(self, request: Request) -> None:
+        """Leave whole pages in the tree."""
+        assert request.sequence is not None
+        length = request.sequence.length
+        if self._hierarchy is not None:
+            length = min(length, shareable_length(len(request.prompt_ids), self._hierarchy))
+        self.tree.insert(request.tokens[:length], request.sequence)
+
+
+def _order(request: Request) -> tuple[int, int]:
+    return request.order
+
+
+def _n_pending(request: Request) -> int:
+    return request.n_pending
+
+
+def _common_pages(a: Sequence[int], b: Sequence[int]) -> int:
+    """Whole pages at the beginning of two prompts that are equal."""
+    n_pages = min(len(a), len(b)) // PAGE
+    for page in range(n_pages):
+        part = slice(page * PAGE, (page + 1) * PAGE)
+        if a[part] != b[part]:
+            return page
+    return n_pages
