@@ -35,6 +35,8 @@ class Request:
     miss: Miss | None = None
     """Why there were no more of them."""
     n_preempted: int = 0
+    n_ahead: int = 0
+    """Last tokens that run with the one before them: a constraint leaves no other choice."""
     started: float = 0.0
     answering: float = 0.0
     """When the prompt had been read."""

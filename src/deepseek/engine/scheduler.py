@@ -9,6 +9,8 @@ from bisect import insort
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from deepseek.core.errors import ConfigError, RequestError
@@ -216,6 +218,8 @@ class Scheduler:
 
     def _preempt(self, request: Request) -> None:
         """Take a request's pages away; it waits, and is read again later."""
+        del request.tokens[len(request.tokens) - request.n_ahead :]
+        request.n_ahead = 0
         self._leave(request, keep=True)
         request.n_preempted += 1
         self.counts.preempted += 1
@@ -257,12 +261,13 @@ class Scheduler:
             self._end(last, RequestError("all pages of memory are in use", "ask again later"))
 
     def _sizes(self) -> dict[Request, int]:
-        """New tokens of running requests, by order: of each answer one, of prompts a chunk.
+        """New tokens of running requests, by order: of each answer one, with those that must
+        follow, and of prompts a chunk.
 
         Prompts share the room evenly, what short ones leave goes to long ones, and the first one
         always gets on.
         """
-        sizes = {r: int(r.n_pending == 1) for r in self.running}
+        sizes = {r: r.n_pending if r.n_pending == 1 + r.n_ahead else 0 for r in self.running}
         room = self.limits.n_tokens_beside if any(sizes.values()) else self.limits.n_tokens
         reading = [r for r in self.running if not sizes[r]]
         for n_before, request in enumerate(reading[:1] + sorted(reading[1:], key=_n_pending)):
@@ -278,15 +283,18 @@ class Scheduler:
         return chunk_end(start, len(request.tokens), most, n_prompt, self._hierarchy) - start
 
     def _run(self, parts: Sequence[Part]) -> list[tuple[Request, Tensor]]:
-        """Run new tokens; those requests of which all tokens were run, with the logits."""
+        """Run new tokens; those requests of which all tokens were run, with the logits that are
+        needed of them."""
         for part in parts:
             part.report()
         tokens = [part.tokens for part in parts]
         try:
             hidden = self._decoder.run(tokens, [part.sequence for part in parts])
             ends = places_of_ends(tokens)
-            ended = [n for n, part in enumerate(parts) if not part.request.n_pending]
-            logits = self._decoder.logits(hidden[[ends[n] for n in ended]]) if ended else ()
+            ended = [(part.request, end) for part, end in zip(parts, ends, strict=True)]
+            ended = [(request, end) for request, end in ended if not request.n_pending]
+            rows = [row for r, end in ended for row in range(end - r.n_ahead, end + 1)]
+            logits = self._decoder.logits(hidden[rows]) if ended else hidden[:0]
         except Exception as error:
             for part in parts:
                 self._end(part.request, error)
@@ -296,24 +304,32 @@ class Scheduler:
         for part in parts:
             if part.size > 1:
                 self._keep(part.request)
-        return [(parts[n].request, row) for n, row in zip(ended, logits, strict=True)]
+        each = torch.split(logits, [request.n_ahead + 1 for request, _ in ended])
+        return [(request, part) for (request, _), part in zip(ended, each, strict=True)]
 
     # What comes of it.
 
-    def _choose(self, request: Request, logits: Tensor) -> None:
-        """Choose a request's next token; an error in that is its own."""
+    def _choose(self, request: Request, logits: Float[Tensor, "A V"]) -> None:
+        """Choose a request's next token, behind those that had to follow; an error in that is its
+        own."""
         request.answering = request.answering or time.perf_counter()
+        answer = request.answer
         try:
-            text = request.answer.add(logits)
+            for row in logits:
+                text = answer.add(row)
+                if answer.finish_reason is not None:
+                    break
+                if text or answer.thought:
+                    request.pieces.put(Delta(text, reasoning=answer.thought))
+            ahead = [] if answer.finish_reason else answer.forced()
         except Exception as error:
             self._end(request, error)
             return
-        if request.answer.finish_reason is not None:
+        if answer.finish_reason is not None:
             self._finish(request, text)
             return
-        if text or request.answer.thought:
-            request.pieces.put(Delta(text, reasoning=request.answer.thought))
-        request.tokens.append(request.answer.token_ids[-1])
+        request.n_ahead = len(ahead)
+        request.tokens += [answer.token_ids[-1], *ahead]
 
     def _finish(self, request: Request, text: str = "") -> None:
         """Give the end of an answer; the tree keeps the pages."""
