@@ -30,7 +30,7 @@ from deepseek.model.context_file import (
 )
 from deepseek.model.pages import COVERED, GONE, ColdPages, PagedSequence, PagePool
 from deepseek.ops.cold import ColdBits, ColdTier
-from deepseek.ops.hierarchical import NODES, PAGE
+from deepseek.ops.hierarchical import GROUP, NODES, PAGE
 from deepseek.weights import cache as weights_cache
 from tiny_checkpoint import tiny_config
 
@@ -107,9 +107,9 @@ def test_it_comes_back(n_pages: int, tmp_path: Path) -> None:
     n_full, rest = divmod(n_pages, COVERED // PAGE)
     for place in range(n_full + bool(rest)):
         theirs, ours = nodes.pages[place], again.tables[1].pages[place]
-        n_written = PAGE if place < n_full else rest * NODES
+        n_written = GROUP if place < n_full else rest
         (before,), (after,) = nodes.pool.pages.of(theirs), again.tables[1].pool.pages.of(ours)
-        before, after = (t.unflatten(2, (-1, PAGE, 2)) for t in (before, after))
+        before, after = (t.unflatten(2, (-1, NODES, GROUP, 2)) for t in (before, after))
         assert torch.equal(before[..., :n_written, :], after[..., :n_written, :])
         assert not after[..., n_written:, :].any()  # what an earlier text left is not saved
 

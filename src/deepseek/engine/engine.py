@@ -403,6 +403,7 @@ class Engine:
     ) -> Generator[Delta, None, None]:
         with self._turn(), counts or contextlib.nullcontext():
             start = time.perf_counter()
+            self.runner.prepare(prompt_ids)
             reused = self.runner.resumed_at(prompt_ids)
             read = self.runner.read if counts is None else counts.read
             rows = read(prompt_ids, self.on_prefill)[None]

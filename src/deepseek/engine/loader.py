@@ -19,7 +19,7 @@ from deepseek.ops.cold import KVDtype, choose_tier
 from deepseek.tokenizer.tokenizer import Tokenizer
 from deepseek.weights.fingerprint import fingerprint
 from deepseek.weights.pull import OnProgress, ensure
-from deepseek.weights.source import describe_formats, open_weights
+from deepseek.weights.source import WeightSource, describe_formats, open_weights
 
 Progress = Callable[[int, int], None]
 """Called with what is done and what there is to do."""
@@ -77,11 +77,7 @@ def load_engine(
     reset_peak()
     start = time.perf_counter()
     source = open_weights(checkpoint.path)
-    tokenizer = (
-        Tokenizer.from_folder(source.folder)
-        if source.folder is not None
-        else Tokenizer.from_gguf_metadata(source.metadata)
-    )
+    tokenizer = _tokenizer_of(source)
     on_cpu = compute.device.type == "cpu"
     if dtype == "auto" and on_cpu and native.is_fast() and is_quantised(source):
         reason = "the weights are quantised"
@@ -129,6 +125,12 @@ def load_engine(
         fingerprint=lambda: fingerprint(source),
     )
     return engine, report
+
+
+def _tokenizer_of(source: WeightSource) -> Tokenizer:
+    if source.folder is not None:
+        return Tokenizer.from_folder(source.folder)
+    return Tokenizer.from_gguf_metadata(source.metadata)
 
 
 def _dtype_name(dtype: torch.dtype) -> str:

@@ -138,6 +138,7 @@ def loop_of(runner: NativeRunner, context_window: int, turn: FairLock) -> Loop:
     scheduler = Scheduler(
         runner.decoder, limits_of(runner, context_window), runner.hierarchy, reclaim
     )
+    runner.tree = scheduler.tree
     return Loop(scheduler, turn)
 
 

@@ -9,14 +9,16 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from deepseek.engine.radix import RadixTree
 from deepseek.engine.runner import Runner, Slots, first_asking, places_of_ends
+from deepseek.engine.sharing import shareable_length
 from deepseek.model.budget import Budget
 from deepseek.model.context_file import PageTable
 from deepseek.model.decoder import NativeDecoder
 from deepseek.model.pages import PagedSequence
 from deepseek.model.transformer import Transformer
 from deepseek.ops.cold import ColdTier
-from deepseek.ops.hierarchical import Hierarchy
+from deepseek.ops.hierarchical import NEVER, Hierarchy
 
 
 class NativeRunner(Runner):
@@ -39,6 +41,8 @@ class NativeRunner(Runner):
         self.decoder = NativeDecoder(model, hierarchy, tier, most)
         self._sequence = self.decoder.sequence()
         self._trace: Tensor | None = None
+        self.tree: RadixTree | None = None
+        """Pages that are shared with other requests over the same pools."""
 
     @property
     def sequence(self) -> PagedSequence:
@@ -68,6 +72,23 @@ class NativeRunner(Runner):
         if self.hierarchy is not None:
             trace = self.decoder.trace(wanted)
             self._trace = trace if wanted else None
+
+    def prepare(self, token_ids: Sequence[int]) -> None:
+        """Begin with what other requests have read of a prompt, if that is more than is here."""
+        if self.tree is None:
+            return
+        most = min(shareable_length(len(token_ids), self.hierarchy), len(token_ids) - 1)
+        match = self.tree.match(token_ids, most, in_pages=True)
+        if match.length > self.reusable(token_ids):
+            self.rewind(0)
+            self.asks_from = NEVER
+            self._sequence.begin(match.length, match.keys, match.memory)
+            self.tokens = list(token_ids[: match.length])
+
+    def _leave(self, n_tokens: int) -> None:
+        if self.tree is not None:
+            length = shareable_length(n_tokens, self.hierarchy)
+            self.tree.insert(self.tokens[:length], self._sequence)
 
     @torch.inference_mode()
     def head(self, hidden: Float[Tensor, "W D"]) -> Float[Tensor, "W V"]:

@@ -239,6 +239,7 @@ class Runner(ABC):
             on_progress: Called with tokens read and tokens to read before each chunk; an
                 exception from it (cancellation) leaves a consistent cache.
         """
+        self.prepare(token_ids)
         reused = self.resumed_at(token_ids)
         self.rewind(reused)
         self.asks_from = first_asking(len(token_ids))
@@ -249,6 +250,7 @@ class Runner(ABC):
             last = 1 if end == len(token_ids) else 0
             logits = self._append(list(token_ids[start:end]), last)
         assert logits is not None
+        self._leave(len(token_ids))
         return logits[-1]
 
     def fill(
@@ -257,6 +259,7 @@ class Runner(ABC):
         on_progress: Callable[[int, int], None] | None = None,
     ) -> None:
         """Bring the cache to exactly `token_ids`, none of which asks, without logits."""
+        self.prepare(token_ids)
         reused = self._alike(token_ids, NEVER)
         self.rewind(reused)
         self.asks_from = NEVER
@@ -264,6 +267,15 @@ class Runner(ABC):
             if on_progress:
                 on_progress(start - reused, len(token_ids) - reused)
             self._append(list(token_ids[start:end]), last=0)
+        self._leave(len(token_ids))
+
+    @abstractmethod
+    def prepare(self, token_ids: Sequence[int]) -> None:
+        """Begin with what other requests have read of a prompt, if that is more than is here."""
+
+    @abstractmethod
+    def _leave(self, n_tokens: int) -> None:
+        """Let other requests begin with what was read."""
 
     def step(self, token_id: int) -> Float[Tensor, " V"]:
         """Append one token and return the logits after it."""

@@ -125,6 +125,12 @@ class TorchRunner(Runner):
         self.model.hidden_states(batch, self._cache)
         return torch.empty(0, self.model.config.vocab_size, device=self.device)
 
+    def prepare(self, token_ids: Sequence[int]) -> None:
+        """Nothing to do: there is one cache."""
+
+    def _leave(self, n_tokens: int) -> None:
+        pass
+
     def _ask_from(self, position: int) -> None:
         if isinstance(self._cache, HierarchicalCache):
             self._cache.asks_from = position
