@@ -18,7 +18,7 @@ from deepseek.engine.engine import Engine
 from deepseek.engine.loader import load_engine
 from deepseek.engine.loop import FairLock
 from deepseek.engine.request import AnswerStream
-from deepseek.model.budget import Budget
+from deepseek.model.budget import Budget, PageCounts
 from deepseek.ops import native
 from deepseek.ops.hierarchical import PAGE
 
@@ -164,7 +164,8 @@ def test_a_program_may_end_in_the_middle_of_an_answer(tiny_folder: Path) -> None
 
 def test_turns_take_pages_from_those_that_run(tiny_folder: Path) -> None:
     """A budget of pages holds for everything together, and everything gets done."""
-    budget = Budget(kv_format="bfloat16", context_window=1_000, n_pages=16, n_node_pages=6)
+    pages = PageCounts(hot=16, nodes=6)
+    budget = Budget(kv_format="bfloat16", context_window=1_000, pages=pages, peak_bytes=0)
     for hierarchy in (None, SMALL):
         engine = native_engine(
             tiny_folder, budget=budget, context_window=1_000, hierarchy=hierarchy

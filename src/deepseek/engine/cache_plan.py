@@ -125,7 +125,8 @@ def _require_native_for(
         raise ConfigError(
             f"keys and values in {kv_dtype} work with the native library only, and the weights "
             f"are not in it: {what}",
-            "use quantised weights with --dtype int8 or auto on a CPU, or leave --kv-dtype out",
+            "use quantised weights with --dtype int8 or auto on a CPU, or leave --kv-dtype and "
+            "--kv-disk out",
         )
     if memory_budget is not None and not is_native:
         raise ConfigError(
