@@ -51,11 +51,13 @@ def alone(engine: Engine, prompt: list[int], params: SamplingParams) -> tuple[in
     """The slow reference: one request on one sequence that has read nothing before."""
     runner = runner_of(engine)
     runner.rewind(0)
+    tree, runner.tree = runner.tree, None
     answer = Answer(engine.tokenizer, params, prompt)
     answer.add(runner.read(prompt))
     while answer.finish_reason is None:
         answer.add(runner.step(answer.token_ids[-1]))
     runner.rewind(0)
+    runner.tree = tree
     return tuple(answer.token_ids)
 
 
