@@ -92,6 +92,7 @@ def read_far(
     """Read, time and ask; what is known after each depth, the deepest first."""
     runner = engine.runner
     assert isinstance(runner, NativeRunner), "the native library"
+    runner.tree = None
     before, start, said = resident_bytes(), time.perf_counter(), [0.0]
 
     def tell(done: int, _: int) -> None:

@@ -92,8 +92,11 @@ def engine_of(base: Engine, setting: str) -> Engine:
         # Everything is sparse: before the window is full there is nothing to leave out.
         recalled = int(recall.replace(",", ""))
         hierarchy = Hierarchy(recall=recalled, dense=0, reach=trained)
-    ours = base.runner
-    engine = Engine(
+    ours, runner = base.runner, None
+    if kind == "oracle":
+        assert hierarchy is not None
+        runner = OracleRunner(ours.model, dtype=ours.dtype, device=ours.device, hierarchy=hierarchy)
+    return Engine(
         ours.model,
         base.tokenizer,
         name=base.name,
@@ -101,13 +104,8 @@ def engine_of(base: Engine, setting: str) -> Engine:
         device=ours.device,
         context_window=trained,
         hierarchy=hierarchy,
+        runner=runner,
     )
-    if kind == "oracle":
-        assert hierarchy is not None
-        engine.runner = OracleRunner(
-            ours.model, dtype=ours.dtype, device=ours.device, hierarchy=hierarchy
-        )
-    return engine
 
 
 def ask(engine: Engine, context: Context, asked: Asked, name: str) -> Record:

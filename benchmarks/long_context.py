@@ -71,6 +71,7 @@ def runners(engine: Engine) -> tuple[NativeRunner, NativeRunner]:
     """The engine's, and one with dense attention; both over the same weights."""
     ours = engine.runner
     assert isinstance(ours, NativeRunner), "the native library"
+    ours.tree = None  # each reading is one from nothing
     return ours, NativeRunner(ours.model, dtype=ours.dtype, device=ours.device)
 
 

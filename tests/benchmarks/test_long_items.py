@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+from deepseek.core.llm import SamplingParams
 from deepseek.engine.engine import Engine
 from deepseek.engine.loader import load_engine
 from deepseek.eval.journal import Journal
@@ -91,6 +92,14 @@ def test_where_everything_is_seen_all_settings_answer_alike(engine: Engine, tmp_
         assert kept[0] is records[0]
         nats.append(records[0].grades["nats"])
     assert nats[1:] == pytest.approx([nats[0]] * 2, abs=0.25)  # rounding, in eight tokens
+
+
+@pytest.mark.weights
+@pytest.mark.skipif(not native.is_available(), reason="the kernels were not built")
+def test_the_oracle_answers_itself(engine: Engine) -> None:
+    oracle = engine_of(engine, "oracle 2,048")
+    oracle.generate("The sky is", SamplingParams(max_tokens=2))
+    assert oracle.runner.tokens, "not by the scheduler, which knows nothing of it"
 
 
 def record(task: str, right: float, nats: float, chance: float | None = None) -> Record:

@@ -57,6 +57,7 @@ class Engine:
         budget: Budget | None = None,
         on_prefill: Callable[[int, int], None] | None = None,
         fingerprint: Callable[[], str] = str,
+        runner: Runner | None = None,
     ) -> None:
         """Serve a model.
 
@@ -71,10 +72,11 @@ class Engine:
             budget: How much memory the cache may take; None: any.
             on_prefill: Told of prompt tokens read and to read.
             fingerprint: Gives a digest of the weights, for saved contexts.
+            runner: Runs it; None: the fastest one that can, made with these settings.
         """
         self.tokenizer = tokenizer
         kind: type[Runner] = NativeRunner if can_decode(model) else TorchRunner
-        self.runner: Runner = kind(
+        self.runner: Runner = runner or kind(
             model, dtype=dtype, device=device, hierarchy=hierarchy, tier=tier, budget=budget
         )
         self.on_prefill = on_prefill
