@@ -6,7 +6,6 @@
 //
 // Tokens in one page look at the same pages. Threads share the pages out among them: what a query
 // gets from a page depends on neither the other queries nor on who looks.
-#include <cmath>
 #include <numeric>
 
 #include "hierarchy.h"
@@ -47,14 +46,8 @@ void Asking::see_near(Asked &a, Workspace &w) {
     std::iota(a.looked_at.begin(), a.looked_at.end(), int64_t{0});
     return;
   }
-  float *mass = reserve(w.pooled, a.n_rows);
-  w.rows.clear();
-  for (int64_t r = 0; r < a.n_rows; ++r) {
-    w.rows.push_back(h.query(a, r));
-    mass[r] = sum.largest[r] + std::log(sum.total[r]);
-  }
   const std::vector<int64_t> all = h.memory_pages(a.page);
-  const float *looks = h.look(a, a.page, all, w.rows.data(), a.n_rows, mass, w);
+  const float *looks = h.look(a, a.page, all, sum, w);
   const int64_t skipped = h.between(a.page, all, w), width = int64_t(all.size()) * kCovered;
   w.votes.assign(size_t(n), 0.0f);
   for (int64_t r = 0; r < a.n_rows; ++r)

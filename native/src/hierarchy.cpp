@@ -155,6 +155,18 @@ const float *Hierarch::look(const Queries &q, int64_t page,
   return looks;
 }
 
+const float *Hierarch::look(const Queries &q, int64_t page,
+                            const std::vector<int64_t> &memory_pages, const Mixed &sum,
+                            Workspace &w) const {
+  float *mass = reserve(w.pooled, q.n_rows);
+  w.rows.clear();
+  for (int64_t r = 0; r < q.n_rows; ++r) {
+    w.rows.push_back(query(q, r));
+    mass[r] = sum.largest[r] + std::log(sum.total[r]);
+  }
+  return look(q, page, memory_pages, w.rows.data(), q.n_rows, mass, w);
+}
+
 // A block's votes with a part of those of the layer before, which had a part of its predecessor's,
 // and so on.
 const float *Hierarch::fuse(const Block &block, const Workspace &w) const {
@@ -207,7 +219,8 @@ void Hierarch::trace(const Queries &q, const std::vector<Place> &chosen) const {
 
 void mix_hierarchically(ds_model &model, const Kernels &use, int64_t layer, const Batch &batch) {
   const Hierarch hierarch(model, use, layer, batch);
-  const int64_t n_reading = mix_reading(hierarch, true);
+  int64_t n_reading = 0;
+  const std::vector<Unit> units = reading_units(hierarch, &n_reading);
   int64_t n_asking = 0, n_pages = 0;
   for (int64_t s = 0; s < batch.n_sequences; ++s) {
     const int64_t first = n_dense_tokens(model, batch, s);
@@ -220,7 +233,7 @@ void mix_hierarchically(ds_model &model, const Kernels &use, int64_t layer, cons
     for (auto &votes : model.fused)
       reserve(votes, (n_reading + n_asking) * model.n_kv_heads * n_pages);
   }
-  if (n_reading) mix_reading(hierarch, false);
+  if (n_reading) mix_reading(hierarch, units);
   if (n_asking) mix_asking(hierarch, n_reading);
 }
 

@@ -30,6 +30,11 @@ struct Block : Queries {
   int64_t number;  // of its tokens among those of the batch that choose together
 };
 
+// Tokens of one group and page that read, and the number of their first block among all.
+struct Unit : Block {
+  int64_t n_tokens;
+};
+
 // The distance in pages from which one is looked at that is so far away, beyond the reach.
 int64_t looked_from(int64_t distance);
 
@@ -78,6 +83,9 @@ struct Hierarch : Mixing {
   const float *look(const Queries &q, int64_t page, const std::vector<int64_t> &memory_pages,
                     const float *const *rows, int64_t n_rows, const float *mass,
                     Workspace &w) const;
+  // The same for queries that have got `sum`.
+  const float *look(const Queries &q, int64_t page, const std::vector<int64_t> &memory_pages,
+                    const Mixed &sum, Workspace &w) const;
   // The `n` of the pages in w.order that most of w.votes are for, in order.
   void choose(const Block &block, int64_t n, Workspace &w) const;
   // The same as places.
@@ -88,9 +96,11 @@ struct Hierarch : Mixing {
   const float *fuse(const Block &block, const Workspace &w) const;
 };
 
-// Tokens of a batch that read, into model.mixed. They choose in blocks, which are numbered; how many
-// there are.
-int64_t mix_reading(const Hierarch &hierarch, bool is_counted_only);
+// Tokens of a batch that read, one group behind the other; and how many blocks of them choose in each
+// group.
+std::vector<Unit> reading_units(const Hierarch &hierarch, int64_t *n_blocks);
+// Their attention, into model.mixed.
+void mix_reading(const Hierarch &hierarch, const std::vector<Unit> &units);
 // Tokens of a batch that ask; the first of them has this number among those that choose.
 void mix_asking(const Hierarch &hierarch, int64_t number);
 

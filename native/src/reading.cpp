@@ -15,35 +15,11 @@ namespace {
 
 constexpr int64_t kBlockTokens = 4;  // more outvote the one that looks for something
 
-// Tokens of one group and page, and the number of the first block among all.
-struct Unit : Block {
-  int64_t n_tokens;
-};
-
 // Behind the last of its tokens that choose together with one of them.
 int64_t block_end(const Hierarch &h, const Unit &unit, int64_t token) {
   const int64_t heads = h.heads_per_group();
   const int64_t position = h.batch.lengths[unit.sequence] + unit.first / heads + token;
   return std::min(unit.n_tokens, token + kBlockTokens - position % kBlockTokens);
-}
-
-// Those of all sequences, one group behind the other; and how many blocks there are in a group.
-std::vector<Unit> units_of(const Hierarch &h, int64_t *n_blocks) {
-  std::vector<Unit> found;
-  const int64_t heads = h.heads_per_group();
-  int64_t number = 0;
-  for (int64_t s = 0; s < h.batch.n_sequences; ++s) {
-    const int64_t length = h.batch.lengths[s], last = h.n_reading(s);
-    for (int64_t at = n_dense_tokens(h.model, h.batch, s), end; at < last; at = end) {
-      const int64_t page = (length + at) / kPage;
-      end = std::min(last, (page + 1) * kPage - length);
-      for (int64_t g = 0; g < h.model.n_kv_heads; ++g)
-        found.push_back({{{s, g, at * heads, (end - at) * heads}, page, number}, end - at});
-      number += (length + end - 1) / kBlockTokens - (length + at) / kBlockTokens + 1;
-    }
-  }
-  *n_blocks = number;
-  return found;
 }
 
 // The mean query of each head of a unit, and the mean logarithm of what its queries have seen.
@@ -115,13 +91,7 @@ void read(const Hierarch &h, const Unit &unit, Workspace &w) {
   std::vector<int64_t> memory_pages;
   if (n) {
     memory_pages = looked_at(h, unit, sum, w);
-    float *mass = reserve(w.pooled, unit.n_rows);
-    w.rows.clear();
-    for (int64_t r = 0; r < unit.n_rows; ++r) {
-      w.rows.push_back(h.query(unit, r));
-      mass[r] = sum.largest[r] + std::log(sum.total[r]);
-    }
-    looks = h.look(unit, page, memory_pages, w.rows.data(), unit.n_rows, mass, w);
+    looks = h.look(unit, page, memory_pages, sum, w);
   }
   const int64_t width = int64_t(memory_pages.size()) * kCovered;
   int64_t number = unit.number;
@@ -142,15 +112,29 @@ void read(const Hierarch &h, const Unit &unit, Workspace &w) {
 
 }  // namespace
 
-int64_t mix_reading(const Hierarch &h, bool is_counted_only) {
-  int64_t n_blocks = 0;
-  const std::vector<Unit> units = units_of(h, &n_blocks);
-  if (is_counted_only) return n_blocks;
+std::vector<Unit> reading_units(const Hierarch &h, int64_t *n_blocks) {
+  std::vector<Unit> found;
+  const int64_t heads = h.heads_per_group();
+  int64_t number = 0;
+  for (int64_t s = 0; s < h.batch.n_sequences; ++s) {
+    const int64_t length = h.batch.lengths[s], last = h.n_reading(s);
+    for (int64_t at = n_dense_tokens(h.model, h.batch, s), end; at < last; at = end) {
+      const int64_t page = (length + at) / kPage;
+      end = std::min(last, (page + 1) * kPage - length);
+      for (int64_t g = 0; g < h.model.n_kv_heads; ++g)
+        found.push_back({{{s, g, at * heads, (end - at) * heads}, page, number}, end - at});
+      number += (length + end - 1) / kBlockTokens - (length + at) / kBlockTokens + 1;
+    }
+  }
+  *n_blocks = number;
+  return found;
+}
+
+void mix_reading(const Hierarch &h, const std::vector<Unit> &units) {
   Pool::get().run(int64_t(units.size()), 1, [&](int64_t first, int64_t last) {
     static thread_local Workspace workspace;
     for (int64_t i = first; i < last; ++i) read(h, units[size_t(i)], workspace);
   });
-  return n_blocks;
 }
 
 }  // namespace ds

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Literal
 
+from deepseek.engine.grouping import common_length
 from deepseek.model.pages import PagedSequence, PagePool
 from deepseek.ops.hierarchical import GROUP, PAGE
 
@@ -186,7 +187,7 @@ class RadixTree:
         """The page after a node that has most in common with what is wanted, and how much."""
         best, most = None, 0
         for tokens, child in node.children.items():
-            common = _common(tokens, wanted)
+            common = common_length(tokens, wanted)
             if common > most:
                 best, most = child, common
         return best, most
@@ -210,11 +211,6 @@ def _pages(token_ids: Sequence[int], most: int) -> Iterator[tuple[int, ...]]:
 def _group_ends(n_pages: int) -> range:
     """For each page of memory nodes, where the pages end whose nodes it holds."""
     return range(GROUP, n_pages + GROUP, GROUP)
-
-
-def _common(a: Sequence[int], b: Sequence[int]) -> int:
-    n = min(len(a), len(b))
-    return next((i for i in range(n) if a[i] != b[i]), n)
 
 
 def _digest(before: bytes, tokens: Sequence[int]) -> bytes:

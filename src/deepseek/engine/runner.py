@@ -10,6 +10,7 @@ from torch import Tensor
 
 from deepseek.core.errors import RequestError
 from deepseek.core.llm import Attended
+from deepseek.engine.grouping import common_length
 from deepseek.model.budget import Budget
 from deepseek.model.context_file import PageTable
 from deepseek.model.transformer import Transformer
@@ -179,12 +180,7 @@ class Runner(ABC):
 
     def reusable(self, token_ids: Sequence[int]) -> int:
         """How many leading tokens are in the cache already."""
-        common = 0
-        for cached, wanted in zip(self.tokens, token_ids, strict=False):
-            if cached != wanted:
-                break
-            common += 1
-        return common
+        return common_length(self.tokens, token_ids)
 
     def resumed_at(self, token_ids: Sequence[int]) -> int:
         """How many leading tokens are not read again.
