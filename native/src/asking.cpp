@@ -70,7 +70,9 @@ void Asking::look(const Asked &a, int64_t span, Workspace &w) {
     if (wanted != moved) h.turn(a, moved = wanted, w);
     w.expanded.begin_stretch();
     const uint16_t *keys = h.keys_of(a, page, w.expanded);
-    h.use.compare(w.queries.data(), a.n_rows, d, keys, scores, kPage);
+    const uint16_t *next =
+        i + 1 < last ? h.next_keys(a, between + a.looked_at[size_t(i + 1)]) : nullptr;
+    h.use.compare(w.queries.data(), a.n_rows, d, keys, next, scores, kPage);
     h.use.weigh(scores, a.n_rows, largest.data() + a.looks + i, total.data() + a.looks + i, n);
   }
 }

@@ -147,8 +147,9 @@ const float *Hierarch::look(const Queries &q, int64_t page,
       for (int64_t r = 0; wanted != moved && r < count; ++r)
         turn(rows[first + r], wanted, queries + r * d, w);
       moved = wanted;
-      const int64_t number = batch.memory[q.sequence][at];
-      use.compare(queries, count, d, model.memory.key_page(layer, number, q.group), scores, kPage);
+      const uint16_t *nodes = nodes_of(q, at);
+      const uint16_t *next = m + 1 < n ? nodes_of(q, memory_pages[size_t(m + 1)]) : nullptr;
+      use.compare(queries, count, d, nodes, next, scores, kPage);
       use.weigh_nodes(scores, count, mass + first, looks + first * width + m * kCovered, width);
     }
   }

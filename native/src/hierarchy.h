@@ -62,6 +62,9 @@ struct Hierarch : Mixing {
     return std::clamp(batch.asks_from[s] - batch.lengths[s], int64_t{0}, batch.counts[s]);
   }
 
+  const uint16_t *nodes_of(const Queries &q, int64_t memory_page) const {
+    return model.memory.key_page(layer, batch.memory[q.sequence][memory_page], q.group);
+  }
   // For cold pages as a thread reads them.
   void make_room(const Queries &q, Workspace &w) const;
   // Queries as if they stood `moved` pages earlier, into w.queries.

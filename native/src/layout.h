@@ -88,8 +88,8 @@ struct Kernels {
   void (*merge)(const Mixed &sum, const Mixed &part, int64_t n_rows, int64_t d);
   // See memory_nodes.h.
   void (*summarise)(const uint16_t *keys, int64_t d, int64_t place, uint16_t *memory);
-  void (*compare)(const uint16_t *queries, int64_t n_rows, int64_t d, const uint16_t *memory,
-                  float *scores, int64_t stride);
+  void (*compare)(const uint16_t *queries, int64_t n_rows, int64_t d, const uint16_t *page,
+                  const uint16_t *next, float *scores, int64_t stride);
   void (*weigh_nodes)(const float *scores, int64_t n_rows, const float *mass, float *weights,
                       int64_t stride);
   void (*count)(const float *weights, int64_t n, float *votes);

@@ -44,10 +44,12 @@ inline void put_key(uint16_t *keys, int64_t place, int64_t i, float value) {
   }
 }
 
-// Scores of a page of memory: out[r][..64] of each row.
+// Scores of a page of keys or memory nodes: out[r][..64] of each row. Memory is asked for the next
+// page meanwhile, unless it is null.
 [[maybe_unused]] void compare(const uint16_t *queries, int64_t n_rows, int64_t d,
-                              const uint16_t *memory, float *scores, int64_t stride) {
-  multiply_all<kPage / 16>(queries, n_rows, d, {1, d / 2, &memory, nullptr, 0}, scores, stride);
+                              const uint16_t *page, const uint16_t *next, float *scores,
+                              int64_t stride) {
+  multiply_all<kPage / 16>(queries, n_rows, d, {1, d / 2, &page, &next, 0}, scores, stride);
 }
 
 // Scores of a page of memory nodes, 64 of each row: what the pages weigh that they stand for, beside

@@ -13,6 +13,7 @@ from deepseek.model.config import ModelConfig
 from deepseek.model.context_file import check_numbers
 from deepseek.ops.cold import ColdBits, ColdTier, extremes, key_bytes, page_bytes
 from deepseek.ops.hierarchical import GROUP, NEVER, NODES, PAGE
+from deepseek.ops.huge_pages import empty
 from deepseek.ops.native_model import NewTokens, Pages
 
 COVERED = PAGE * GROUP
@@ -170,8 +171,7 @@ class PagePool:
 
     def _reserve(self) -> None:
         """Make a block."""
-        keys = torch.empty(self._shape, dtype=self._dtype)
-        values = (torch.empty_like(keys),) if self._has_values else ()
+        keys, *values = (empty(self._shape, self._dtype) for _ in range(1 + self._has_values))
         self.pages = Pages(keys=(*self.pages.keys, keys), values=(*self.pages.values, *values))
 
     def _copy(self, page: int, to: int) -> None:
