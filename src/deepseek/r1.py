@@ -19,7 +19,7 @@ from deepseek.core.llm import (
     ScoreRequest,
 )
 from deepseek.core.memory import parse_bytes
-from deepseek.engine.loader import LoadReport, Progress, load_engine
+from deepseek.engine.loader import LoadReport, Progress, Speculation, load_engine
 from deepseek.engine.samples import samples
 from deepseek.weights.pull import OnProgress
 
@@ -63,6 +63,7 @@ class R1Model:
         dtype: str = "auto",
         threads: int | None = None,
         memory_budget: int | str | None = None,
+        speculation: Speculation = "auto",
         on_load: Progress | None = None,
         on_pull: OnProgress | None = None,
         on_prefill: Callable[[int, int], None] | None = None,
@@ -90,6 +91,9 @@ class R1Model:
             memory_budget: Bytes, or a size such as `4GiB`, that weights, cache and working memory
                 stay below; kept with quantised weights on a CPU. Without a context window, the
                 largest that fits is taken, up to the trained one.
+            speculation: `auto`: where it makes answers faster, next tokens are guessed from the
+                prompt and from earlier answers, and checked together; `off`: never. The answers
+                are the same. It needs quantised weights on a CPU, and all of `bfloat16` above.
             on_load: Told of layers loaded and layers in all.
             on_pull: Told what is happening, bytes done and bytes in all while weights are pulled.
             on_prefill: Told of prompt tokens read and to read.
@@ -111,6 +115,7 @@ class R1Model:
             dtype=dtype,
             threads=threads,
             memory_budget=None if memory_budget is None else parse_bytes(memory_budget),
+            speculation=speculation,
             on_load=on_load,
             on_pull=on_pull,
             on_prefill=on_prefill,

@@ -21,6 +21,8 @@ VARYING: dict[str, Any] = {
     "n_reused_tokens": 0,
     "logprobs": (),
     "attended": None,
+    "n_drafted": 0,
+    "n_accepted": 0,
 }
 
 

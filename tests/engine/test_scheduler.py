@@ -40,11 +40,11 @@ def runner_of(engine: Engine) -> NativeRunner:
     return engine.runner
 
 
-def scheduler_of(engine: Engine, limits: Limits = WIDE) -> Scheduler:
+def scheduler_of(engine: Engine, limits: Limits = WIDE, *, speculates: bool = True) -> Scheduler:
     """A scheduler of its own over an engine's decoder, driven by the test."""
     runner = runner_of(engine)
     engine.forget()
-    return Scheduler(runner.decoder, limits, runner.hierarchy)
+    return Scheduler(runner.decoder, limits, runner.hierarchy, speculates=speculates)
 
 
 def alone(engine: Engine, prompt: list[int], params: SamplingParams) -> tuple[int, ...]:
@@ -284,7 +284,7 @@ def test_waiting_makes_up_for_a_low_priority(dense: Engine) -> None:
 
 
 def test_answers_go_on_while_a_long_prompt_is_read(dense: Engine) -> None:
-    scheduler = scheduler_of(dense, Limits(n_pages=100, n_kept=100))
+    scheduler = scheduler_of(dense, Limits(n_pages=100, n_kept=100), speculates=False)
     talking = request_of(dense, [9] * 8, SamplingParams(max_tokens=50, temperature=1.0, seed=3))
     scheduler.add(talking)
     scheduler.step()

@@ -33,6 +33,12 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         metavar="SIZE",
         help="such as 4GiB: weights, cache and working memory stay below; quantised weights only",
     )
+    group.add_argument(
+        "--speculation",
+        choices=("auto", "off"),
+        default="auto",
+        help="guess next tokens and check them together where that is faster; answers are the same",
+    )
     group.add_argument("--context-window", type=int, metavar="N", help="tokens to work with")
     group.add_argument(
         "--attention",
@@ -197,6 +203,7 @@ def open_model(
             dtype=args.dtype,
             threads=args.threads,
             memory_budget=args.memory_budget,
+            speculation=args.speculation,
             on_load=on_load,
             on_pull=on_pull,
             on_prefill=on_prefill,

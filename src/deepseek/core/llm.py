@@ -174,6 +174,10 @@ class Completion:
     reasoning: str = ""
     """What the model wrote between `<think>` and `</think>` before its answer."""
     n_reasoning_tokens: int = 0
+    n_drafted: int = 0
+    """Tokens that were guessed and run beside the one before them."""
+    n_accepted: int = 0
+    """Of these, tokens of the answer."""
 
     @property
     def tool_calls(self) -> tuple[ToolCall, ...]:

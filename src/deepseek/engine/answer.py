@@ -113,6 +113,8 @@ class Answer:
         prefill_seconds: float,
         decode_seconds: float,
         attended: Attended | None = None,
+        n_drafted: int = 0,
+        n_accepted: int = 0,
     ) -> Completion:
         """The finished answer."""
         assert self.finish_reason is not None
@@ -128,6 +130,8 @@ class Answer:
             attended=attended,
             reasoning=self.reasoning,
             n_reasoning_tokens=self._reasoning.n_tokens,
+            n_drafted=n_drafted,
+            n_accepted=n_accepted,
         )
 
     @property

@@ -58,6 +58,7 @@ class Engine:
         on_prefill: Callable[[int, int], None] | None = None,
         fingerprint: Callable[[], str] = str,
         runner: Runner | None = None,
+        speculates: bool = True,
     ) -> None:
         """Serve a model.
 
@@ -73,6 +74,7 @@ class Engine:
             on_prefill: Told of prompt tokens read and to read.
             fingerprint: Gives a digest of the weights, for saved contexts.
             runner: Runs it; None: the fastest one that can, made with these settings.
+            speculates: Whether next tokens are guessed where that gains.
         """
         self.tokenizer = tokenizer
         kind: type[Runner] = NativeRunner if can_decode(model) else TorchRunner
@@ -91,7 +93,9 @@ class Engine:
         self._served: int | None = None  # the thread whose request is running
         self._loop: Loop | None = None
         if isinstance(self.runner, NativeRunner) and tier is None:
-            self._loop = loop_of(self.runner, self._context_window, self._lock)
+            self._loop = loop_of(
+                self.runner, self._context_window, self._lock, speculates=speculates
+            )
             for pool in self.runner.decoder.pools:
                 pool.on_full = self._give_way
 

@@ -4,10 +4,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal, get_args
 
 import torch
 
 from deepseek.core.device import choose_compute
+from deepseek.core.errors import ConfigError
 from deepseek.core.log import LOGGER
 from deepseek.core.memory import peak_bytes, reset_peak
 from deepseek.engine.cache_plan import plan_cache
@@ -23,6 +25,8 @@ from deepseek.weights.source import WeightSource, describe_formats, open_weights
 
 Progress = Callable[[int, int], None]
 """Called with what is done and what there is to do."""
+Speculation = Literal["auto", "off"]
+"""Whether next tokens are guessed: where that gains, or never."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +62,7 @@ def load_engine(
     dtype: str = "auto",
     threads: int | None = None,
     memory_budget: int | None = None,
+    speculation: Speculation = "auto",
     on_load: Progress | None = None,
     on_pull: OnProgress | None = None,
     on_prefill: Progress | None = None,
@@ -70,8 +75,7 @@ def load_engine(
         CheckpointError: The weights are damaged.
         TokenizerError: The checkpoint's vocabulary or template is invalid.
     """
-    if kv_dtype != "auto":
-        choose_tier(kv_dtype, kv_disk)  # a mistake is reported before anything is pulled
+    _check(kv_dtype, kv_disk, speculation)
     compute = choose_compute(device, dtype, threads)
     checkpoint = ensure(name, on_pull)
     reset_peak()
@@ -123,8 +127,17 @@ def load_engine(
         budget=cache.budget,
         on_prefill=on_prefill,
         fingerprint=lambda: fingerprint(source),
+        speculates=speculation == "auto",
     )
     return engine, report
+
+
+def _check(kv_dtype: KVDtype, kv_disk: str | Path | None, speculation: Speculation) -> None:
+    """Report mistakes before anything is pulled."""
+    if speculation not in get_args(Speculation):
+        raise ConfigError(f"speculation is {speculation!r}", "use auto or off")
+    if kv_dtype != "auto":
+        choose_tier(kv_dtype, kv_disk)
 
 
 def _tokenizer_of(source: WeightSource) -> Tokenizer:

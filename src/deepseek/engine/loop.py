@@ -127,7 +127,9 @@ class Loop:
                     return
 
 
-def loop_of(runner: NativeRunner, context_window: int, turn: FairLock) -> Loop:
+def loop_of(
+    runner: NativeRunner, context_window: int, turn: FairLock, *, speculates: bool = True
+) -> Loop:
     """A loop over a runner's decoder. Where pages are short, the runner's own sequence is lost."""
 
     def reclaim() -> bool:
@@ -136,7 +138,11 @@ def loop_of(runner: NativeRunner, context_window: int, turn: FairLock) -> Loop:
         return held
 
     scheduler = Scheduler(
-        runner.decoder, limits_of(runner, context_window), runner.hierarchy, reclaim
+        runner.decoder,
+        limits_of(runner, context_window),
+        runner.hierarchy,
+        reclaim,
+        speculates=speculates,
     )
     runner.tree = scheduler.tree
     return Loop(scheduler, turn)

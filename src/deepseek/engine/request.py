@@ -2,12 +2,13 @@
 
 import queue
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from deepseek.core.errors import RequestError
 from deepseek.core.llm import Completion, Delta
 from deepseek.engine.answer import Answer
+from deepseek.engine.guesses import Guesses, Kind
 from deepseek.engine.radix import Miss
 from deepseek.model.pages import PagedSequence
 
@@ -35,8 +36,18 @@ class Request:
     miss: Miss | None = None
     """Why there were no more of them."""
     n_preempted: int = 0
+    tenant: str = ""
+    """Whose it is: guesses come from answers to the same one only."""
     n_ahead: int = 0
-    """Last tokens that run with the one before them: a constraint leaves no other choice."""
+    """Last tokens that run with the one before them and count if they are chosen: a constraint
+    leaves no other choice, or they are guessed."""
+    guesses: Guesses | None = None
+    guess: Kind | None = None
+    """Which kind of guess they are; None: a constraint's."""
+    n_drafted: int = 0
+    """Guessed tokens that ran so far."""
+    n_accepted: int = 0
+    """Of these, tokens that were chosen."""
     started: float = 0.0
     answering: float = 0.0
     """When the prompt had been read."""
@@ -51,6 +62,33 @@ class Request:
     def n_pending(self) -> int:
         """Tokens that must run before the next one can be chosen."""
         return len(self.tokens) - (self.sequence.length if self.sequence is not None else 0)
+
+    @property
+    def is_answering(self) -> bool:
+        """Whether the next tokens of its answer come of the next pass."""
+        return self.n_pending == 1 + self.n_ahead
+
+    @property
+    def ahead(self) -> list[int]:
+        """The tokens that run ahead."""
+        return self.tokens[len(self.tokens) - self.n_ahead :]
+
+    def run_ahead(self, tokens: Sequence[int], guess: Kind | None = None) -> None:
+        """Let tokens run with the one before them."""
+        self.tokens += tokens
+        self.n_ahead, self.guess = len(tokens), guess
+
+    def drop_ahead(self) -> None:
+        """Do without the tokens that run ahead, before they do."""
+        del self.tokens[len(self.tokens) - self.n_ahead :]
+        self.n_ahead, self.guess = 0, None
+
+    def go_back(self, n_right: int) -> None:
+        """Keep only the first of the tokens that ran ahead, and what was computed of them."""
+        del self.tokens[len(self.tokens) - self.n_ahead + n_right :]
+        self.n_ahead, self.guess = 0, None
+        assert self.sequence is not None
+        self.sequence.truncate(len(self.tokens))
 
     @property
     def is_reading(self) -> bool:

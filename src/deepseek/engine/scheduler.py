@@ -22,6 +22,7 @@ from deepseek.engine.request import Request
 from deepseek.engine.room import Room
 from deepseek.engine.runner import attended, first_asking, places_of_ends
 from deepseek.engine.sharing import LEAST, chunk_end, shareable_length
+from deepseek.engine.speculator import Speculator
 from deepseek.model.decoder import NativeDecoder
 from deepseek.ops.hierarchical import PAGE, Hierarchy
 
@@ -71,6 +72,8 @@ class Scheduler:
         limits: Limits,
         hierarchy: Hierarchy | None = None,
         reclaim: Callable[[], bool] | None = None,
+        *,
+        speculates: bool = True,
     ) -> None:
         """Serve a decoder.
 
@@ -79,6 +82,7 @@ class Scheduler:
             limits: What may be in use at once.
             hierarchy: What its tokens see; None: everything.
             reclaim: Asked to give back what else holds pages; False: there is nothing.
+            speculates: Whether next tokens are guessed.
         """
         self.limits, self.counts = limits, Counts()
         self.tree = RadixTree(decoder.pool, decoder.memory, limits.n_kept)
@@ -88,6 +92,7 @@ class Scheduler:
         """By order."""
         self._decoder, self._hierarchy = decoder, hierarchy
         self._room = Room(decoder, self.tree, limits.n_pages, reclaim)
+        self.speculator = Speculator(self._time_blank) if speculates else None
         self._n_added = 0
 
     def check(self, prompt_ids: Sequence[int], max_tokens: int) -> None:
@@ -129,6 +134,7 @@ class Scheduler:
         """
         self.drop_cancelled()
         self._admit()
+        self._guess()
         parts = self._plan()
         if parts:
             for request, logits in self._run(parts):
@@ -218,8 +224,7 @@ class Scheduler:
 
     def _preempt(self, request: Request) -> None:
         """Take a request's pages away; it waits, and is read again later."""
-        del request.tokens[len(request.tokens) - request.n_ahead :]
-        request.n_ahead = 0
+        request.drop_ahead()
         self._leave(request, keep=True)
         request.n_preempted += 1
         self.counts.preempted += 1
@@ -236,6 +241,26 @@ class Scheduler:
 
     # What they run.
 
+    def _guess(self) -> None:
+        """Let guesses run with the next tokens of answers, where that gains."""
+        answering = [r for r in self.running if r.is_answering]
+        open_ = [r for r in answering if not r.n_ahead]
+        if self.speculator is None or not open_ or not self._room.find([(1, 1)]):
+            return
+        n_rows = sum(r.n_pending for r in answering)
+        n_pending = sum(r.n_pending for r in self.running) - n_rows
+        self.speculator.draft(open_, n_rows, min(n_pending, self.limits.n_tokens_beside))
+
+    def _time_blank(self, n_rows: int) -> float:
+        """Seconds of a pass that means nothing."""
+        sequence = self._decoder.sequence()
+        try:
+            start = time.perf_counter()
+            self._decoder.logits(self._decoder.run([[0] * n_rows], [sequence]))
+            return time.perf_counter() - start
+        finally:
+            sequence.release()
+
     def _plan(self) -> list[Part]:
         """New tokens of each running request; those that find no pages for them make way."""
         parts: list[Part] = []
@@ -247,7 +272,11 @@ class Scheduler:
                     parts.append(part)
                     missing.append(part.missing)
                     break
-                self._make_way(self.running[-1])
+                if request.guess is not None:  # nobody makes way for guesses
+                    request.drop_ahead()
+                    size = request.n_pending
+                else:
+                    self._make_way(self.running[-1])
         return parts
 
     def _make_way(self, last: Request) -> None:
@@ -267,7 +296,7 @@ class Scheduler:
         Prompts share the room evenly, what short ones leave goes to long ones, and the first one
         always gets on.
         """
-        sizes = {r: r.n_pending if r.n_pending == 1 + r.n_ahead else 0 for r in self.running}
+        sizes = {r: r.n_pending if r.is_answering else 0 for r in self.running}
         room = self.limits.n_tokens_beside if any(sizes.values()) else self.limits.n_tokens
         reading = [r for r in self.running if not sizes[r]]
         for n_before, request in enumerate(reading[:1] + sorted(reading[1:], key=_n_pending)):
@@ -288,6 +317,8 @@ class Scheduler:
         for part in parts:
             part.report()
         tokens = [part.tokens for part in parts]
+        reading = [part.request for part in parts if not part.request.is_answering]
+        start = time.perf_counter()
         try:
             hidden = self._decoder.run(tokens, [part.sequence for part in parts])
             ends = places_of_ends(tokens)
@@ -301,19 +332,20 @@ class Scheduler:
             return []
         self.counts.passes += 1
         self.counts.read_tokens += len(hidden)
-        for part in parts:
-            if part.size > 1:
-                self._keep(part.request)
+        if not reading and self.speculator is not None:
+            self.speculator.note(len(hidden), time.perf_counter() - start)
+        for request in reading:
+            self._keep(request)
         each = torch.split(logits, [request.n_ahead + 1 for request, _ in ended])
         return [(request, part) for (request, _), part in zip(ended, each, strict=True)]
 
     # What comes of it.
 
     def _choose(self, request: Request, logits: Float[Tensor, "A V"]) -> None:
-        """Choose a request's next token, behind those that had to follow; an error in that is its
-        own."""
+        """Choose a request's next tokens: as long as those that ran ahead are the chosen ones, the
+        next row counts. An error in that is the request's own."""
         request.answering = request.answering or time.perf_counter()
-        answer = request.answer
+        answer, ahead, n_right = request.answer, request.ahead, 0
         try:
             for row in logits:
                 text = answer.add(row)
@@ -321,15 +353,20 @@ class Scheduler:
                     break
                 if text or answer.thought:
                     request.pieces.put(Delta(text, reasoning=answer.thought))
-            ahead = [] if answer.finish_reason else answer.forced()
+                if n_right == len(ahead) or ahead[n_right] != answer.token_ids[-1]:
+                    break
+                n_right += 1
+            if self.speculator is not None:
+                self.speculator.learn(request, n_right)
+            request.go_back(n_right)
+            if answer.finish_reason is None:
+                request.tokens.append(answer.token_ids[-1])
+                request.run_ahead(answer.forced())
         except Exception as error:
             self._end(request, error)
             return
         if answer.finish_reason is not None:
             self._finish(request, text)
-            return
-        request.n_ahead = len(ahead)
-        request.tokens += [answer.token_ids[-1], *ahead]
 
     def _finish(self, request: Request, text: str = "") -> None:
         """Give the end of an answer; the tree keeps the pages."""
@@ -342,10 +379,14 @@ class Scheduler:
                 prefill_seconds=prefill_seconds,
                 decode_seconds=decode_seconds,
                 attended=attended(n_tokens, self._hierarchy, self._decoder.tier_bytes),
+                n_drafted=request.n_drafted,
+                n_accepted=request.n_accepted,
             )
         except Exception as error:
             self._end(request, error)
             return
+        if self.speculator is not None:
+            self.speculator.remember(request)
         self._leave(request, keep=True)
         request.end(Delta(text, completion, request.answer.thought))
 

@@ -1,0 +1,216 @@
+"""Guessed tokens change nothing but the time: right ones, wrong ones, whosever they are."""
+
+import itertools
+import random
+from pathlib import Path
+
+import pytest
+from test_scheduler import (
+    TINY_HIERARCHY,
+    alone,
+    completion,
+    no_page_is_lost,
+    random_ids,
+    request_of,
+    scheduler_of,
+)
+from tiny_native import native_engine
+
+from deepseek.core.constraint import Constraint
+from deepseek.core.llm import SamplingParams
+from deepseek.engine.engine import Engine
+from deepseek.engine.guesses import KEPT_ANSWERS, Answers, Chances, Guess, Guesses
+from deepseek.engine.pass_times import ROWS, PassTimes
+from deepseek.engine.request import Request
+from deepseek.engine.scheduler import Limits, Scheduler
+from deepseek.engine.speculator import GAIN, MOST, best_sizes
+from deepseek.engine.suffix import SuffixAutomaton
+from deepseek.ops import native
+
+pytestmark = pytest.mark.skipif(not native.is_available(), reason="the kernels were not built")
+
+FLAT = [1.0 + 0.001 * n for n in ROWS]
+"""Seconds of passes in which guesses cost nothing."""
+STEEP = [float(n) for n in ROWS]
+
+
+@pytest.fixture(scope="module", params=["dense", "hierarchical"])
+def engine(request: pytest.FixtureRequest, tiny_folder: Path) -> Engine:
+    hierarchy = TINY_HIERARCHY if request.param == "hierarchical" else None
+    return native_engine(tiny_folder, hierarchy=hierarchy)
+
+
+def speculating(engine: Engine, seconds: list[float], limits: Limits | None = None) -> Scheduler:
+    """A scheduler that believes that passes take so long."""
+    scheduler = scheduler_of(engine, *([limits] if limits else []))
+    assert scheduler.speculator is not None
+    scheduler.speculator.times = PassTimes(seconds)
+    return scheduler
+
+
+def run(scheduler: Scheduler, requests: list[Request]) -> None:
+    for request in requests:
+        scheduler.add(request)
+    while not scheduler.is_idle:
+        scheduler.step()
+
+
+def all_params(seed: int) -> list[SamplingParams]:
+    """Everything that chooses a token."""
+    return [
+        SamplingParams(max_tokens=60),
+        SamplingParams(max_tokens=60, temperature=0.7, seed=seed),
+        SamplingParams(max_tokens=1),
+        SamplingParams(max_tokens=50, temperature=1.0, top_k=3, seed=seed),
+        SamplingParams(max_tokens=40, repetition_penalty=1.3, frequency_penalty=0.2),
+        SamplingParams(max_tokens=40, logprobs=3, min_p=0.1, temperature=0.9, seed=seed),
+        SamplingParams(max_tokens=40, constraint=Constraint.regex("(ab|cd)*")),
+    ]
+
+
+def repeating(generator: random.Random, n: int) -> list[int]:
+    """A prompt in which parts come again."""
+    parts = [random_ids(generator, 12) for _ in range(4)]
+    return [token for _ in range(n // 12) for token in generator.choice(parts)]
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_answers_are_those_without_guesses(engine: Engine, seed: int) -> None:
+    generator = random.Random(seed)
+    params = all_params(seed)
+    prompts = [repeating(generator, generator.randrange(60, 500)) for _ in params]
+    wanted = [alone(engine, p, one) for p, one in zip(prompts, params, strict=True)]
+    scheduler = speculating(engine, FLAT)
+    for least in (0, 50):  # the second time, answers are remembered
+        requests = [request_of(engine, p, one) for p, one in zip(prompts, params, strict=True)]
+        run(scheduler, requests)
+        ends = [completion(request) for request in requests]
+        assert [end.token_ids for end in ends] == wanted
+        assert sum(end.n_accepted for end in ends) > least
+        assert all(end.n_accepted <= end.n_drafted for end in ends)
+    no_page_is_lost(scheduler, engine)
+
+
+def test_wrong_guesses_change_nothing(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guesses that are random, and believed."""
+    generator = random.Random(5)
+
+    def lie(guesses: Guesses) -> Guess:
+        source = SuffixAutomaton(random_ids(generator, 40))
+        return Guess(source, generator.randrange(40), ("own", 6), 0.99)
+
+    monkeypatch.setattr(Guesses, "best", lie)
+    params = [SamplingParams(max_tokens=130, temperature=1.0, seed=n) for n in range(5)]
+    prompts = [random_ids(generator, generator.randrange(85, 120)) for _ in params]
+    wanted = [alone(engine, p, one) for p, one in zip(prompts, params, strict=True)]
+    for limits in (None, Limits(n_pages=10, n_kept=500, n_tokens_beside=128)):
+        scheduler = speculating(engine, FLAT, limits)
+        requests = [request_of(engine, p, one) for p, one in zip(prompts, params, strict=True)]
+        run(scheduler, requests)
+        ends = [completion(request) for request in requests]
+        assert [end.token_ids for end in ends] == wanted
+        assert sum(end.n_drafted for end in ends) > 100
+        no_page_is_lost(scheduler, engine)
+
+
+def test_no_guesses_where_they_cost_what_they_bring(engine: Engine) -> None:
+    prompt = repeating(random.Random(1), 300)
+    scheduler = speculating(engine, STEEP)
+    request = request_of(engine, prompt, SamplingParams(max_tokens=40))
+    run(scheduler, [request])
+    assert completion(request).n_drafted == 0
+    no_page_is_lost(scheduler, engine)
+
+
+def test_passes_are_measured_once_there_is_something_to_guess(engine: Engine) -> None:
+    scheduler = scheduler_of(engine)
+    assert scheduler.speculator is not None
+    assert not scheduler.speculator.times.is_known
+    run(scheduler, [request_of(engine, [5] * 100, SamplingParams(max_tokens=20))])
+    assert scheduler.speculator.times.is_known
+    no_page_is_lost(scheduler, engine)
+
+
+def test_no_speculation_when_it_is_off(tiny_folder: Path) -> None:
+    engine = native_engine(tiny_folder, speculates=False)
+    answer = engine.generate("a a a a a a a a a a a a", SamplingParams(max_tokens=30))
+    assert answer.n_drafted == 0
+
+
+def test_tenants_do_not_see_each_others_answers(engine: Engine) -> None:
+    generator = random.Random(2)
+    prompt = random_ids(generator, 80)
+    params = SamplingParams(max_tokens=60, temperature=1.0, seed=1)
+    scheduler = speculating(engine, FLAT)
+    accepted = []
+    for tenant in ("a", "b", "a"):
+        request = request_of(engine, prompt, params)
+        request.tenant = tenant
+        run(scheduler, [request])
+        accepted.append(completion(request).n_accepted)
+    assert accepted[1] == accepted[0], "as if nobody had asked before"
+    assert accepted[2] > 40
+    no_page_is_lost(scheduler, engine)
+
+
+def test_earlier_answers_are_parted_and_bounded() -> None:
+    answers = Answers()
+    answers.add([1, 2, 3])
+    answers.add([4, 5])
+    guesses = Guesses([9], answers, Chances())
+    guesses.follow([9, 1, 2])
+    best = guesses.best()
+    assert best is not None
+    assert best.tokens(10) == [3]
+    guesses.follow([9, 1, 2, 3])
+    nothing = guesses.best()
+    assert nothing is not None
+    assert nothing.tokens(10) == []
+    for n in range(5):
+        answers.add([n] * (KEPT_ANSWERS // 3))
+        assert len(answers.text) <= KEPT_ANSWERS
+    guesses.follow([9, 1, 2, 3, 4, 4, 4])
+    again = guesses.best()
+    assert again is not None
+    assert again.tokens(2) == [4, 4]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_sizes_are_the_best_ones(seed: int) -> None:
+    """Beside all that there are."""
+    generator = random.Random(seed)
+    chances = [generator.random() for _ in range(3)]
+    most = [generator.randrange(1, 5) for _ in range(3)]
+    times = PassTimes([1.0 + generator.random() / 4 * n for n in ROWS])
+
+    def seconds(n_guessed: int) -> float:
+        return times.at(3 + n_guessed)
+
+    def rate(sizes: tuple[int, ...]) -> float:
+        expected = sum(
+            sum(chance**n for n in range(size + 1))
+            for chance, size in zip(chances, sizes, strict=True)
+        )
+        return expected / seconds(sum(sizes))
+
+    found = tuple(best_sizes(chances, most, seconds, 3))
+    best = max(itertools.product(*(range(n + 1) for n in most)), key=rate)
+    assert rate(found) == pytest.approx(rate(best)) or (
+        not any(found) and rate(best) <= GAIN * rate((0, 0, 0))
+    )
+    assert sum(found) <= MOST
+
+
+def test_times_follow_what_is_seen_but_not_what_is_odd() -> None:
+    times = PassTimes([1.0, 1.1, 1.3, 1.6, 2.4, 4.0])
+    assert times.at(1) == 1.0
+    assert times.at(3) == pytest.approx(1.2)
+    assert times.at(40) == pytest.approx(4.8)
+    assert times.of_many == pytest.approx(0.1)
+    times.note(8, 100.0)
+    assert times.at(8) == 1.6
+    for _ in range(100):
+        times.note(8, 2.4)
+        times.note(1, 1.4)
+    assert times.at(8) == pytest.approx(2.4, rel=0.02)
+    assert times.at(1) == pytest.approx(1.4, rel=0.02)
