@@ -14,8 +14,8 @@ HUGE = 1 << 21
 def empty(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
     """A tensor on the CPU for numbers that are yet to be written.
 
-    Where the system has large pages it lies in them if it fills one; memory is taken as it is
-    written, a page at a time.
+    Where the system has large pages it lies in as many as it fills, and the rest in small ones, so
+    that none is taken for a part of it; memory is taken as it is written, a page at a time.
 
     Args:
         shape: Of the tensor.
@@ -25,10 +25,10 @@ def empty(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
     if n_bytes < HUGE or not hasattr(mmap, "MADV_HUGEPAGE"):
         return torch.empty(*shape, dtype=dtype)
     memory = mmap.mmap(-1, n_bytes + HUGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    try:
-        memory.madvise(mmap.MADV_HUGEPAGE)
-    except OSError:  # a kernel built without them
-        return torch.empty(*shape, dtype=dtype)
     whole = torch.frombuffer(memory, dtype=torch.uint8)
     start = -whole.data_ptr() % HUGE
+    try:
+        memory.madvise(mmap.MADV_HUGEPAGE, start, n_bytes // HUGE * HUGE)
+    except OSError:  # a kernel built without them
+        return torch.empty(*shape, dtype=dtype)
     return whole[start : start + n_bytes].view(dtype).view(*shape)
