@@ -10,7 +10,7 @@ TEXT ?= text
 export PYTHONDONTWRITEBYTECODE = 1
 
 .DEFAULT_GOAL := help
-.PHONY: check-native-arm help install demo test test-large check format bench-inference bench-papers bench-extraction bench-evaluation bench-lm-eval bench-kernels bench-invariance bench-accuracy bench-long-context bench-long-accuracy bench-routing bench-memory check-native clean
+.PHONY: check-native-arm help install demo test test-large check format bench-inference bench-papers bench-extraction bench-evaluation bench-lm-eval bench-kernels bench-invariance bench-accuracy bench-long-context bench-far-peer bench-long-accuracy bench-routing bench-memory check-native clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-18s %s\n", $$1, $$2}'
@@ -71,6 +71,9 @@ bench-accuracy: $(VENV)/.peers  ## what int8 costs beside llama.cpp (hours; goes
 
 bench-long-context: $(VENV)/.dev  ## pass keys and speed far beyond the trained length (an hour)
 	$(BIN)/python benchmarks/long_context.py $(LONG_CONTEXT_ARGS)
+
+bench-far-peer: $(VENV)/.peers  ## 32,000 tokens beside llama.cpp (half an hour)
+	$(BIN)/python benchmarks/far_peer.py $(FAR_PEER_ARGS)
 
 bench-long-accuracy: $(VENV)/.peers  ## what hierarchical attention keeps of dense (hours; goes on where it stopped)
 	$(BIN)/python benchmarks/long_accuracy.py $(LONG_ACCURACY_ARGS)

@@ -34,7 +34,8 @@ from report import RESULTS, ROOT, Row, write_results
 
 MODEL = "smollm2-135m"
 KEPT = ROOT / "out" / "long_context"
-OTHERS = [RESULTS / f"{name}.json" for name in ("far_needles", "far_memory", "long_accuracy")]
+OTHER_NAMES = ("far_peer", "far_needles", "far_memory", "long_accuracy")
+OTHERS = [RESULTS / f"{name}.json" for name in OTHER_NAMES]
 """What other scripts have written; taken in as it is."""
 CHUNK = 1_024
 STEPS = 32

@@ -134,8 +134,10 @@ def source_ids(encode: Callable[[str], list[int]], n_tokens: int) -> list[int]:
 
 def serve(kind: str, path: str, n_threads: str, settings: str) -> None:
     """Answer jobs until the input ends."""
-    peer: Peer = KINDS[kind](path, int(n_threads), **json.loads(settings))
-    jobs = Jobs(peer, source_ids(peer.tokens, 8_200))
+    given = json.loads(settings)
+    peer: Peer = KINDS[kind](path, int(n_threads), **given)
+    window = given.get("n_ctx") or given.get("context_window") or 0
+    jobs = Jobs(peer, source_ids(peer.tokens, max(window, 8_200)))
     jobs.decode(4)  # warm
     for line in sys.stdin:
         job, *numbers = line.split()

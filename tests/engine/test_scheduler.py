@@ -40,11 +40,11 @@ def runner_of(engine: Engine) -> NativeRunner:
     return engine.runner
 
 
-def scheduler_of(engine: Engine, limits: Limits = WIDE, *, speculates: bool = True) -> Scheduler:
+def scheduler_of(engine: Engine, limits: Limits = WIDE, **settings: Any) -> Scheduler:
     """A scheduler of its own over an engine's decoder, driven by the test."""
     runner = runner_of(engine)
     engine.forget()
-    return Scheduler(runner.decoder, limits, runner.hierarchy, speculates=speculates)
+    return Scheduler(runner.decoder, limits, runner.hierarchy, **settings)
 
 
 def alone(engine: Engine, prompt: list[int], params: SamplingParams) -> tuple[int, ...]:

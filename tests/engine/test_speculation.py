@@ -1,7 +1,9 @@
 """Guessed tokens change nothing but the time: right ones, wrong ones, whosever they are."""
 
 import itertools
+import json
 import random
+import shutil
 from pathlib import Path
 
 import pytest
@@ -14,18 +16,22 @@ from test_scheduler import (
     request_of,
     scheduler_of,
 )
-from tiny_native import native_engine
+from tiny_native import native_engine, native_model
 
 from deepseek.core.constraint import Constraint
+from deepseek.core.errors import ConfigError
 from deepseek.core.llm import SamplingParams
 from deepseek.engine.engine import Engine
 from deepseek.engine.guesses import KEPT_ANSWERS, Answers, Chances, Guess, Guesses
+from deepseek.engine.helper import SEEN, WINDOW, Helper, Reading, check_helper
 from deepseek.engine.pass_times import ROWS, PassTimes
 from deepseek.engine.request import Request
 from deepseek.engine.scheduler import Limits, Scheduler
-from deepseek.engine.speculator import GAIN, MOST, best_sizes
+from deepseek.engine.speculator import GAIN, MOST, Draft, best_sizes
 from deepseek.engine.suffix import SuffixAutomaton
+from deepseek.model.decoder import NativeDecoder
 from deepseek.ops import native
+from deepseek.tokenizer.tokenizer import Tokenizer
 
 pytestmark = pytest.mark.skipif(not native.is_available(), reason="the kernels were not built")
 
@@ -40,9 +46,14 @@ def engine(request: pytest.FixtureRequest, tiny_folder: Path) -> Engine:
     return native_engine(tiny_folder, hierarchy=hierarchy)
 
 
-def speculating(engine: Engine, seconds: list[float], limits: Limits | None = None) -> Scheduler:
+def speculating(
+    engine: Engine,
+    seconds: list[float],
+    limits: Limits | None = None,
+    helper: Helper | None = None,
+) -> Scheduler:
     """A scheduler that believes that passes take so long."""
-    scheduler = scheduler_of(engine, *([limits] if limits else []))
+    scheduler = scheduler_of(engine, *([limits] if limits else []), helper=helper)
     assert scheduler.speculator is not None
     scheduler.speculator.times = PassTimes(seconds)
     return scheduler
@@ -137,6 +148,68 @@ def test_no_speculation_when_it_is_off(tiny_folder: Path) -> None:
     assert answer.n_drafted == 0
 
 
+@pytest.mark.parametrize("seed", [1, 2])
+def test_a_helper_changes_nothing_but_guesses_well_if_it_is_good(
+    engine: Engine, seed: int, tiny_folder: Path
+) -> None:
+    """Seed 1 has the model's own weights, and 2 others."""
+    generator = random.Random(seed)
+    prompts = [random_ids(generator, generator.randrange(1, 200)) for _ in range(4)]
+    params = [SamplingParams(max_tokens=60, logit_bias={2: -100.0}) for _ in prompts]
+    params[0] = SamplingParams(max_tokens=60, temperature=1.0, seed=3)
+    wanted = [alone(engine, p, one) for p, one in zip(prompts, params, strict=True)]
+    decoder = NativeDecoder(native_model(seed))
+    scheduler = speculating(engine, FLAT, helper=Helper(decoder))
+    assert scheduler.speculator is not None
+    requests = [request_of(engine, p, one) for p, one in zip(prompts, params, strict=True)]
+    run(scheduler, requests)
+    ends = [completion(request) for request in requests]
+    assert [end.token_ids for end in ends] == wanted
+    share = sum(end.n_accepted for end in ends) / sum(end.n_drafted for end in ends)
+    assert (share > 0.5) == (seed == 1)
+    no_page_is_lost(scheduler, engine)
+    assert decoder.pool.n_used == 0, "what the helper has read is given back"
+
+
+def test_a_helper_begins_anew_when_a_text_is_long() -> None:
+    decoder = NativeDecoder(native_model())
+    helper = Helper(decoder)
+    helper.measure()
+    assert helper.seconds > 0
+    tokens = random_ids(random.Random(3), WINDOW + 700)
+    for n in (1, WINDOW - 1, WINDOW + 690):
+        reading = helper.read(tokens[:n])
+        (first,) = helper.guess([(reading, tokens[:n], 3)])
+        (again,) = helper.guess([(reading, [*tokens[:n], 7, 8], 3)])
+        anew = helper.read(tokens[:n])
+        anew.start = reading.start
+        assert helper.guess([(anew, tokens[:n], 3)]) == [first]
+        anew.sequence.release()
+        anew = Reading(decoder.sequence(), reading.start)
+        assert helper.guess([(anew, [*tokens[:n], 7, 8], 3)]) == [again]
+        for one in (reading, anew):
+            one.sequence.release()
+    reading = helper.read(tokens[:5])
+    helper.guess([(reading, tokens[:5], 1)])
+    helper.guess([(reading, tokens, 1)])
+    assert reading.start == len(tokens) - SEEN
+    reading.sequence.release()
+    assert decoder.pool.n_used == 0
+
+
+def test_a_helper_needs_the_same_vocabulary(
+    engine: Engine, tiny_folder: Path, tmp_path: Path
+) -> None:
+    check_helper(engine.tokenizer, engine.tokenizer)
+    folder = Path(shutil.copytree(tiny_folder, tmp_path / "other"))
+    content = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    numbers = content["model"]["vocab"]
+    numbers["a"], numbers["b"] = numbers["b"], numbers["a"]
+    (folder / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(ConfigError, match="another vocabulary"):
+        check_helper(Tokenizer.from_folder(folder), engine.tokenizer)
+
+
 def test_tenants_do_not_see_each_others_answers(engine: Engine) -> None:
     generator = random.Random(2)
     prompt = random_ids(generator, 80)
@@ -176,7 +249,7 @@ def test_earlier_answers_are_parted_and_bounded() -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_sizes_are_the_best_ones(seed: int) -> None:
+def test_sizes_are_the_best_ones(engine: Engine, seed: int) -> None:
     """Beside all that there are."""
     generator = random.Random(seed)
     chances = [generator.random() for _ in range(3)]
@@ -193,7 +266,11 @@ def test_sizes_are_the_best_ones(seed: int) -> None:
         )
         return expected / seconds(sum(sizes))
 
-    found = tuple(best_sizes(chances, most, seconds, 3))
+    drafts = [
+        Draft(request_of(engine, [5], SamplingParams()), ("own", 1), chance, n)
+        for chance, n in zip(chances, most, strict=True)
+    ]
+    found = tuple(best_sizes(drafts, seconds, 3)[1])
     best = max(itertools.product(*(range(n + 1) for n in most)), key=rate)
     assert rate(found) == pytest.approx(rate(best)) or (
         not any(found) and rate(best) <= GAIN * rate((0, 0, 0))

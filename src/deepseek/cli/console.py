@@ -43,6 +43,8 @@ def log_completion(completion: Completion) -> None:
         len(completion.token_ids),
         completion.decode_seconds,
     )
+    if completion.n_drafted:
+        LOGGER.info("guessed %d tokens, %d right", completion.n_drafted, completion.n_accepted)
     if completion.attended is not None:
         LOGGER.info("%s", completion.attended.describe())
 

@@ -39,6 +39,12 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="guess next tokens and check them together where that is faster; answers are the same",
     )
+    group.add_argument(
+        "--helper",
+        metavar="MODEL",
+        help="a small model with the same vocabulary that guesses too, for a model many times its "
+        "size",
+    )
     group.add_argument("--context-window", type=int, metavar="N", help="tokens to work with")
     group.add_argument(
         "--attention",
@@ -204,6 +210,7 @@ def open_model(
             threads=args.threads,
             memory_budget=args.memory_budget,
             speculation=args.speculation,
+            helper=args.helper,
             on_load=on_load,
             on_pull=on_pull,
             on_prefill=on_prefill,

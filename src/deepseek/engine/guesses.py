@@ -136,6 +136,10 @@ class Guesses:
         """Take in how a guess turned out."""
         self._chances.learn(kind, n_right, min(n_drafted, n_right + 1))
 
+    def chance(self, kind: Kind) -> float:
+        """That a token of a kind of guess is right."""
+        return self._chances.of(kind).value
+
     def _guess(self, name: str, text: SuffixAutomaton, end: int, length: int) -> Guess:
         kind = (name, min(length.bit_length(), len(PRIOR) - 1))
         return Guess(text, end, kind, self._chances.of(kind).value)

@@ -8,13 +8,15 @@ from typing import Literal, get_args
 
 import torch
 
-from deepseek.core.device import choose_compute
+from deepseek.core.device import Compute, choose_compute
 from deepseek.core.errors import ConfigError
 from deepseek.core.log import LOGGER
 from deepseek.core.memory import peak_bytes, reset_peak
 from deepseek.engine.cache_plan import plan_cache
 from deepseek.engine.engine import Engine
+from deepseek.engine.helper import Helper, check_helper
 from deepseek.model.checkpoint import is_quantised, load_model
+from deepseek.model.decoder import NativeDecoder, can_decode
 from deepseek.model.hierarchical import AttentionMode
 from deepseek.ops import native
 from deepseek.ops.cold import KVDtype, choose_tier
@@ -63,6 +65,7 @@ def load_engine(
     threads: int | None = None,
     memory_budget: int | None = None,
     speculation: Speculation = "auto",
+    helper: str | None = None,
     on_load: Progress | None = None,
     on_pull: OnProgress | None = None,
     on_prefill: Progress | None = None,
@@ -75,20 +78,14 @@ def load_engine(
         CheckpointError: The weights are damaged.
         TokenizerError: The checkpoint's vocabulary or template is invalid.
     """
-    _check(kv_dtype, kv_disk, speculation)
+    _check(kv_dtype, kv_disk, speculation, helper, memory_budget)
     compute = choose_compute(device, dtype, threads)
     checkpoint = ensure(name, on_pull)
     reset_peak()
     start = time.perf_counter()
     source = open_weights(checkpoint.path)
     tokenizer = _tokenizer_of(source)
-    on_cpu = compute.device.type == "cpu"
-    if dtype == "auto" and on_cpu and native.is_fast() and is_quantised(source):
-        reason = "the weights are quantised"
-        compute = replace(compute, quantised=True, dtype_reason=reason)
-    if compute.quantised:
-        native.require()
-        native.use_threads(compute.n_threads)
+    compute = _compute_of(source, compute, dtype)
     cache = plan_cache(
         source,
         compute,
@@ -128,16 +125,57 @@ def load_engine(
         on_prefill=on_prefill,
         fingerprint=lambda: fingerprint(source),
         speculates=speculation == "auto",
+        helper=None if helper is None else _load_helper(helper, tokenizer, compute, on_pull),
     )
     return engine, report
 
 
-def _check(kv_dtype: KVDtype, kv_disk: str | Path | None, speculation: Speculation) -> None:
+def _check(
+    kv_dtype: KVDtype,
+    kv_disk: str | Path | None,
+    speculation: Speculation,
+    helper: str | None,
+    memory_budget: int | None,
+) -> None:
     """Report mistakes before anything is pulled."""
     if speculation not in get_args(Speculation):
         raise ConfigError(f"speculation is {speculation!r}", "use auto or off")
+    if helper is not None and (speculation == "off" or memory_budget is not None):
+        raise ConfigError(
+            "a helper model takes part in speculation, and memory budgets do not count it yet",
+            "leave out the helper, or speculation=off and the memory budget",
+        )
     if kv_dtype != "auto":
         choose_tier(kv_dtype, kv_disk)
+
+
+def _compute_of(source: WeightSource, compute: Compute, dtype: str) -> Compute:
+    """How these weights are computed: quantised ones as they are, where that is fast."""
+    on_cpu = compute.device.type == "cpu"
+    if dtype == "auto" and on_cpu and native.is_fast() and is_quantised(source):
+        reason = "the weights are quantised"
+        compute = replace(compute, quantised=True, dtype_reason=reason)
+    if compute.quantised:
+        native.require()
+        native.use_threads(compute.n_threads)
+    return compute
+
+
+def _load_helper(
+    name: str, tokenizer: Tokenizer, compute: Compute, on_pull: OnProgress | None
+) -> Helper:
+    """A small model that guesses for the one with this tokenizer."""
+    source = open_weights(ensure(name, on_pull).path)
+    check_helper(_tokenizer_of(source), tokenizer)
+    model = load_model(
+        source, dtype=compute.dtype, device=compute.device, quantised=compute.quantised
+    )
+    if not can_decode(model):
+        raise ConfigError(
+            f"the helper {name} does not run in the native library",
+            "take one with quantised weights, on a CPU",
+        )
+    return Helper(NativeDecoder(model))
 
 
 def _tokenizer_of(source: WeightSource) -> Tokenizer:

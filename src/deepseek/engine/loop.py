@@ -8,6 +8,7 @@ from collections import deque
 import torch
 
 from deepseek.core.errors import RequestError
+from deepseek.engine.helper import Helper
 from deepseek.engine.native_runner import NativeRunner
 from deepseek.engine.request import AnswerStream, Request
 from deepseek.engine.scheduler import Limits, Scheduler
@@ -128,7 +129,12 @@ class Loop:
 
 
 def loop_of(
-    runner: NativeRunner, context_window: int, turn: FairLock, *, speculates: bool = True
+    runner: NativeRunner,
+    context_window: int,
+    turn: FairLock,
+    *,
+    speculates: bool = True,
+    helper: Helper | None = None,
 ) -> Loop:
     """A loop over a runner's decoder. Where pages are short, the runner's own sequence is lost."""
 
@@ -143,6 +149,7 @@ def loop_of(
         runner.hierarchy,
         reclaim,
         speculates=speculates,
+        helper=helper,
     )
     runner.tree = scheduler.tree
     return Loop(scheduler, turn)

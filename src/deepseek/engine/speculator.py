@@ -7,10 +7,11 @@ a pass slower: tokens are guessed as long as they make up for it.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from deepseek.engine.guesses import Answers, Chances, Guess, Guesses
+from deepseek.engine.guesses import Answers, Chances, Guesses, Kind
+from deepseek.engine.helper import Helper
 from deepseek.engine.pass_times import ROWS, PassTimes
 from deepseek.engine.request import Request
 
@@ -18,30 +19,39 @@ MOST = 31
 """Guessed tokens in a pass."""
 GAIN = 1.03
 """By how much more tokens a second are expected of a pass with guesses than without."""
+HELPER: Kind = ("helper", 3)
+"""The chance that it is right is the same whatever was before."""
 TENANTS = 64
 """Tenants whose answers are remembered."""
 
 
 @dataclass(slots=True)
 class Draft:
-    """Guessed tokens of a request."""
+    """Tokens that may be guessed for a request."""
 
     request: Request
-    guess: Guess
-    tokens: list[int]
+    kind: Kind
+    chance: float
+    """That each is right, if those before it are."""
+    most: int
+    cost: float = 0.0
+    """Seconds that each takes before it runs."""
+    tokens: Sequence[int] = ()
+    """None: the helper is asked for them."""
 
 
 class Speculator:
     """Guesses for the requests of one scheduler."""
 
-    def __init__(self, run: Callable[[int], float]) -> None:
+    def __init__(self, run: Callable[[int], float], helper: Helper | None = None) -> None:
         """Begin.
 
         Args:
             run: Runs a pass of so many rows that means nothing; returns its seconds.
+            helper: Guesses where the text does not; None: nobody does.
         """
         self.times = PassTimes()
-        self._run = run
+        self._run, self._helper = run, helper
         self._chances = Chances()
         self._answers: OrderedDict[str, Answers] = OrderedDict()
 
@@ -53,20 +63,24 @@ class Speculator:
             n_rows: Rows of the pass without guesses, except of prompts.
             n_reading: Of prompts.
         """
-        drafts = self._possible(requests)
-        if not drafts:
+        possible = [(request, self._possible(request)) for request in requests]
+        if not any(drafts for _, drafts in possible):
             return
         if not self.times.is_known:
             self.times.measure(self._run)
-        sizes = best_sizes(
-            [d.guess.chance for d in drafts],
-            [len(d.tokens) for d in drafts],
-            self._seconds(n_rows, n_reading),
-            n_rows,
-        )
-        for draft, size in zip(drafts, sizes, strict=True):
-            if size:
-                draft.request.run_ahead(draft.tokens[:size], draft.guess.kind)
+            if self._helper is not None:
+                self._helper.measure()
+        beside = n_reading * self.times.of_many
+
+        def seconds(n_guessed: int) -> float:
+            return self.times.at(n_rows + n_guessed) + beside
+
+        def rate(draft: Draft) -> float:
+            return best_sizes([draft], seconds, n_rows)[0]
+
+        drafts = [max(drafts, key=rate) for _, drafts in possible if drafts]
+        sizes = best_sizes(drafts, seconds, n_rows)[1]
+        self._put([(draft, size) for draft, size in zip(drafts, sizes, strict=True) if size])
 
     def learn(self, request: Request, n_right: int) -> None:
         """Take in how many of the tokens that ran ahead were chosen."""
@@ -84,27 +98,44 @@ class Speculator:
         if self.times.is_known and n_rows <= ROWS[-1]:
             self.times.note(n_rows, seconds)
 
-    def _possible(self, requests: Iterable[Request]) -> list[Draft]:
-        """The longest guesses that there are."""
-        found = []
-        for request in requests:
-            room = request.max_tokens - len(request.answer.token_ids) - 1
-            if room <= 0:
-                continue
-            if request.guesses is None:
-                answers = self._of(request)
-                request.guesses = Guesses(request.prompt_ids, answers, self._chances)
-            request.guesses.follow(request.tokens)
-            guess = request.guesses.best()
-            tokens = guess.tokens(min(MOST, room)) if guess else []
-            if guess and tokens:
-                found.append(Draft(request, guess, tokens))
+    def leave(self, request: Request) -> None:
+        """Give back what the helper holds of a request."""
+        if request.reading is not None:
+            request.reading.sequence.release()
+            request.reading = None
+
+    def _possible(self, request: Request) -> list[Draft]:
+        """What may be guessed for a request, and by whom."""
+        room = min(MOST, request.max_tokens - len(request.answer.token_ids) - 1)
+        if room <= 0:
+            return []
+        if request.guesses is None:
+            answers = self._of(request)
+            request.guesses = Guesses(request.prompt_ids, answers, self._chances)
+        guesses, found = request.guesses, []
+        guesses.follow(request.tokens)
+        guess = guesses.best()
+        tokens = guess.tokens(room) if guess else []
+        if guess and tokens:
+            found.append(Draft(request, guess.kind, guess.chance, len(tokens), tokens=tokens))
+        if self._helper is not None:
+            chance = guesses.chance(HELPER)
+            found.append(Draft(request, HELPER, chance, room, self._helper.seconds))
         return found
 
-    def _seconds(self, n_rows: int, n_reading: int) -> Callable[[int], float]:
-        """What a pass takes by its guessed tokens."""
-        beside = n_reading * self.times.of_many
-        return lambda n_guessed: self.times.at(n_rows + n_guessed) + beside
+    def _put(self, chosen: Sequence[tuple[Draft, int]]) -> None:
+        """Let guesses run ahead; the helper makes those that are not there yet."""
+        asked = [(draft.request, size) for draft, size in chosen if not draft.tokens]
+        if asked:
+            assert self._helper is not None
+            for request, _ in asked:
+                request.reading = request.reading or self._helper.read(request.tokens)
+            wanted = [(r.reading, r.tokens, size) for r, size in asked if r.reading is not None]
+            for (request, _), tokens in zip(asked, self._helper.guess(wanted), strict=True):
+                request.run_ahead(tokens, HELPER)
+        for draft, size in chosen:
+            if draft.tokens:
+                draft.request.run_ahead(draft.tokens[:size], draft.kind)
 
     def _of(self, request: Request) -> Answers:
         """The answers of a request's tenant; of many, the one not heard of longest is forgotten."""
@@ -116,31 +147,28 @@ class Speculator:
 
 
 def best_sizes(
-    chances: Sequence[float],
-    most: Sequence[int],
-    seconds: Callable[[int], float],
-    n_certain: int,
-) -> list[int]:
-    """How many tokens of each guess run, so that most tokens a second are expected.
+    drafts: Sequence[Draft], seconds: Callable[[int], float], n_certain: int
+) -> tuple[float, list[int]]:
+    """How many tokens of each draft run, so that most tokens a second are expected; and these.
 
     Args:
-        chances: Of each guess, that its next token is right if those before it are.
-        most: Tokens that each has.
+        drafts: One for each request.
         seconds: What a pass takes by its guessed tokens.
         n_certain: Tokens that come of a pass anyway.
     """
-    sizes, best = [0] * len(chances), [0] * len(chances)
-    gains = list(chances)  # of the next token of each
-    expected = float(n_certain)
+    sizes, best = [0] * len(drafts), [0] * len(drafts)
+    gains = [draft.chance for draft in drafts]  # of the next token of each
+    expected, cost = float(n_certain), 0.0
     rate = GAIN * expected / seconds(0)
     for n_guessed in range(1, MOST + 1):
-        open_ = [i for i in range(len(sizes)) if sizes[i] < most[i]]
+        open_ = [i for i, draft in enumerate(drafts) if sizes[i] < draft.most]
         if not open_:
             break
         likeliest = max(open_, key=gains.__getitem__)
         expected += gains[likeliest]
-        gains[likeliest] *= chances[likeliest]
+        cost += drafts[likeliest].cost
+        gains[likeliest] *= drafts[likeliest].chance
         sizes[likeliest] += 1
-        if expected / seconds(n_guessed) > rate:
-            rate, best = expected / seconds(n_guessed), list(sizes)
-    return best
+        if expected / (seconds(n_guessed) + cost) > rate:
+            rate, best = expected / (seconds(n_guessed) + cost), list(sizes)
+    return rate, best
