@@ -64,7 +64,7 @@ class R1Model:
         threads: int | None = None,
         memory_budget: int | str | None = None,
         speculation: Speculation = "auto",
-        helper: str | Path | None = None,
+        draft_model: str | Path | None = None,
         on_load: Progress | None = None,
         on_pull: OnProgress | None = None,
         on_prefill: Callable[[int, int], None] | None = None,
@@ -95,8 +95,8 @@ class R1Model:
             speculation: `auto`: where it makes answers faster, next tokens are guessed from the
                 prompt and from earlier answers, and checked together; `off`: never. The answers
                 are the same. It needs quantised weights on a CPU, and all of `bfloat16` above.
-            helper: A small model with the same vocabulary, that guesses where the text does not.
-                It pays if the model is many times its size.
+            draft_model: A small model with the same vocabulary, which guesses where the text does
+                not. It pays if the model is many times its size.
             on_load: Told of layers loaded and layers in all.
             on_pull: Told what is happening, bytes done and bytes in all while weights are pulled.
             on_prefill: Told of prompt tokens read and to read.
@@ -119,7 +119,7 @@ class R1Model:
             threads=threads,
             memory_budget=None if memory_budget is None else parse_bytes(memory_budget),
             speculation=speculation,
-            helper=None if helper is None else str(helper),
+            draft_model=None if draft_model is None else str(draft_model),
             on_load=on_load,
             on_pull=on_pull,
             on_prefill=on_prefill,

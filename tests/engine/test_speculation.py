@@ -21,9 +21,9 @@ from tiny_native import native_engine, native_model
 from deepseek.core.constraint import Constraint
 from deepseek.core.errors import ConfigError
 from deepseek.core.llm import SamplingParams
+from deepseek.engine.draft_model import SEEN, WINDOW, DraftModel, Reading, check_vocabulary
 from deepseek.engine.engine import Engine
 from deepseek.engine.guesses import KEPT_ANSWERS, Answers, Chances, Guess, Guesses
-from deepseek.engine.helper import SEEN, WINDOW, Helper, Reading, check_helper
 from deepseek.engine.pass_times import ROWS, PassTimes
 from deepseek.engine.request import Request
 from deepseek.engine.scheduler import Limits, Scheduler
@@ -50,10 +50,10 @@ def speculating(
     engine: Engine,
     seconds: list[float],
     limits: Limits | None = None,
-    helper: Helper | None = None,
+    draft_model: DraftModel | None = None,
 ) -> Scheduler:
     """A scheduler that believes that passes take so long."""
-    scheduler = scheduler_of(engine, *([limits] if limits else []), helper=helper)
+    scheduler = scheduler_of(engine, *([limits] if limits else []), draft_model=draft_model)
     assert scheduler.speculator is not None
     scheduler.speculator.times = PassTimes(seconds)
     return scheduler
@@ -149,7 +149,7 @@ def test_no_speculation_when_it_is_off(tiny_folder: Path) -> None:
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-def test_a_helper_changes_nothing_but_guesses_well_if_it_is_good(
+def test_a_draft_model_changes_nothing_but_guesses_well_if_it_is_good(
     engine: Engine, seed: int, tiny_folder: Path
 ) -> None:
     """Seed 1 has the model's own weights, and 2 others."""
@@ -159,7 +159,7 @@ def test_a_helper_changes_nothing_but_guesses_well_if_it_is_good(
     params[0] = SamplingParams(max_tokens=60, temperature=1.0, seed=3)
     wanted = [alone(engine, p, one) for p, one in zip(prompts, params, strict=True)]
     decoder = NativeDecoder(native_model(seed))
-    scheduler = speculating(engine, FLAT, helper=Helper(decoder))
+    scheduler = speculating(engine, FLAT, draft_model=DraftModel(decoder))
     assert scheduler.speculator is not None
     requests = [request_of(engine, p, one) for p, one in zip(prompts, params, strict=True)]
     run(scheduler, requests)
@@ -168,46 +168,46 @@ def test_a_helper_changes_nothing_but_guesses_well_if_it_is_good(
     share = sum(end.n_accepted for end in ends) / sum(end.n_drafted for end in ends)
     assert (share > 0.5) == (seed == 1)
     no_page_is_lost(scheduler, engine)
-    assert decoder.pool.n_used == 0, "what the helper has read is given back"
+    assert decoder.pool.n_used == 0, "what the draft model has read is given back"
 
 
-def test_a_helper_begins_anew_when_a_text_is_long() -> None:
+def test_a_draft_model_begins_anew_when_a_text_is_long() -> None:
     decoder = NativeDecoder(native_model())
-    helper = Helper(decoder)
-    helper.measure()
-    assert helper.seconds > 0
+    draft_model = DraftModel(decoder)
+    draft_model.measure()
+    assert draft_model.seconds > 0
     tokens = random_ids(random.Random(3), WINDOW + 700)
     for n in (1, WINDOW - 1, WINDOW + 690):
-        reading = helper.read(tokens[:n])
-        (first,) = helper.guess([(reading, tokens[:n], 3)])
-        (again,) = helper.guess([(reading, [*tokens[:n], 7, 8], 3)])
-        anew = helper.read(tokens[:n])
+        reading = draft_model.read(tokens[:n])
+        (first,) = draft_model.guess([(reading, tokens[:n], 3)])
+        (again,) = draft_model.guess([(reading, [*tokens[:n], 7, 8], 3)])
+        anew = draft_model.read(tokens[:n])
         anew.start = reading.start
-        assert helper.guess([(anew, tokens[:n], 3)]) == [first]
+        assert draft_model.guess([(anew, tokens[:n], 3)]) == [first]
         anew.sequence.release()
         anew = Reading(decoder.sequence(), reading.start)
-        assert helper.guess([(anew, [*tokens[:n], 7, 8], 3)]) == [again]
+        assert draft_model.guess([(anew, [*tokens[:n], 7, 8], 3)]) == [again]
         for one in (reading, anew):
             one.sequence.release()
-    reading = helper.read(tokens[:5])
-    helper.guess([(reading, tokens[:5], 1)])
-    helper.guess([(reading, tokens, 1)])
+    reading = draft_model.read(tokens[:5])
+    draft_model.guess([(reading, tokens[:5], 1)])
+    draft_model.guess([(reading, tokens, 1)])
     assert reading.start == len(tokens) - SEEN
     reading.sequence.release()
     assert decoder.pool.n_used == 0
 
 
-def test_a_helper_needs_the_same_vocabulary(
+def test_a_draft_model_needs_the_same_vocabulary(
     engine: Engine, tiny_folder: Path, tmp_path: Path
 ) -> None:
-    check_helper(engine.tokenizer, engine.tokenizer)
+    check_vocabulary(engine.tokenizer, engine.tokenizer)
     folder = Path(shutil.copytree(tiny_folder, tmp_path / "other"))
     content = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
     numbers = content["model"]["vocab"]
     numbers["a"], numbers["b"] = numbers["b"], numbers["a"]
     (folder / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
     with pytest.raises(ConfigError, match="another vocabulary"):
-        check_helper(Tokenizer.from_folder(folder), engine.tokenizer)
+        check_vocabulary(Tokenizer.from_folder(folder), engine.tokenizer)
 
 
 def test_tenants_do_not_see_each_others_answers(engine: Engine) -> None:

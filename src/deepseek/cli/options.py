@@ -40,7 +40,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         help="guess next tokens and check them together where that is faster; answers are the same",
     )
     group.add_argument(
-        "--helper",
+        "--draft-model",
         metavar="MODEL",
         help="a small model with the same vocabulary that guesses too, for a model many times its "
         "size",
@@ -210,7 +210,7 @@ def open_model(
             threads=args.threads,
             memory_budget=args.memory_budget,
             speculation=args.speculation,
-            helper=args.helper,
+            draft_model=args.draft_model,
             on_load=on_load,
             on_pull=on_pull,
             on_prefill=on_prefill,

@@ -22,7 +22,7 @@ from deepseek.core.llm import Completion, Delta, Prompt, SamplingParams, Score, 
 from deepseek.engine import batch, context
 from deepseek.engine.answer import Answer, check_sampling
 from deepseek.engine.context import Context, Identity, beginning_of, shared_ids
-from deepseek.engine.helper import Helper
+from deepseek.engine.draft_model import DraftModel
 from deepseek.engine.loop import FairLock, Loop, loop_of
 from deepseek.engine.native_runner import NativeRunner
 from deepseek.engine.recall import Recall, RecallCounts, recall_of
@@ -60,7 +60,7 @@ class Engine:
         fingerprint: Callable[[], str] = str,
         runner: Runner | None = None,
         speculates: bool = True,
-        helper: Helper | None = None,
+        draft_model: DraftModel | None = None,
     ) -> None:
         """Serve a model.
 
@@ -77,7 +77,7 @@ class Engine:
             fingerprint: Gives a digest of the weights, for saved contexts.
             runner: Runs it; None: the fastest one that can, made with these settings.
             speculates: Whether next tokens are guessed where that gains.
-            helper: A small model that guesses where the text does not.
+            draft_model: A small model that guesses where the text does not.
         """
         self.tokenizer = tokenizer
         kind: type[Runner] = NativeRunner if can_decode(model) else TorchRunner
@@ -97,7 +97,11 @@ class Engine:
         self._loop: Loop | None = None
         if isinstance(self.runner, NativeRunner) and tier is None:
             self._loop = loop_of(
-                self.runner, self._context_window, self._lock, speculates=speculates, helper=helper
+                self.runner,
+                self._context_window,
+                self._lock,
+                speculates=speculates,
+                draft_model=draft_model,
             )
             for pool in self.runner.decoder.pools:
                 pool.on_full = self._give_way

@@ -13,8 +13,8 @@ from deepseek.core.errors import ConfigError
 from deepseek.core.log import LOGGER
 from deepseek.core.memory import peak_bytes, reset_peak
 from deepseek.engine.cache_plan import plan_cache
+from deepseek.engine.draft_model import DraftModel, check_vocabulary
 from deepseek.engine.engine import Engine
-from deepseek.engine.helper import Helper, check_helper
 from deepseek.model.checkpoint import is_quantised, load_model
 from deepseek.model.decoder import NativeDecoder, can_decode
 from deepseek.model.hierarchical import AttentionMode
@@ -65,7 +65,7 @@ def load_engine(
     threads: int | None = None,
     memory_budget: int | None = None,
     speculation: Speculation = "auto",
-    helper: str | None = None,
+    draft_model: str | None = None,
     on_load: Progress | None = None,
     on_pull: OnProgress | None = None,
     on_prefill: Progress | None = None,
@@ -78,7 +78,7 @@ def load_engine(
         CheckpointError: The weights are damaged.
         TokenizerError: The checkpoint's vocabulary or template is invalid.
     """
-    _check(kv_dtype, kv_disk, speculation, helper, memory_budget)
+    _check(kv_dtype, kv_disk, speculation, draft_model, memory_budget)
     compute = choose_compute(device, dtype, threads)
     checkpoint = ensure(name, on_pull)
     reset_peak()
@@ -125,7 +125,9 @@ def load_engine(
         on_prefill=on_prefill,
         fingerprint=lambda: fingerprint(source),
         speculates=speculation == "auto",
-        helper=None if helper is None else _load_helper(helper, tokenizer, compute, on_pull),
+        draft_model=None
+        if draft_model is None
+        else _load_draft_model(draft_model, tokenizer, compute, on_pull),
     )
     return engine, report
 
@@ -134,16 +136,16 @@ def _check(
     kv_dtype: KVDtype,
     kv_disk: str | Path | None,
     speculation: Speculation,
-    helper: str | None,
+    draft_model: str | None,
     memory_budget: int | None,
 ) -> None:
     """Report mistakes before anything is pulled."""
     if speculation not in get_args(Speculation):
         raise ConfigError(f"speculation is {speculation!r}", "use auto or off")
-    if helper is not None and (speculation == "off" or memory_budget is not None):
+    if draft_model is not None and (speculation == "off" or memory_budget is not None):
         raise ConfigError(
-            "a helper model takes part in speculation, and memory budgets do not count it yet",
-            "leave out the helper, or speculation=off and the memory budget",
+            "a draft model takes part in speculation, and memory budgets do not count it yet",
+            "leave out the draft model, or speculation=off and the memory budget",
         )
     if kv_dtype != "auto":
         choose_tier(kv_dtype, kv_disk)
@@ -161,21 +163,21 @@ def _compute_of(source: WeightSource, compute: Compute, dtype: str) -> Compute:
     return compute
 
 
-def _load_helper(
+def _load_draft_model(
     name: str, tokenizer: Tokenizer, compute: Compute, on_pull: OnProgress | None
-) -> Helper:
+) -> DraftModel:
     """A small model that guesses for the one with this tokenizer."""
     source = open_weights(ensure(name, on_pull).path)
-    check_helper(_tokenizer_of(source), tokenizer)
+    check_vocabulary(_tokenizer_of(source), tokenizer)
     model = load_model(
         source, dtype=compute.dtype, device=compute.device, quantised=compute.quantised
     )
     if not can_decode(model):
         raise ConfigError(
-            f"the helper {name} does not run in the native library",
+            f"the draft model {name} does not run in the native library",
             "take one with quantised weights, on a CPU",
         )
-    return Helper(NativeDecoder(model))
+    return DraftModel(NativeDecoder(model))
 
 
 def _tokenizer_of(source: WeightSource) -> Tokenizer:

@@ -8,7 +8,7 @@ from collections import deque
 import torch
 
 from deepseek.core.errors import RequestError
-from deepseek.engine.helper import Helper
+from deepseek.engine.draft_model import DraftModel
 from deepseek.engine.native_runner import NativeRunner
 from deepseek.engine.request import AnswerStream, Request
 from deepseek.engine.scheduler import Limits, Scheduler
@@ -134,7 +134,7 @@ def loop_of(
     turn: FairLock,
     *,
     speculates: bool = True,
-    helper: Helper | None = None,
+    draft_model: DraftModel | None = None,
 ) -> Loop:
     """A loop over a runner's decoder. Where pages are short, the runner's own sequence is lost."""
 
@@ -149,7 +149,7 @@ def loop_of(
         runner.hierarchy,
         reclaim,
         speculates=speculates,
-        helper=helper,
+        draft_model=draft_model,
     )
     runner.tree = scheduler.tree
     return Loop(scheduler, turn)

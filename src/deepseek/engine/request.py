@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from deepseek.core.errors import RequestError
 from deepseek.core.llm import Completion, Delta
 from deepseek.engine.answer import Answer
+from deepseek.engine.draft_model import Reading
 from deepseek.engine.guesses import Guesses, Kind
-from deepseek.engine.helper import Reading
 from deepseek.engine.radix import Miss
 from deepseek.model.pages import PagedSequence
 
@@ -46,7 +46,7 @@ class Request:
     guess: Kind | None = None
     """Which kind of guess they are; None: a constraint's."""
     reading: Reading | None = None
-    """What a helper has read of it."""
+    """What a draft model has read of it."""
     n_drafted: int = 0
     """Guessed tokens that ran so far."""
     n_accepted: int = 0

@@ -16,7 +16,7 @@ from torch import Tensor
 from deepseek.core.errors import ConfigError, RequestError
 from deepseek.core.llm import Delta
 from deepseek.core.log import LOGGER
-from deepseek.engine.helper import Helper
+from deepseek.engine.draft_model import DraftModel
 from deepseek.engine.part import Part
 from deepseek.engine.radix import RadixTree
 from deepseek.engine.request import Request
@@ -75,7 +75,7 @@ class Scheduler:
         reclaim: Callable[[], bool] | None = None,
         *,
         speculates: bool = True,
-        helper: Helper | None = None,
+        draft_model: DraftModel | None = None,
     ) -> None:
         """Serve a decoder.
 
@@ -85,7 +85,7 @@ class Scheduler:
             hierarchy: What its tokens see; None: everything.
             reclaim: Asked to give back what else holds pages; False: there is nothing.
             speculates: Whether next tokens are guessed.
-            helper: Guesses where the text does not.
+            draft_model: Guesses where the text does not.
         """
         self.limits, self.counts = limits, Counts()
         self.tree = RadixTree(decoder.pool, decoder.memory, limits.n_kept)
@@ -95,7 +95,7 @@ class Scheduler:
         """By order."""
         self._decoder, self._hierarchy = decoder, hierarchy
         self._room = Room(decoder, self.tree, limits.n_pages, reclaim)
-        self.speculator = Speculator(self._time_blank, helper) if speculates else None
+        self.speculator = Speculator(self._time_blank, draft_model) if speculates else None
         self._n_added = 0
 
     def check(self, prompt_ids: Sequence[int], max_tokens: int) -> None:

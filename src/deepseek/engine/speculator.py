@@ -10,8 +10,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from deepseek.engine.draft_model import DraftModel
 from deepseek.engine.guesses import Answers, Chances, Guesses, Kind
-from deepseek.engine.helper import Helper
 from deepseek.engine.pass_times import ROWS, PassTimes
 from deepseek.engine.request import Request
 
@@ -19,7 +19,7 @@ MOST = 31
 """Guessed tokens in a pass."""
 GAIN = 1.03
 """By how much more tokens a second are expected of a pass with guesses than without."""
-HELPER: Kind = ("helper", 3)
+DRAFT_MODEL: Kind = ("draft model", 3)
 """The chance that it is right is the same whatever was before."""
 TENANTS = 64
 """Tenants whose answers are remembered."""
@@ -37,21 +37,21 @@ class Draft:
     cost: float = 0.0
     """Seconds that each takes before it runs."""
     tokens: Sequence[int] = ()
-    """None: the helper is asked for them."""
+    """None: the draft model is asked for them."""
 
 
 class Speculator:
     """Guesses for the requests of one scheduler."""
 
-    def __init__(self, run: Callable[[int], float], helper: Helper | None = None) -> None:
+    def __init__(self, run: Callable[[int], float], draft_model: DraftModel | None = None) -> None:
         """Begin.
 
         Args:
             run: Runs a pass of so many rows that means nothing; returns its seconds.
-            helper: Guesses where the text does not; None: nobody does.
+            draft_model: Guesses where the text does not; None: nobody does.
         """
         self.times = PassTimes()
-        self._run, self._helper = run, helper
+        self._run, self._draft_model = run, draft_model
         self._chances = Chances()
         self._answers: OrderedDict[str, Answers] = OrderedDict()
 
@@ -68,8 +68,8 @@ class Speculator:
             return
         if not self.times.is_known:
             self.times.measure(self._run)
-            if self._helper is not None:
-                self._helper.measure()
+            if self._draft_model is not None:
+                self._draft_model.measure()
         beside = n_reading * self.times.of_many
 
         def seconds(n_guessed: int) -> float:
@@ -99,7 +99,7 @@ class Speculator:
             self.times.note(n_rows, seconds)
 
     def leave(self, request: Request) -> None:
-        """Give back what the helper holds of a request."""
+        """Give back what the draft model holds of a request."""
         if request.reading is not None:
             request.reading.sequence.release()
             request.reading = None
@@ -118,21 +118,21 @@ class Speculator:
         tokens = guess.tokens(room) if guess else []
         if guess and tokens:
             found.append(Draft(request, guess.kind, guess.chance, len(tokens), tokens=tokens))
-        if self._helper is not None:
-            chance = guesses.chance(HELPER)
-            found.append(Draft(request, HELPER, chance, room, self._helper.seconds))
+        if self._draft_model is not None:
+            chance = guesses.chance(DRAFT_MODEL)
+            found.append(Draft(request, DRAFT_MODEL, chance, room, self._draft_model.seconds))
         return found
 
     def _put(self, chosen: Sequence[tuple[Draft, int]]) -> None:
-        """Let guesses run ahead; the helper makes those that are not there yet."""
+        """Let guesses run ahead; the draft model makes those that are not there yet."""
         asked = [(draft.request, size) for draft, size in chosen if not draft.tokens]
         if asked:
-            assert self._helper is not None
+            assert self._draft_model is not None
             for request, _ in asked:
-                request.reading = request.reading or self._helper.read(request.tokens)
+                request.reading = request.reading or self._draft_model.read(request.tokens)
             wanted = [(r.reading, r.tokens, size) for r, size in asked if r.reading is not None]
-            for (request, _), tokens in zip(asked, self._helper.guess(wanted), strict=True):
-                request.run_ahead(tokens, HELPER)
+            for (request, _), tokens in zip(asked, self._draft_model.guess(wanted), strict=True):
+                request.run_ahead(tokens, DRAFT_MODEL)
         for draft, size in chosen:
             if draft.tokens:
                 draft.request.run_ahead(draft.tokens[:size], draft.kind)

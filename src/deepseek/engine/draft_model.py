@@ -41,7 +41,7 @@ class Reading:
         return new[same:]
 
 
-class Helper:
+class DraftModel:
     """Guesses greedily, for several requests at the same time."""
 
     def __init__(self, decoder: NativeDecoder) -> None:
@@ -94,17 +94,17 @@ class Helper:
         self.seconds += (seconds - self.seconds) * (LEARNING if self.seconds else 1.0)
 
 
-def check_helper(helper: Tokenizer, tokenizer: Tokenizer) -> None:
+def check_vocabulary(draft_model: Tokenizer, tokenizer: Tokenizer) -> None:
     """Make sure that a number means the same token to both.
 
     Raises:
         ConfigError: It does not.
     """
-    n = min(helper.vocab_size, tokenizer.vocab_size)
+    n = min(draft_model.vocab_size, tokenizer.vocab_size)
     if n < tokenizer.vocab_size or any(
-        helper.token_text(i) != tokenizer.token_text(i) for i in range(n)
+        draft_model.token_text(i) != tokenizer.token_text(i) for i in range(n)
     ):
         raise ConfigError(
-            "the helper has another vocabulary than the model",
+            "the draft model has another vocabulary than the model",
             "take a smaller model of the same family",
         )
