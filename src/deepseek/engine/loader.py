@@ -12,6 +12,8 @@ from deepseek.core.log import LOGGER
 from deepseek.core.memory import peak_bytes, reset_peak
 from deepseek.engine.cache_plan import plan_cache
 from deepseek.engine.engine import Engine
+from deepseek.engine.prefix_folder import PrefixSettings
+from deepseek.engine.prefix_tier import COPIED_BYTES
 from deepseek.model.checkpoint import is_quantised, load_model
 from deepseek.model.hierarchical import AttentionMode
 from deepseek.ops import native
@@ -58,6 +60,7 @@ def load_engine(
     dtype: str = "auto",
     threads: int | None = None,
     memory_budget: int | None = None,
+    prefixes: PrefixSettings | None = None,
     on_load: Progress | None = None,
     on_pull: OnProgress | None = None,
     on_prefill: Progress | None = None,
@@ -93,6 +96,7 @@ def load_engine(
         memory_budget=memory_budget,
         context_window=context_window,
         attention=attention,
+        reserved=COPIED_BYTES if prefixes is not None else 0,
     )
     model = load_model(
         source,
@@ -123,6 +127,7 @@ def load_engine(
         budget=cache.budget,
         on_prefill=on_prefill,
         fingerprint=lambda: fingerprint(source),
+        prefixes=prefixes,
     )
     return engine, report
 

@@ -17,6 +17,7 @@ from deepseek.core.errors import ConfigError, RequestError
 from deepseek.core.llm import Delta
 from deepseek.core.log import LOGGER
 from deepseek.engine.part import Part
+from deepseek.engine.prefix_tier import PrefixTier
 from deepseek.engine.radix import RadixTree
 from deepseek.engine.request import Request
 from deepseek.engine.room import Room
@@ -86,6 +87,8 @@ class Scheduler:
         """By order."""
         self.running: list[Request] = []
         """By order."""
+        self.prefixes: PrefixTier | None = None
+        """Pages of earlier prompts on a disk."""
         self._decoder, self._hierarchy = decoder, hierarchy
         self._room = Room(decoder, self.tree, limits.n_pages, reclaim)
         self._n_added = 0
@@ -160,7 +163,7 @@ class Scheduler:
     def _admit(self) -> None:
         """Let in who is next, as long as there is room; nobody overtakes one who finds none."""
         for request in list(self.waiting):
-            if self._is_being_read(request):
+            if self._is_being_read(request) or self._comes_back(request):
                 continue
             if not self._enter(request):
                 break
@@ -174,6 +177,14 @@ class Scheduler:
                 if min(n, most, self._shareable(other)) > other.sequence.length:
                     return True
         return False
+
+    def _comes_back(self, request: Request) -> bool:
+        """Fetch pages that a request begins with from the disk; whether more are to come."""
+        if self.prefixes is None or len(self.running) >= self.limits.n_running:
+            return False
+        request.started = request.started or time.perf_counter()
+        most, is_beside = self._shareable(request), bool(self.running)
+        return self.prefixes.fetch(request.tokens, most, is_beside=is_beside)
 
     def _enter(self, request: Request) -> bool:
         """Let one in; lower priorities make way if they must."""
@@ -204,7 +215,7 @@ class Scheduler:
         insort(self.running, request, key=_order)
         if not request.n_preempted:
             request.n_reused, request.miss = match.length, match.miss
-            request.started = time.perf_counter()
+            request.started = request.started or time.perf_counter()
             self.counts.reused_tokens += match.length
             LOGGER.debug("reused %d tokens, then: %s", match.length, match.miss or "all")
         return True
