@@ -216,6 +216,11 @@ class PrefixFolder:
             return "read with other weights or settings"
         return found
 
+    def was_dropped(self, key: bytes) -> bool:
+        """Whether a page made way for others."""
+        with self._known.guard:
+            return self._known.gone.get(key) == "dropped for size"
+
     def write(self, key: bytes, content: UInt8[Tensor, " N"]) -> None:
         """Keep a page, in place of those that were not used for the longest.
 

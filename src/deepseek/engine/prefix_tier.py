@@ -190,7 +190,7 @@ class PrefixTier:
     # Onto the disk.
 
     def save(self, seconds: float = LAST_SECONDS) -> bool:
-        """Write all that is not written yet; not to be called in a turn.
+        """Write all that was never written; not to be called in a turn.
 
         Args:
             seconds: To wait at most.
@@ -200,7 +200,9 @@ class PrefixTier:
         """
         with self._turn:
             for node in self._tree.nodes():
-                self.came(node)
+                # What was dropped made way for what is used more.
+                if not self.folder.was_dropped(node.digest):
+                    self.came(node)
         until = time.monotonic() + seconds
         with self._guard:
             while self._thread is not None:
