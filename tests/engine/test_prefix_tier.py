@@ -3,6 +3,7 @@
 import os
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -357,6 +358,33 @@ def test_a_full_disk_ends_writing_and_nothing_else(
     tier_of(engine)._rests_until = 0  # later
     saved(engine)
     assert files(tmp_path)
+
+
+@pytest.mark.parametrize("change", ["gone", "locked away", "a file"])
+def test_a_folder_that_is_lost_meanwhile(
+    base: Engine, tmp_path: Path, change: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = tmp_path / "root"
+    engine = engine_in(base, root, None)
+    answer(engine, IDS, SAMPLED)
+    saved(engine)
+    (inner,) = (path for path in root.iterdir() if len(path.name) == 32)
+    match change:
+        case "gone":
+            shutil.rmtree(root)
+        case "locked away":
+            inner.rename(tmp_path / "away")
+        case "a file":
+            inner.rename(tmp_path / "away")
+            inner.write_text("x")
+    engine.forget()
+    for n in (3, 4):
+        ids = [n, *IDS]
+        assert tuple(answer(engine, ids, SAMPLED).token_ids) == alone(
+            engine_like(base, None), ids, SAMPLED
+        )
+        saved(engine)
+    assert len(caplog.records) == 1
 
 
 def child(tiny_folder: Path, root: Path, how: str, **settings: Any) -> subprocess.Popen[str]:

@@ -9,8 +9,10 @@ damaged meanwhile is read by the model instead.
 """
 
 import contextlib
+import errno
 import os
 import re
+import shutil
 import stat
 import tempfile
 import threading
@@ -27,7 +29,7 @@ from deepseek.core.errors import ConfigError, ContextError
 from deepseek.core.log import LOGGER
 from deepseek.core.memory import parse_bytes
 from deepseek.model.prefix_page import HEADER_BYTES, header_of, read_page
-from deepseek.weights.cache import home, remove_if_left, require_free, try_lock
+from deepseek.weights.cache import home, remove_if_left, try_lock
 
 MOST_BYTES = 4 << 30
 """Of all files, if nothing else is said."""
@@ -141,10 +143,12 @@ class PrefixFolder:
                 f"a prefix cache of {most_bytes:,} bytes does not hold a page of {self.size:,}",
                 "give a larger size",
             )
+        _require_locks()
         try:
             for folder in (path, path / self._own, path / "new"):
                 _make_private(folder)
-            self._lock = _opened_lock(path / "lock")
+            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+            self._lock = os.open(path / "lock", flags, 0o600)
             for left in (path / "new").iterdir():
                 remove_if_left(left)
             with self._locked():
@@ -164,7 +168,7 @@ class PrefixFolder:
 
     def has(self, key: bytes) -> bool:
         """Whether there is a file for a page."""
-        return self._path(key).exists()
+        return os.path.exists(self._path(key))
 
     def ask_for(self, keys: Sequence[bytes]) -> None:
         """Let the system begin to read some pages, where it can."""
@@ -228,7 +232,8 @@ class PrefixFolder:
             OSError: It cannot be written; the disk may be full.
         """
         used = time.time_ns()
-        require_free(self._root, self.size + SPARE_BYTES)
+        if shutil.disk_usage(self._root).free < self.size + SPARE_BYTES:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         handle, name = tempfile.mkstemp(dir=self._root / "new")
         try:
             try_lock(handle)  # it goes with the process: what is left without may be removed
@@ -388,8 +393,8 @@ def _make_private(folder: Path) -> None:
         raise ConfigError(f"others may write in {folder}, and so decide what is answered", HINT)
 
 
-def _opened_lock(path: Path) -> int:
-    """An open file to lock.
+def _require_locks() -> None:
+    """Make sure that processes can keep out of each other's way.
 
     Raises:
         ConfigError: The system has no such locks.
@@ -398,7 +403,6 @@ def _opened_lock(path: Path) -> int:
         import fcntl  # noqa: F401
     except ImportError:
         raise ConfigError("a prefix cache on disk needs a Unix system", HINT) from None
-    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
 
 
 def _unlock(handle: int) -> None:

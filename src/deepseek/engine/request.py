@@ -37,6 +37,8 @@ class Request:
     n_preempted: int = 0
     n_ahead: int = 0
     """Last tokens that run with the one before them: a constraint leaves no other choice."""
+    fetch_seconds: float = 0.0
+    """What it took to look for its beginning on a disk."""
     started: float = 0.0
     answering: float = 0.0
     """When the prompt had been read."""

@@ -182,9 +182,10 @@ class Scheduler:
         """Fetch pages that a request begins with from the disk; whether more are to come."""
         if self.prefixes is None or len(self.running) >= self.limits.n_running:
             return False
-        request.started = request.started or time.perf_counter()
-        most, is_beside = self._shareable(request), bool(self.running)
-        return self.prefixes.fetch(request.tokens, most, is_beside=is_beside)
+        start, most = time.perf_counter(), self._shareable(request)
+        more = self.prefixes.fetch(request.tokens, most, is_beside=bool(self.running))
+        request.fetch_seconds += time.perf_counter() - start
+        return more
 
     def _enter(self, request: Request) -> bool:
         """Let one in; lower priorities make way if they must."""
@@ -215,7 +216,7 @@ class Scheduler:
         insort(self.running, request, key=_order)
         if not request.n_preempted:
             request.n_reused, request.miss = match.length, match.miss
-            request.started = request.started or time.perf_counter()
+            request.started = time.perf_counter() - request.fetch_seconds
             self.counts.reused_tokens += match.length
             LOGGER.debug("reused %d tokens, then: %s", match.length, match.miss or "all")
         return True
