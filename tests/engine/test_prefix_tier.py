@@ -18,9 +18,11 @@ from test_scheduler import TINY_HIERARCHY, alone, random_params, random_prompts,
 from tiny_native import native_engine
 
 from deepseek.cli.main import main
+from deepseek.core.device import choose_compute
 from deepseek.core.errors import ConfigError
 from deepseek.core.llm import Completion, SamplingParams
-from deepseek.engine import prefix_tier
+from deepseek.engine import cache_plan, prefix_tier
+from deepseek.engine.cache_plan import plan_cache
 from deepseek.engine.engine import Engine
 from deepseek.engine.loader import load_engine
 from deepseek.engine.prefix_folder import PrefixFolder, PrefixSettings
@@ -28,6 +30,7 @@ from deepseek.engine.prefix_tier import PrefixTier, identity_of
 from deepseek.model.budget import Budget, PageCounts
 from deepseek.ops import native
 from deepseek.ops.hierarchical import PAGE, Hierarchy
+from deepseek.weights.source import open_weights
 
 pytestmark = pytest.mark.skipif(
     not native.is_available() or os.name != "posix", reason="needs the kernels and Unix"
@@ -464,6 +467,29 @@ def test_only_where_pages_can_be_kept(tiny_folder: Path, tmp_path: Path) -> None
     engine, _ = load_engine(str(tiny_folder), prefixes=replace(kept, is_required=False), **settings)
     assert engine.generate("Hello", SamplingParams(max_tokens=2)).n_prompt_tokens
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.weights
+def test_a_memory_budget_counts_copies(smollm2_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache_plan, "resident_bytes", lambda: 200 << 20)
+    source = open_weights(smollm2_path)
+    compute = replace(choose_compute("cpu", "auto", 1), quantised=True)
+    budgets = [
+        plan_cache(
+            source,
+            compute,
+            kv_dtype="bfloat16",
+            kv_disk=None,
+            memory_budget=1 << 30,
+            context_window=2_000,
+            attention="dense",
+            reserved=reserved,
+        ).budget
+        for reserved in (0, prefix_tier.COPIED_BYTES)
+    ]
+    assert budgets[0] is not None
+    assert budgets[1] is not None
+    assert budgets[0].pages.hot - budgets[1].pages.hot in (27, 28)  # 40 MiB of 1.5 MB each
 
 
 @pytest.mark.weights
