@@ -20,6 +20,7 @@ from deepseek.core.llm import (
 )
 from deepseek.core.memory import parse_bytes
 from deepseek.engine.loader import LoadReport, Progress, Speculation, load_engine
+from deepseek.engine.prefix_folder import choose_prefixes
 from deepseek.engine.samples import samples
 from deepseek.weights.pull import OnProgress
 
@@ -65,6 +66,8 @@ class R1Model:
         memory_budget: int | str | None = None,
         speculation: Speculation = "auto",
         draft_model: str | Path | None = None,
+        prefix_cache: str | Path | None = None,
+        prefix_cache_size: int | str | None = None,
         on_load: Progress | None = None,
         on_pull: OnProgress | None = None,
         on_prefill: Callable[[int, int], None] | None = None,
@@ -97,6 +100,11 @@ class R1Model:
                 are the same. It needs quantised weights on a CPU, and all of `bfloat16` above.
             draft_model: A small model with the same vocabulary, which guesses where the text does
                 not. It pays if the model is many times its size.
+            prefix_cache: A folder in which beginnings of prompts are kept, so that they are not
+                read again, also after a restart and by other processes; `auto`: one in the user's
+                cache. It holds what prompts say, for whoever can read it. Default: none. Needs
+                quantised weights on a CPU, and keys and values in bfloat16.
+            prefix_cache_size: Bytes, or a size such as `4GiB` (the default), that it stays below.
             on_load: Told of layers loaded and layers in all.
             on_pull: Told what is happening, bytes done and bytes in all while weights are pulled.
             on_prefill: Told of prompt tokens read and to read.
@@ -120,12 +128,20 @@ class R1Model:
             memory_budget=None if memory_budget is None else parse_bytes(memory_budget),
             speculation=speculation,
             draft_model=None if draft_model is None else str(draft_model),
+            prefixes=choose_prefixes(prefix_cache, prefix_cache_size),
             on_load=on_load,
             on_pull=on_pull,
             on_prefill=on_prefill,
         )
 
     load_report: LoadReport
+
+    def close(self) -> None:
+        """Stop after what runs, and write what is left to the prefix cache.
+
+        The end of the program does so, too.
+        """
+        self._engine.close()
 
     @property
     def name(self) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from deepseek.cli.options import (
     add_context_option,
     add_model_options,
+    add_prefix_options,
     add_sampling_options,
     open_model,
     sampling_of,
@@ -39,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_context_option(parser)
     add_sampling_options(parser, temperature=0.7)
     add_model_options(parser)
+    add_prefix_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:

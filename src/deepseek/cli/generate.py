@@ -10,6 +10,7 @@ from deepseek.cli.options import (
     add_constraint_options,
     add_context_option,
     add_model_options,
+    add_prefix_options,
     add_sampling_options,
     constraint_of,
     open_model,
@@ -46,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_sampling_options(parser, temperature=0.0)
     add_constraint_options(parser)
     add_model_options(parser)
+    add_prefix_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -81,6 +81,22 @@ def add_context_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_prefix_options(parser: argparse.ArgumentParser) -> None:
+    """`--prefix-cache` and its size: what prompts begin with, on a disk."""
+    group = parser.add_argument_group("prompts that begin alike")
+    group.add_argument(
+        "--prefix-cache",
+        metavar="DIR",
+        help="keep what was read of prompts in this folder, so that those that begin so are not "
+        "read again, also in another run; auto: a folder in your cache; quantised weights only",
+    )
+    group.add_argument(
+        "--prefix-cache-size",
+        metavar="SIZE",
+        help="that it stays below (default: 4GiB); what was not used longest makes way",
+    )
+
+
 def add_sampling_options(parser: argparse.ArgumentParser, temperature: float) -> None:
     """One option a field of `SamplingParams`."""
     group = parser.add_argument_group("sampling")
@@ -211,6 +227,8 @@ def open_model(
             memory_budget=args.memory_budget,
             speculation=args.speculation,
             draft_model=args.draft_model,
+            prefix_cache=getattr(args, "prefix_cache", None),
+            prefix_cache_size=getattr(args, "prefix_cache_size", None),
             on_load=on_load,
             on_pull=on_pull,
             on_prefill=on_prefill,

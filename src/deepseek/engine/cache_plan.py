@@ -39,6 +39,7 @@ def plan_cache(
     memory_budget: int | None,
     context_window: int | None,
     attention: AttentionMode,
+    reserved: int = 0,
 ) -> CachePlan:
     """Decide what tokens see and how it is kept.
 
@@ -51,6 +52,7 @@ def plan_cache(
         memory_budget: In bytes; None: none was given.
         context_window: Tokens that are wanted; None: those of the trained window.
         attention: What tokens see of long texts.
+        reserved: Bytes of a memory budget that something else takes.
 
     Raises:
         ConfigError: Settings do not go together, or the budget does not suffice.
@@ -69,7 +71,8 @@ def plan_cache(
             keys_and_values=str(compute.dtype).removeprefix("torch."),
         )
     needs = _memory_needs(source, config, compute, hierarchy, memory_budget)
-    needs = replace(needs, is_on_disk=kv_disk is not None)
+    taken = needs.taken + reserved
+    needs = replace(needs, taken=taken, is_on_disk=kv_disk is not None)
     chosen, budget = str(kv_dtype), None
     if memory_budget is not None:
         budget = plan(needs, context_window, kv_dtype)

@@ -17,14 +17,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from deepseek.core.errors import DiskError, RequestError
+from deepseek.core.errors import ConfigError, DiskError, RequestError
 from deepseek.core.llm import Completion, Delta, Prompt, SamplingParams, Score, ScoreRequest
+from deepseek.core.log import LOGGER
 from deepseek.engine import batch, context
 from deepseek.engine.answer import Answer, check_sampling
 from deepseek.engine.context import Context, Identity, beginning_of, shared_ids
 from deepseek.engine.draft_model import DraftModel
-from deepseek.engine.loop import FairLock, Loop, loop_of
+from deepseek.engine.loop import FairLock, Loop, keep_prefixes, loop_of
 from deepseek.engine.native_runner import NativeRunner
+from deepseek.engine.prefix_folder import PrefixSettings
 from deepseek.engine.recall import Recall, RecallCounts, recall_of
 from deepseek.engine.request import AnswerStream, Request
 from deepseek.engine.runner import Runner
@@ -61,6 +63,7 @@ class Engine:
         runner: Runner | None = None,
         speculates: bool = True,
         draft_model: DraftModel | None = None,
+        prefixes: PrefixSettings | None = None,
     ) -> None:
         """Serve a model.
 
@@ -78,6 +81,10 @@ class Engine:
             runner: Runs it; None: the fastest one that can, made with these settings.
             speculates: Whether next tokens are guessed where that gains.
             draft_model: A small model that guesses where the text does not.
+            prefixes: Where beginnings of prompts are kept on a disk; None: nowhere.
+
+        Raises:
+            ConfigError: They cannot be kept there.
         """
         self.tokenizer = tokenizer
         kind: type[Runner] = NativeRunner if can_decode(model) else TorchRunner
@@ -105,6 +112,8 @@ class Engine:
             )
             for pool in self.runner.decoder.pools:
                 pool.on_full = self._give_way
+        if prefixes is not None:
+            self._keep_prefixes(prefixes)
 
     @property
     def name(self) -> str:
@@ -299,12 +308,35 @@ class Engine:
             self.runner.asks_from = NEVER
             return self.runner.extend(token_ids).float()
 
+    def close(self) -> None:
+        """Stop after what runs, and write what is left of prompts' beginnings to the disk.
+
+        The end of the program does so, too.
+        """
+        if self._loop is not None:
+            self._loop.close()
+
     def forget(self) -> None:
-        """Empty the cache: the next answer does not depend on what was asked before."""
+        """Empty the cache in memory: the next answer does not depend on what was asked before.
+
+        What is kept on a disk stays there.
+        """
         with self._turn():
             self.runner.rewind(0)
             if self._loop is not None:
                 self._loop.forget()
+
+    def _keep_prefixes(self, settings: PrefixSettings) -> None:
+        if self._loop is not None and isinstance(self.runner, NativeRunner):
+            keep_prefixes(self.runner, self._loop, self._lock, settings, self._fingerprint())
+            return
+        why = "they need quantised weights on a CPU, and keys and values in bfloat16"
+        if settings.is_required:
+            raise ConfigError(
+                f"no beginnings of prompts can be kept on a disk: {why}",
+                "leave prefix_cache (--prefix-cache) out, or use such weights and kv_dtype",
+            )
+        LOGGER.info("beginnings of prompts are not kept on a disk: %s", why)
 
     def _submit(
         self,

@@ -15,6 +15,8 @@ from deepseek.core.memory import peak_bytes, reset_peak
 from deepseek.engine.cache_plan import plan_cache
 from deepseek.engine.draft_model import DraftModel, check_vocabulary
 from deepseek.engine.engine import Engine
+from deepseek.engine.prefix_folder import PrefixSettings
+from deepseek.engine.prefix_tier import COPIED_BYTES
 from deepseek.model.checkpoint import is_quantised, load_model
 from deepseek.model.decoder import NativeDecoder, can_decode
 from deepseek.model.hierarchical import AttentionMode
@@ -66,6 +68,7 @@ def load_engine(
     memory_budget: int | None = None,
     speculation: Speculation = "auto",
     draft_model: str | None = None,
+    prefixes: PrefixSettings | None = None,
     on_load: Progress | None = None,
     on_pull: OnProgress | None = None,
     on_prefill: Progress | None = None,
@@ -94,6 +97,7 @@ def load_engine(
         memory_budget=memory_budget,
         context_window=context_window,
         attention=attention,
+        reserved=COPIED_BYTES if prefixes is not None else 0,
     )
     model = load_model(
         source,
@@ -128,6 +132,7 @@ def load_engine(
         draft_model=None
         if draft_model is None
         else _load_draft_model(draft_model, tokenizer, compute, on_pull),
+        prefixes=prefixes,
     )
     return engine, report
 

@@ -10,7 +10,10 @@ import torch
 from deepseek.core.errors import RequestError
 from deepseek.engine.draft_model import DraftModel
 from deepseek.engine.native_runner import NativeRunner
+from deepseek.engine.prefix_folder import PrefixSettings
+from deepseek.engine.prefix_tier import PrefixTier, open_folder
 from deepseek.engine.request import AnswerStream, Request
+from deepseek.engine.room import Room
 from deepseek.engine.scheduler import Limits, Scheduler
 from deepseek.ops.hierarchical import PAGE
 
@@ -102,6 +105,8 @@ class Loop:
         thread = self._thread
         if thread is not None:
             thread.join(LAST_PASS)
+        if self.scheduler.prefixes is not None:
+            self.scheduler.prefixes.save()
 
     def _cancel(self, request: Request) -> None:
         # As long as the request is there the thread runs, and looks before each pass.
@@ -153,6 +158,21 @@ def loop_of(
     )
     runner.tree = scheduler.tree
     return Loop(scheduler, turn)
+
+
+def keep_prefixes(
+    runner: NativeRunner, loop: Loop, turn: FairLock, settings: PrefixSettings, fingerprint: str
+) -> None:
+    """Let a runner and its loop have pages of earlier prompts on a disk.
+
+    Raises:
+        ConfigError: The folder cannot be used.
+    """
+    decoder, scheduler = runner.decoder, loop.scheduler
+    folder = open_folder(settings, fingerprint, decoder, runner.hierarchy)
+    room = Room(decoder, scheduler.tree, scheduler.limits.n_pages)
+    tier = PrefixTier(folder, decoder, scheduler.tree, room, turn, settings.tenant)
+    scheduler.prefixes = runner.prefixes = tier
 
 
 def limits_of(runner: NativeRunner, context_window: int) -> Limits:

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from deepseek.engine.prefix_tier import PrefixTier
 from deepseek.engine.radix import RadixTree
 from deepseek.engine.runner import Runner, Slots, first_asking, places_of_ends
 from deepseek.engine.sharing import shareable_length
@@ -43,6 +44,8 @@ class NativeRunner(Runner):
         self._trace: Tensor | None = None
         self.tree: RadixTree | None = None
         """Pages that are shared with other requests over the same pools."""
+        self.prefixes: PrefixTier | None = None
+        """Those of earlier prompts on a disk."""
 
     @property
     def sequence(self) -> PagedSequence:
@@ -78,6 +81,8 @@ class NativeRunner(Runner):
         if self.tree is None:
             return
         most = min(shareable_length(len(token_ids), self.hierarchy), len(token_ids) - 1)
+        while self.prefixes is not None and self.prefixes.fetch(token_ids, most):
+            pass
         match = self.tree.match(token_ids, most, in_pages=True)
         if match.length > self.reusable(token_ids):
             self.rewind(0)

@@ -8,17 +8,28 @@ with any before it, and where that ends the tree can say why. Pages belong to ev
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from hashlib import blake2b
-from typing import Literal
+from itertools import islice
+from typing import Literal, Protocol, runtime_checkable
 
 from deepseek.engine.grouping import common_length
 from deepseek.model.pages import PagedSequence, PagePool
+from deepseek.model.prefix_page import first_key, key_after
 from deepseek.ops.hierarchical import GROUP, PAGE
 
 REMEMBERED = 4_096
 """Pages that are remembered by a digest after they were evicted."""
 
-Reason = Literal["never seen", "evicted", "differs", "shorter than a page"]
+Reason = Literal[
+    "never seen",
+    "evicted",
+    "differs",
+    "shorter than a page",
+    "dropped for size",
+    "damaged on disk",
+    "read with other weights or settings",
+    "no room in memory",
+]
+"""The last four are of pages on a disk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,14 +59,35 @@ class Match:
 
 
 @dataclass(slots=True, eq=False)
-class _Node:
+class Node:
+    """A page in the tree."""
+
     tokens: tuple[int, ...]
-    parent: "_Node | None"
+    parent: "Node | None"
     digest: bytes
     """Of all tokens up to here."""
+    place: int = -1
+    """How many pages stand before it."""
     page: int = -1
     memory: int = -1
-    children: "dict[tuple[int, ...], _Node]" = field(default_factory=dict)
+    children: "dict[tuple[int, ...], Node]" = field(default_factory=dict)
+
+
+@runtime_checkable
+class Below(Protocol):
+    """What keeps pages that the tree does not: a disk."""
+
+    def came(self, node: Node) -> None:
+        """A page is in the tree now."""
+        ...
+
+    def goes(self, node: Node, *, is_evicted: bool) -> None:
+        """A page will not be in the tree any more; only for lack of room, or for good."""
+        ...
+
+    def why(self, digest: bytes) -> Reason | None:
+        """Why a page did not come back, as far as that is known."""
+        ...
 
 
 class RadixTree:
@@ -71,11 +103,22 @@ class RadixTree:
         """
         self.most = most
         self._pool, self._memory = pool, memory
-        self._root = _Node((), None, b"")
+        self._below: Below | None = None
+        self._root = Node((), None, first_key())
         # Least recently used first. A page stands behind those that follow it, so that the first
         # one that no sequence uses is always a leaf.
-        self._order: OrderedDict[_Node, None] = OrderedDict()
+        self._order: OrderedDict[Node, None] = OrderedDict()
         self._evicted: OrderedDict[bytes, None] = OrderedDict()
+
+    def stand_on(self, below: Below, tenant: str) -> None:
+        """Tell something below what comes and goes; the tree is empty.
+
+        Args:
+            below: Is told.
+            tenant: Whose prompts they are: digests of those of different ones never meet.
+        """
+        assert not self._order
+        self._below, self._root = below, Node((), None, first_key(tenant))
 
     def __len__(self) -> int:
         """Pages of keys and values that it holds."""
@@ -94,13 +137,8 @@ class RadixTree:
             most: Leading tokens that are of use.
             in_pages: Take whole pages only, not the beginning of one that goes on differently.
         """
-        path, node = list[_Node](), self._root
-        for page in _pages(token_ids, most):
-            if page not in node.children:
-                break
-            node = node.children[page]
-            path.append(node)
-        self._touch(path)
+        path = self.path(token_ids, most)
+        node = path[-1] if path else self._root
         length = len(path) * PAGE
         memory = [path[min(end, len(path)) - 1].memory for end in _group_ends(len(path))]
         keys = [each.page for each in path]
@@ -112,20 +150,45 @@ class RadixTree:
         miss = self._why(node, wanted, common, len(path) * PAGE)
         return Match(length, keys, memory if self._memory is not None else [], miss)
 
+    def path(self, token_ids: Sequence[int], most: int) -> list[Node]:
+        """The pages of a prompt's beginning that are here, in order; they are used now."""
+        path, node = list[Node](), self._root
+        for page in _pages(token_ids, most):
+            if page not in node.children:
+                break
+            node = node.children[page]
+            path.append(node)
+        self._touch(path)
+        return path
+
+    def following(
+        self, token_ids: Sequence[int], most: int, path: Sequence[Node]
+    ) -> Iterator[bytes]:
+        """Digests of the whole pages that follow those which are here."""
+        digest = path[-1].digest if path else self._root.digest
+        for tokens in islice(_pages(token_ids, most), len(path), None):
+            digest = key_after(digest, tokens)
+            yield digest
+
+    def nodes(self) -> list[Node]:
+        """All pages; each stands before those that follow it."""
+        return sorted(self._order, key=lambda node: node.place)
+
     def insert(self, token_ids: Sequence[int], sequence: PagedSequence) -> None:
         """Keep the whole pages of some leading tokens of a sequence.
 
         Where the tree has a page already, the sequence uses that one from now on: they are equal.
         """
         tables = sequence.tables
-        path, node = list[_Node](), self._root
+        path, new, node = list[Node](), list[Node](), self._root
         for place, tokens in enumerate(_pages(token_ids, min(len(token_ids), sequence.length))):
             child = node.children.get(tokens)
             if child is None:
-                child = _Node(tokens, node, _digest(node.digest, tokens))
+                child = Node(tokens, node, key_after(node.digest, tokens), place)
                 child.page = self._pool.share(tables[0].pages[place])
                 node.children[tokens] = child
                 self._evicted.pop(child.digest, None)
+                new.append(child)
             else:
                 tables[0].swap(place, child.page)
             if self._memory is not None:
@@ -133,6 +196,9 @@ class RadixTree:
             node = child
             path.append(node)
         self._touch(path)
+        if self._below is not None:
+            for each in new:
+                self._below.came(each)
         while len(self) > self.most and self.evict():
             pass
 
@@ -145,7 +211,7 @@ class RadixTree:
         found = next((node for node in self._order if used_too or self._is_unused(node)), None)
         if found is None:
             return False
-        self._remove(found)
+        self._remove(found, is_evicted=True)
         self._evicted[found.digest] = None
         if len(self._evicted) > REMEMBERED:
             self._evicted.popitem(last=False)
@@ -157,8 +223,10 @@ class RadixTree:
             self._remove(next(iter(self._order)))
         self._evicted.clear()
 
-    def _remove(self, node: _Node) -> None:
+    def _remove(self, node: Node, *, is_evicted: bool = False) -> None:
         assert not node.children
+        if self._below is not None:
+            self._below.goes(node, is_evicted=is_evicted)
         assert node.parent is not None
         del node.parent.children[node.tokens]
         del self._order[node]
@@ -166,7 +234,7 @@ class RadixTree:
         if self._memory is not None:
             self._memory.give_back(node.memory)
 
-    def _renew(self, node: _Node, memory: int) -> None:
+    def _renew(self, node: Node, memory: int) -> None:
         """The latest page with a node's memory nodes: it has those of the pages behind as well."""
         assert self._memory is not None
         if node.memory != memory:
@@ -175,15 +243,15 @@ class RadixTree:
                 self._memory.give_back(node.memory)
             node.memory = memory
 
-    def _touch(self, path: Sequence[_Node]) -> None:
+    def _touch(self, path: Sequence[Node]) -> None:
         for node in reversed(path):
             self._order[node] = None
             self._order.move_to_end(node)
 
-    def _is_unused(self, node: _Node) -> bool:
+    def _is_unused(self, node: Node) -> bool:
         return self._pool.users(node.page) == 1
 
-    def _nearest(self, node: _Node, wanted: tuple[int, ...]) -> tuple[_Node | None, int]:
+    def _nearest(self, node: Node, wanted: tuple[int, ...]) -> tuple[Node | None, int]:
         """The page after a node that has most in common with what is wanted, and how much."""
         best, most = None, 0
         for tokens, child in node.children.items():
@@ -192,11 +260,16 @@ class RadixTree:
                 best, most = child, common
         return best, most
 
-    def _why(self, node: _Node, wanted: tuple[int, ...], common: int, length: int) -> Miss | None:
+    def _why(self, node: Node, wanted: tuple[int, ...], common: int, length: int) -> Miss | None:
         if common == len(wanted) and (wanted or length):
             return None
-        if len(wanted) == PAGE and _digest(node.digest, wanted) in self._evicted:
-            return Miss("evicted", length + common)
+        if len(wanted) == PAGE:
+            digest = key_after(node.digest, wanted)
+            reason = None if self._below is None else self._below.why(digest)
+            if reason is None and digest in self._evicted:
+                reason = "evicted"
+            if reason is not None:
+                return Miss(reason, length + common)
         if common or (length and node.children):
             return Miss("differs", length + common)
         return Miss("never seen" if len(wanted) == PAGE else "shorter than a page", length)
@@ -211,8 +284,3 @@ def _pages(token_ids: Sequence[int], most: int) -> Iterator[tuple[int, ...]]:
 def _group_ends(n_pages: int) -> range:
     """For each page of memory nodes, where the pages end whose nodes it holds."""
     return range(GROUP, n_pages + GROUP, GROUP)
-
-
-def _digest(before: bytes, tokens: Sequence[int]) -> bytes:
-    data = b"".join(token.to_bytes(8, "little", signed=True) for token in tokens)
-    return blake2b(before + data, digest_size=16).digest()

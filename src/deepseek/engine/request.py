@@ -51,6 +51,8 @@ class Request:
     """Guessed tokens that ran so far."""
     n_accepted: int = 0
     """Of these, tokens that were chosen."""
+    fetch_seconds: float = 0.0
+    """What it took to look for its beginning on a disk."""
     started: float = 0.0
     answering: float = 0.0
     """When the prompt had been read."""

@@ -18,6 +18,7 @@ from deepseek.core.llm import Delta
 from deepseek.core.log import LOGGER
 from deepseek.engine.draft_model import DraftModel
 from deepseek.engine.part import Part
+from deepseek.engine.prefix_tier import PrefixTier
 from deepseek.engine.radix import RadixTree
 from deepseek.engine.request import Request
 from deepseek.engine.room import Room
@@ -93,6 +94,8 @@ class Scheduler:
         """By order."""
         self.running: list[Request] = []
         """By order."""
+        self.prefixes: PrefixTier | None = None
+        """Pages of earlier prompts on a disk."""
         self._decoder, self._hierarchy = decoder, hierarchy
         self._room = Room(decoder, self.tree, limits.n_pages, reclaim)
         self.speculator = Speculator(self._time_blank, draft_model) if speculates else None
@@ -169,7 +172,7 @@ class Scheduler:
     def _admit(self) -> None:
         """Let in who is next, as long as there is room; nobody overtakes one who finds none."""
         for request in list(self.waiting):
-            if self._is_being_read(request):
+            if self._is_being_read(request) or self._comes_back(request):
                 continue
             if not self._enter(request):
                 break
@@ -183,6 +186,15 @@ class Scheduler:
                 if min(n, most, self._shareable(other)) > other.sequence.length:
                     return True
         return False
+
+    def _comes_back(self, request: Request) -> bool:
+        """Fetch pages that a request begins with from the disk; whether more are to come."""
+        if self.prefixes is None or len(self.running) >= self.limits.n_running:
+            return False
+        start, most = time.perf_counter(), self._shareable(request)
+        more = self.prefixes.fetch(request.tokens, most, is_beside=bool(self.running))
+        request.fetch_seconds += time.perf_counter() - start
+        return more
 
     def _enter(self, request: Request) -> bool:
         """Let one in; lower priorities make way if they must."""
@@ -213,7 +225,7 @@ class Scheduler:
         insort(self.running, request, key=_order)
         if not request.n_preempted:
             request.n_reused, request.miss = match.length, match.miss
-            request.started = time.perf_counter()
+            request.started = time.perf_counter() - request.fetch_seconds
             self.counts.reused_tokens += match.length
             LOGGER.debug("reused %d tokens, then: %s", match.length, match.miss or "all")
         return True

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import UInt8
+from jaxtyping import BFloat16, UInt8
 from torch import Tensor
 
 from deepseek.core.config import build
@@ -33,6 +33,8 @@ BEGINNING = struct.Struct("<16sIIII")  # magic, version, header's bytes, CRCs of
 MAX_HEADER_BYTES = 1 << 16
 ALIGNMENT = 4_096  # of pages in the file: they can be mapped and used where they are
 LARGEST = 2.0**40  # no model's keys are near; beyond, scores might overflow
+LARGEST_BITS, SIGN_BIT = 0x5380, 0x8000  # of `LARGEST` in bfloat16
+OVERFLOWING = "the context holds numbers that no model computes"
 HINT = "save the context anew: deepseek context save"
 
 Progress = Callable[[int, int], None]
@@ -135,9 +137,26 @@ def check_numbers(numbers: Tensor) -> None:
     Raises:
         ContextError: Numbers are infinite, no numbers, or far larger than a model's.
     """
+    if numbers.dtype is torch.bfloat16 and numbers.is_contiguous():
+        if not _are_small(numbers):
+            raise ContextError(OVERFLOWING, HINT)
+        return
     # A maximum of what is no number is no number, and no number is below a limit.
     if numbers.numel() and not float(numbers.abs().amax()) <= LARGEST:
-        raise ContextError("the context holds numbers that no model computes", HINT)
+        raise ContextError(OVERFLOWING, HINT)
+
+
+def _are_small(numbers: BFloat16[Tensor, "..."]) -> bool:
+    """The same by their bits, which is many times as fast.
+
+    As integers numbers of one sign lie in the order of their size, and behind all of them what is
+    infinite or no number. With a sign negative ones are below all others, without above.
+    """
+    bits = numbers.detach().view(torch.int16).numpy()
+    if not bits.size:
+        return True
+    positive, negative = int(bits.max()), int(bits.view("uint16").max())
+    return positive <= LARGEST_BITS and negative <= LARGEST_BITS | SIGN_BIT
 
 
 def write_context(

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import UInt8
+from jaxtyping import BFloat16, UInt8
 from torch import Tensor
 
 from deepseek.core.errors import RequestError
@@ -103,7 +103,7 @@ class PagePool:
         if not self._users[page]:
             self._free.append(page)
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def own(self, page: int) -> int:
         """The page if it has one user, else a copy for one of its users."""
         if self._users[page] == 1:
@@ -140,6 +140,7 @@ class PagePool:
             places[:, :, :, :, :, n_vectors // NODES :] = 0
         return whole.view(-1).view(torch.uint8)
 
+    @torch.inference_mode()
     def write(self, page: int, content: UInt8[Tensor, " N"]) -> None:
         """Put there what `read` gave.
 
@@ -153,6 +154,37 @@ class PagePool:
         check_numbers(whole if bits is None else extremes(whole, bits, self._width))
         for place, part in zip(places, whole.unbind(1), strict=True):
             place.copy_(part)
+
+    @property
+    def node_bytes(self) -> int:
+        """Bytes of the memory nodes of one page of keys and values."""
+        return self.page_bytes // GROUP
+
+    @torch.inference_mode()
+    def read_nodes(self, page: int, place: int) -> UInt8[Tensor, " N"]:
+        """Memory nodes of one of the pages of keys whose nodes a page holds.
+
+        Args:
+            page: Its number.
+            place: Which of them, less than `GROUP`.
+        """
+        return self._nodes(page, place).contiguous().view(-1).view(torch.uint8)
+
+    @torch.inference_mode()
+    def write_nodes(self, page: int, place: int, content: UInt8[Tensor, " N"]) -> None:
+        """Put there what `read_nodes` gave.
+
+        Raises:
+            ContextError: They hold what no model computes.
+        """
+        there = self._nodes(page, place)
+        nodes = content.view(self._dtype).view(there.shape)
+        check_numbers(nodes)
+        there.copy_(nodes)
+
+    def _nodes(self, page: int, place: int) -> BFloat16[Tensor, "L G D N 2"]:
+        (whole,) = self.pages.of(page)
+        return whole.view(*whole.shape[:2], -1, NODES, GROUP, 2)[:, :, :, :, place]
 
     @property
     def _is_full(self) -> bool:

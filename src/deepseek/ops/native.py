@@ -6,6 +6,7 @@ They are optional: without a compiler at installation everything runs on torch.
 import contextlib
 import ctypes
 import functools
+import hashlib
 import os
 from collections.abc import Iterator
 from importlib import metadata
@@ -100,6 +101,13 @@ def level() -> str:
     """The instruction set in use."""
     found = library()
     return LEVELS[found.ds_level_in_use()] if found else "none"
+
+
+@functools.cache
+def build() -> str:
+    """A digest of the compiled library: another build may round another way. Empty without one."""
+    found = library()
+    return "" if found is None else hashlib.sha256(Path(found._name).read_bytes()).hexdigest()
 
 
 def levels() -> list[str]:

@@ -79,11 +79,11 @@ def replaced(path: Path) -> Iterator[BinaryIO]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     for left in path.parent.glob(f"{LARGE}*"):
-        _remove_if_left(left)
+        remove_if_left(left)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=LARGE)
     try:
         with os.fdopen(handle, "w+b") as file:
-            _try_lock(file.fileno())
+            try_lock(file.fileno())
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -93,19 +93,19 @@ def replaced(path: Path) -> Iterator[BinaryIO]:
         raise
 
 
-def _remove_if_left(file: Path) -> None:
+def remove_if_left(file: Path) -> None:
     """Remove a large file unless its writer lives; a moment ago it may not have had its lock."""
     with contextlib.suppress(OSError):
         handle = os.open(file, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0))
         try:
             is_old = time.time() - os.fstat(handle).st_mtime > FRESH_SECONDS
-            if is_old and _try_lock(handle):
+            if is_old and try_lock(handle):
                 file.unlink()
         finally:
             os.close(handle)
 
 
-def _try_lock(handle: int) -> bool:
+def try_lock(handle: int) -> bool:
     """Lock an open file if no other process does; False where the system has no locks."""
     try:
         import fcntl
