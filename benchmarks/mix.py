@@ -211,9 +211,7 @@ class Mix:
             [
                 lambda: self._engine.generate(prompt, SamplingParams(max_tokens=900_000)),
                 lambda: self._engine.generate([]),
-                lambda: self._engine.generate(
-                    prompt, SamplingParams(logit_bias={10_000_000: 1.0})
-                ),
+                lambda: self._engine.generate(prompt, SamplingParams(logit_bias={10_000_000: 1.0})),
                 lambda: self._engine.generate(
                     prompt, SamplingParams(constraint=Constraint.grammar("start: 'a"))
                 ),

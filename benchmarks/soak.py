@@ -2,10 +2,10 @@
 
     python benchmarks/soak.py [--requests 10000] [--clients 12] [--pages 24]
 
-SmolLM2-135M with so few pages of memory that requests make way for each other. Clients stream, leave, lose
-their streams, cancel, ask for several answers and for answers in a form, score, and ask for what
-must be refused (mix.py). Nothing is timed: the machine may be busy. Memory is sampled all the
-while; it is flat if the last quarter's mean is at most 2 % above that of the second quarter.
+SmolLM2-135M with so few pages of memory that requests make way for each other. Clients stream,
+leave, lose their streams, cancel, ask for several answers and for answers in a form, score, and
+ask for what must be refused (mix.py). Nothing is timed: the machine may be busy. Memory is sampled
+all the while; it is flat if the last quarter's mean is at most 2 % above the second quarter's.
 Writes benchmarks/results/soak.json and .md (not with --quick).
 """
 

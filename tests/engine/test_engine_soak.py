@@ -19,14 +19,13 @@ from deepseek.engine.engine import Engine
 from deepseek.model.budget import Budget, PageCounts
 from deepseek.ops import native
 
-ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "benchmarks"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 from mix import Mix
 from soak import Soak, growth, rows_of, threads_left
 
 pytestmark = pytest.mark.skipif(not native.is_available(), reason="the kernels were not built")
 
-LICENCE = (ROOT / "LICENSE").read_text(encoding="utf-8")
+LICENCE = (Path(__file__).parents[2] / "LICENSE").read_text(encoding="utf-8")
 CLIENTS, STALLED = 10, 60.0
 
 
@@ -162,7 +161,6 @@ def test_what_the_soak_must_find_is_found(tiny_folder: Path) -> None:
     assert by_name["requests left in the scheduler"].is_met
     runner_of(engine).decoder.pool.give_back(lost)
     assert growth([1, 100, 100, 103]) == pytest.approx(3)
+    mix.send = lambda _: threading.Event().wait(3)  # type: ignore[assignment, method-assign]
     with pytest.raises(RuntimeError, match="no request has ended"):
-        hanging = Soak(engine, mix)
-        mix.send = lambda _: threading.Event().wait(3)  # type: ignore[assignment, method-assign]
-        hanging.run(1, 1, stalled=0.3)
+        Soak(engine, mix).run(1, 1, stalled=0.3)
