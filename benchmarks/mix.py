@@ -19,9 +19,9 @@ from deepseek.engine.engine import Engine
 from deepseek.engine.request import AnswerStream
 from deepseek.engine.samples import samples
 
-NEVER_LONG = 16
+NEVER_LONG = 12
 """Most tokens of an answer, but for those that somebody leaves."""
-LEFT_LONG = 80
+LEFT_LONG = 60
 """Tokens of an answer that somebody leaves: more than are read of it."""
 COLOURS = ("red", "green", "light blue")
 DATE = r"[0-9]{4}-[0-9]{2}-[0-9]{2}"

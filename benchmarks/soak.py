@@ -1,6 +1,6 @@
 """Ten thousand mixed requests from many threads: does anything leak, hang, or come out wrong?
 
-    python benchmarks/soak.py [--requests 10000] [--clients 12] [--pages 24]
+    python benchmarks/soak.py [--requests 10000] [--clients 12] [--pages 20]
 
 SmolLM2-135M with so few pages of memory that requests make way for each other. Clients stream,
 leave, lose their streams, cancel, ask for several answers and for answers in a form, score, and
@@ -96,9 +96,9 @@ class Soak:
         return self.engine._loop.scheduler.is_idle
 
 
-def engine_with(n_pages: int) -> Engine:
+def engine_with(n_pages: int, n_threads: int) -> Engine:
     """SmolLM2-135M with that many pages of keys and values."""
-    loaded, _ = load_engine(MODEL, threads=thread_count()[0])
+    loaded, _ = load_engine(MODEL, threads=n_threads)
     budget = Budget(
         kv_format="bfloat16",
         context_window=CONTEXT,
@@ -171,11 +171,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--requests", type=int, default=10_000)
     parser.add_argument("--clients", type=int, default=12)
-    parser.add_argument("--pages", type=int, default=24, help="of 64 tokens, for all requests")
+    parser.add_argument("--pages", type=int, default=20, help="of 64 tokens, for all requests")
+    parser.add_argument("--threads", type=int, default=thread_count()[0])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--quick", action="store_true", help="300 requests, no file")
     args = parser.parse_args(arguments)
-    engine = engine_with(args.pages)
+    engine = engine_with(args.pages, args.threads)
     soak = Soak(engine, Mix(engine, TEXT.read_text(encoding="utf-8"), seed=args.seed))
     n_files = len(os.listdir(FILES)) if FILES.exists() else 0
     soak.run(300 if args.quick else args.requests, args.clients)
