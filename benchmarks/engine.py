@@ -31,7 +31,7 @@ from pathlib import Path
 from deepseek.weights.pull import ensure
 from drafting import speculation_rows
 from report import ROOT, Row, commit, say, write_results
-from saturation import inside_rows, roofline_rows, stream_rows
+from saturation import BATCHES, inside_rows, roofline_rows, stream_rows
 from sessions import RUNS, sameness_rows, shared_rows
 from turns import HISTORY, follow_up_rows, restart_rows
 
@@ -63,6 +63,7 @@ def parts_of(model: str, args: argparse.Namespace) -> dict[str, Callable[[], lis
             *(stream_rows, model, path, args.server, FORMATS[model]),
             rounds=rounds,
             n_tokens=8 if quick else 128,
+            batches=BATCHES[:1] if quick else BATCHES,
         ),
         "inside": partial(inside_rows, model, rounds=rounds, n_tokens=8 if quick else 64),
         "roofline": partial(roofline_rows, model, rounds=rounds),

@@ -50,7 +50,14 @@ def endless(engine: Engine, n_tokens: int) -> SamplingParams:
 
 
 def stream_rows(
-    model: str, path: Path, program: Path | None, what: str, *, rounds: int, n_tokens: int
+    model: str,
+    path: Path,
+    program: Path | None,
+    what: str,
+    *,
+    rounds: int,
+    n_tokens: int,
+    batches: Sequence[tuple[str, ...]] = BATCHES,
 ) -> list[Row]:
     """Whole requests, read and written, against the same of llama.cpp's server, and against the
     writing alone of its library, whose batches are made without any server."""
@@ -60,7 +67,7 @@ def stream_rows(
     library = Worker("llama.cpp", path, n_threads, **VARIANTS[1])
     server = None
     if program is not None:
-        flags = fastest_batches((program, path), engine, texts)
+        flags = fastest_batches((program, path), engine, texts, batches)
         server = LlamaServer(program, path, n_threads, flags, n_slots=STREAMS, context=1_024)
     ours, served, batched = list[float](), list[float](), list[float]()
     ids = [encode_prompt(engine.tokenizer, text) for text in texts]
@@ -86,12 +93,17 @@ def stream_rows(
 
 
 def fastest_batches(
-    server: tuple[Path, Path], engine: Engine, texts: Sequence[str]
+    server: tuple[Path, Path],
+    engine: Engine,
+    texts: Sequence[str],
+    batches: Sequence[tuple[str, ...]],
 ) -> tuple[str, ...]:
     """llama.cpp's fastest flags for these, tried once each after a warm-up."""
+    if len(batches) == 1:
+        return batches[0]
     ids = [encode_prompt(engine.tokenizer, text) for text in texts]
     seconds = {}
-    for flags in BATCHES:
+    for flags in batches:
         program, path = server
         with LlamaServer(
             program, path, thread_count()[0], flags, n_slots=STREAMS, context=1_024

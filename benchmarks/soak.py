@@ -1,11 +1,12 @@
 """Ten thousand mixed requests from many threads: does anything leak, hang, or come out wrong?
 
-    python benchmarks/soak.py [--requests 10000] [--clients 12] [--pages 20]
+    python benchmarks/soak.py [--model tiny] [--requests 10000] [--clients 12] [--pages 20]
 
-SmolLM2-135M with so few pages of memory that requests make way for each other. Clients stream,
-leave, lose their streams, cancel, ask for several answers and for answers in a form, score, and
-ask for what must be refused (mix.py). Nothing is timed: the machine may be busy. Memory is sampled
-all the while; it is flat if the last quarter's mean is at most 2 % above the second quarter's.
+SmolLM2-135M, or the tiny model of the tests, with so few pages of memory that requests make way for
+each other. Clients stream, leave, lose their streams, cancel, ask for several answers and for
+answers in a form, score, and ask for what must be refused (mix.py). Nothing is timed: the machine
+may be busy. Memory is sampled all the while; it is flat if the last quarter's mean is at most 2 %
+above the second quarter's.
 Writes benchmarks/results/soak.json and .md (not with --quick).
 """
 
@@ -13,6 +14,7 @@ import argparse
 import faulthandler
 import os
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Sequence
@@ -21,16 +23,21 @@ from itertools import count
 from pathlib import Path
 from statistics import mean
 
+import torch
+
 from deepseek.core.memory import resident_bytes
 from deepseek.core.threads import thread_count
 from deepseek.engine.engine import Engine
 from deepseek.engine.loader import load_engine
 from deepseek.engine.native_runner import NativeRunner
 from deepseek.model.budget import Budget, PageCounts
+from deepseek.model.transformer import Transformer
+from deepseek.ops import native
+from deepseek.tokenizer.tokenizer import Tokenizer
 from mix import Mix
 from report import ROOT, Row, say, say_row, write_results
 
-MODEL = "smollm2-135m"
+MODEL, TINY = "smollm2-135m", "tiny"
 CONTEXT = 1_024
 PERIOD = 0.25
 """Seconds between two looks at memory."""
@@ -73,6 +80,8 @@ class Soak:
             time.sleep(PERIOD)
             self.resident.append(resident_bytes())
             n_now = self.mix.tally.n_ended
+            if n_now // 1_000 > n_before // 1_000:
+                say(f"{n_now:,} requests have ended, {resident_bytes() / 2**20:.1f} MiB")
             if n_now > n_before:
                 n_before, since = n_now, time.monotonic()
             elif time.monotonic() - since > stalled:
@@ -96,9 +105,10 @@ class Soak:
         return self.engine._loop.scheduler.is_idle
 
 
-def engine_with(n_pages: int, n_threads: int) -> Engine:
-    """SmolLM2-135M with that many pages of keys and values."""
-    loaded, _ = load_engine(MODEL, threads=n_threads)
+def engine_with(model: str, n_pages: int, n_threads: int) -> Engine:
+    """A checkpoint with that many pages of keys and values."""
+    transformer, tokenizer = tiny() if model == TINY else loaded(model, n_threads)
+    native.use_threads(n_threads)
     budget = Budget(
         kv_format="bfloat16",
         context_window=CONTEXT,
@@ -106,14 +116,32 @@ def engine_with(n_pages: int, n_threads: int) -> Engine:
         peak_bytes=0,
     )
     return Engine(
-        loaded.runner.model,
-        loaded.tokenizer,
-        name=MODEL,
-        dtype=loaded.runner.dtype,
-        device=loaded.runner.device,
+        transformer,
+        tokenizer,
+        name=model,
+        dtype=torch.float32,
+        device=torch.device("cpu"),
         context_window=CONTEXT,
         budget=budget,
     )
+
+
+def loaded(model: str, n_threads: int) -> tuple[Transformer, Tokenizer]:
+    """A named checkpoint."""
+    engine, _ = load_engine(model, threads=n_threads)
+    return engine.runner.model, engine.tokenizer
+
+
+def tiny() -> tuple[Transformer, Tokenizer]:
+    """The checkpoint of the tests: random weights, so small that requests alone take the time."""
+    sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "engine")]
+    from tiny_native import native_model
+
+    from tiny_checkpoint import write_tiny_checkpoint
+
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer = Tokenizer.from_folder(write_tiny_checkpoint(Path(folder)))
+    return native_model(), tokenizer
 
 
 def threads_left(wait: float = 10.0) -> int:
@@ -169,6 +197,7 @@ def rows_of(soak: Soak, n_files_before: int) -> list[Row]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--model", default=MODEL, help=f"{TINY}: the one of the tests")
     parser.add_argument("--requests", type=int, default=10_000)
     parser.add_argument("--clients", type=int, default=12)
     parser.add_argument("--pages", type=int, default=20, help="of 64 tokens, for all requests")
@@ -176,7 +205,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--quick", action="store_true", help="300 requests, no file")
     args = parser.parse_args(arguments)
-    engine = engine_with(args.pages, args.threads)
+    engine = engine_with(args.model, args.pages, args.threads)
     soak = Soak(engine, Mix(engine, TEXT.read_text(encoding="utf-8"), seed=args.seed))
     n_files = len(os.listdir(FILES)) if FILES.exists() else 0
     soak.run(300 if args.quick else args.requests, args.clients)

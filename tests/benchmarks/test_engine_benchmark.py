@@ -2,10 +2,12 @@
 
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from jsonschema import validate
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
@@ -26,6 +28,14 @@ from sessions import ANSWER, COMMON, OWN, most_pages
 from turns import conversation, faster_row, first_token, followed
 
 needs_kernels = pytest.mark.skipif(not native.is_available(), reason="the kernels were not built")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread(_threads: None) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
