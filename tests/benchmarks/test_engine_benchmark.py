@@ -25,7 +25,7 @@ from drafting import Written, ask_ours, compare, own_rows, ratio_row
 from report import Row
 from saturation import endless, seconds_of, timed_passes
 from sessions import ANSWER, COMMON, OWN, most_pages
-from turns import conversation, faster_row, first_token, followed
+from turns import conversation, faster_row, first_token, followed, restart_row
 
 needs_kernels = pytest.mark.skipif(not native.is_available(), reason="the kernels were not built")
 
@@ -130,6 +130,24 @@ def test_a_follow_up_begins_like_the_turn_before(tiny: Engine, attention_paper: 
     later = tiny.generate(followed(turns, answer), SamplingParams(max_tokens=1))
     assert 800 < later.n_prompt_tokens < 1_000
     assert later.n_reused_tokens > 700
+
+
+@needs_kernels
+def test_a_restart_is_timed_with_a_folder_and_without(
+    tiny_folder: Path, attention_paper: Path
+) -> None:
+    folders = list[str]()
+
+    def load(folder: str) -> Engine:
+        assert Path(folder).is_dir()
+        folders.append(folder)
+        return native_engine(tiny_folder)
+
+    row = restart_row("tiny", load, 300, 1)
+    assert (row.must, row.moonshot, row.rounds) == (5.0, 40.0, 1)
+    before, warm, cold = folders
+    assert before == warm != cold
+    assert not any(Path(folder).exists() for folder in folders)
 
 
 def test_parts_keep_their_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
