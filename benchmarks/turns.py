@@ -1,11 +1,15 @@
 """The first token of a follow-up: beside reading everything anew, and after a restart."""
 
 import inspect
+import json
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from copying import paper
 from deepseek.core.llm import Message, SamplingParams
@@ -22,7 +26,7 @@ ROOM = 150
 """Of these, tokens of everything but the text that is talked about, at most."""
 ANSWER = 24
 FOLLOW_UP, RESTARTED, WARM_PEER = (20.0, 50.0), (5.0, 40.0), (1.0, 2.0)
-PREFIX_OPTION = "kv_prefixes"
+PREFIX_OPTION = "prefixes"
 """Of `load_engine`: a folder in which beginnings of prompts outlive the process."""
 
 
@@ -94,41 +98,55 @@ def has_prefixes() -> bool:
     return PREFIX_OPTION in inspect.signature(load_engine).parameters
 
 
-def restart_rows(
-    model: str, *, rounds: int, history: Sequence[int] = HISTORY, option: str = PREFIX_OPTION
-) -> list[Row]:
-    """With the conversation so far in a folder, after loading anew; loading is not counted."""
+def restart_rows(model: str, *, rounds: int, history: Sequence[int] = HISTORY) -> list[Row]:
+    """With the conversation so far in a folder, in a new process; loading is not counted."""
     if not has_prefixes():
         say("restart: prefixes in a folder are not there yet, its rows are left out")
         return []
-
-    def load(folder: str) -> Engine:
-        settings = {option: folder}
-        return load_engine(model, threads=thread_count()[0], **settings)[0]  # type: ignore[arg-type]
-
-    return [restart_row(model, load, n_tokens, rounds) for n_tokens in history]
+    return [restart_row(model, session, n_tokens, rounds) for n_tokens in history]
 
 
-def restart_row(model: str, load: Callable[[str], Engine], n_tokens: int, rounds: int) -> Row:
+def restart_row(model: str, run: "Session", n_tokens: int, rounds: int) -> Row:
     """One length; each round has folders of its own."""
     cold, warm = list[float](), list[float]()
     for _ in range(rounds):
         with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as empty:
-            before = load(folder)
-            turns = conversation(before, n_tokens)
-            answer = before.generate(turns, SamplingParams(max_tokens=ANSWER)).text
-            before.forget()
-            del before
-            later = followed(turns, answer)
+            answer = run(model, folder, n_tokens, None)["answer"]
             for place, found in ((folder, warm), (empty, cold)):
-                engine = load(place)
-                engine.generate("Hello", SamplingParams(max_tokens=2))
-                found.append(first_token(engine, later))
-                del engine
+                found.append(run(model, place, n_tokens, answer)["seconds"])
     name = f"{model} first token of a follow-up after a restart, {n_tokens:,} tokens so far"
     row = faster_row(name, warm, cold, "own, everything read anew", RESTARTED)
     say_row(row)
     return row
+
+
+Session = Callable[[str, str, int, str | None], dict[str, Any]]
+"""Runs `serve` in a process of its own."""
+
+
+def session(model: str, folder: str, n_tokens: int, answer: str | None) -> dict[str, Any]:
+    """What a process says: see `serve`."""
+    job = json.dumps([model, folder, n_tokens, answer])
+    command = [sys.executable, __file__, job]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def serve(model: str, folder: str, n_tokens: int, answer: str | None) -> dict[str, Any]:
+    """Answer the first turn of a conversation, or, given that answer, time the next one.
+
+    The folder keeps beginnings of prompts.
+    """
+    from deepseek.engine.prefix_folder import choose_prefixes  # type: ignore[import-not-found]
+
+    settings = {PREFIX_OPTION: choose_prefixes(folder)}
+    engine, _ = load_engine(model, threads=thread_count()[0], **settings)
+    turns = conversation(engine, n_tokens)
+    if answer is None:
+        return {"answer": engine.generate(turns, SamplingParams(max_tokens=ANSWER)).text}
+    engine.generate("Hello", SamplingParams(max_tokens=2))  # warm
+    return {"seconds": first_token(engine, followed(turns, answer))}
 
 
 def faster_row(
@@ -154,3 +172,7 @@ def faster_row(
         moonshot=musts[1],
         judge="ratio",
     )
+
+
+if __name__ == "__main__":
+    print(json.dumps(serve(*json.loads(sys.argv[1]))))

@@ -132,22 +132,22 @@ def test_a_follow_up_begins_like_the_turn_before(tiny: Engine, attention_paper: 
     assert later.n_reused_tokens > 700
 
 
-@needs_kernels
-def test_a_restart_is_timed_with_a_folder_and_without(
-    tiny_folder: Path, attention_paper: Path
-) -> None:
-    folders = list[str]()
+def test_a_restart_is_timed_with_the_folder_of_the_session_before_and_without() -> None:
+    kept: dict[str, str] = {}
 
-    def load(folder: str) -> Engine:
+    def run(model: str, folder: str, n_tokens: int, answer: str | None) -> dict[str, Any]:
         assert Path(folder).is_dir()
-        folders.append(folder)
-        return native_engine(tiny_folder)
+        if answer is None:
+            kept[folder] = f"answer {len(kept)}"
+            return {"answer": kept[folder]}
+        assert answer == f"answer {len(kept) - 1}"
+        return {"seconds": 0.1 if folder in kept else 2.0}
 
-    row = restart_row("tiny", load, 300, 1)
-    assert (row.must, row.moonshot, row.rounds) == (5.0, 40.0, 1)
-    before, warm, cold = folders
-    assert before == warm != cold
-    assert not any(Path(folder).exists() for folder in folders)
+    row = restart_row("x", run, 300, 3)
+    assert (row.value, row.peer_value, row.ratio, row.rounds) == (100, 2_000, 20, 3)
+    assert (row.must, row.moonshot) == (5.0, 40.0)
+    assert len(kept) == 3
+    assert not any(Path(folder).exists() for folder in kept)
 
 
 def test_parts_keep_their_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
