@@ -10,7 +10,7 @@ TEXT ?= text
 export PYTHONDONTWRITEBYTECODE = 1
 
 .DEFAULT_GOAL := help
-.PHONY: check-native-arm help install demo test test-large check format bench-inference bench-papers bench-extraction bench-evaluation bench-lm-eval bench-kernels bench-invariance bench-accuracy bench-long-context bench-far-peer bench-long-accuracy bench-routing bench-memory check-native clean
+.PHONY: check-native-arm help install demo test test-large check format bench-inference bench-papers bench-extraction bench-evaluation bench-lm-eval bench-kernels bench-invariance bench-engine bench-soak bench-accuracy bench-long-context bench-far-peer bench-long-accuracy bench-routing bench-memory check-native clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-18s %s\n", $$1, $$2}'
@@ -65,6 +65,12 @@ bench-invariance: $(VENV)/.dev  ## what equal bits cost: two builds of the libra
 	cmake --build build/fixed
 	cmake --build build/free
 	$(BIN)/python benchmarks/invariance.py $(INVARIANCE_ARGS)
+
+bench-engine: $(VENV)/.peers  ## the engine at work (hours; each part keeps its rows; LLAMA_SERVER=… is llama.cpp's llama-server)
+	$(BIN)/python benchmarks/engine.py $(if $(LLAMA_SERVER),--server "$(LLAMA_SERVER)") $(ENGINE_ARGS)
+
+bench-soak: $(VENV)/.dev  ## 10,000 mixed requests: nothing leaks, hangs or comes out wrong (half an hour)
+	$(BIN)/python benchmarks/soak.py $(SOAK_ARGS)
 
 bench-accuracy: $(VENV)/.peers  ## what int8 costs beside llama.cpp (hours; goes on where it stopped)
 	$(BIN)/python benchmarks/accuracy.py $(ACCURACY_ARGS)

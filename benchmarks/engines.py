@@ -69,30 +69,35 @@ class Ours:
 
     def facts(self) -> dict[str, int]:
         """Packed bytes and multiplications of all matrices, and bytes that a position caches."""
-        from deepseek.model.linear import Linear
-        from deepseek.ops.linear import QuantisedWeight
-
-        model = self._engine.runner.model
-        config = model.config
-        packed = [
-            m.packed
-            for m in model.modules()
-            if isinstance(m, Linear) and isinstance(m.packed, QuantisedWeight)
-        ]
-        head = model.head.packed
-        return {
-            "weight_bytes": sum(weight.n_bytes for weight in packed),
-            "weights": sum(n_out * n_in for n_out, n_in in (w.shape for w in packed)),
-            "head_weights": head.shape[0] * head.shape[1] if head is not None else 0,
-            "cache_bytes": 2 * 2 * config.n_layers * config.n_kv_heads * config.d_head,
-            "attention_width": config.n_layers * config.n_heads * config.d_head,
-        }
+        return sizes_of(self._engine)
 
     def products(self, n_rows: int) -> dict[str, dict[str, float]]:
         """Seconds, bytes and operations of each matrix with so many rows of activations."""
         from roofline import product_times
 
         return product_times(self._engine.runner.model, n_rows)
+
+
+def sizes_of(engine: Any) -> dict[str, int]:
+    """Packed bytes and multiplications of all matrices, and bytes that a position caches."""
+    from deepseek.model.linear import Linear
+    from deepseek.ops.linear import QuantisedWeight
+
+    model = engine.runner.model
+    config = model.config
+    packed = [
+        m.packed
+        for m in model.modules()
+        if isinstance(m, Linear) and isinstance(m.packed, QuantisedWeight)
+    ]
+    head = model.head.packed
+    return {
+        "weight_bytes": sum(weight.n_bytes for weight in packed),
+        "weights": sum(n_out * n_in for n_out, n_in in (w.shape for w in packed)),
+        "head_weights": head.shape[0] * head.shape[1] if head is not None else 0,
+        "cache_bytes": 2 * 2 * config.n_layers * config.n_kv_heads * config.d_head,
+        "attention_width": config.n_layers * config.n_heads * config.d_head,
+    }
 
 
 class LlamaCpp:

@@ -66,7 +66,7 @@ def write_results(
     words = [Path(word).name if os.sep in word else word for word in arguments[1:]]
     about = {
         "command": " ".join(["python", f"benchmarks/{Path(arguments[0]).name}", *words]),
-        "commit": _commit(),
+        "commit": commit(),
         "date": date.today().isoformat(),
         "hardware": _hardware(),
     }
@@ -87,6 +87,13 @@ def read_rows(name: str, folder: Path = RESULTS) -> list[Row]:
     for row in rows:
         row.measured = row.measured or f"{report['commit']}, {report['date']}"
     return rows
+
+
+def commit() -> str:
+    """The commit, with a mark if files differ from it."""
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty=+changes", "--exclude=*"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or "unknown"
 
 
 def say_row(row: Row) -> None:
@@ -138,13 +145,6 @@ def _line(row: Row) -> str:
 def _rounded(row: dict[str, Any]) -> dict[str, Any]:
     """Five digits: more would be noise."""
     return {k: float(f"{v:.5g}") if isinstance(v, float) else v for k, v in row.items()}
-
-
-def _commit() -> str:
-    """The commit, with a mark if files differ from it."""
-    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty=+changes", "--exclude=*"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return done.stdout.strip() or "unknown"
 
 
 def _hardware() -> str:

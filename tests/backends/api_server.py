@@ -16,6 +16,14 @@ class Handler(BaseHTTPRequestHandler):
     engine: Engine
     seen: list[dict[str, Any]]
     can_echo = True
+    failures: list[int]
+    """Statuses with which it answers first."""
+    breaks_after = 10**9
+    """Pieces after which it drops the connection."""
+    goes_on: threading.Event
+    """Awaited before each piece."""
+    streams: list[str]
+    """How streamed answers ended."""
     shift = 0
     """Places by which the echoed values are wrong."""
 
@@ -28,7 +36,13 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.seen.append(body | {"path": self.path})
+        if self.failures:
+            self._send(self.failures.pop(0), {"error": {"message": "not now", "type": "server"}})
+            return
         try:
+            if body.get("stream"):
+                self._stream(body)
+                return
             self._send(200, self._chat(body) if "chat" in self.path else self._complete(body))
         except RequestError as error:
             self._send(400, {"error": {"message": error.message, "type": "invalid_request"}})
@@ -69,12 +83,54 @@ class Handler(BaseHTTPRequestHandler):
         }
 
     def _generate(self, prompt: Prompt, body: dict[str, Any]) -> Completion:
-        params = SamplingParams(
+        return self.engine.generate(prompt, self._params(body))
+
+    def _params(self, body: dict[str, Any]) -> SamplingParams:
+        return SamplingParams(
             max_tokens=body["max_tokens"],
             temperature=float(body["temperature"]),
             stop=tuple(body.get("stop", ())),
         )
-        return self.engine.generate(prompt, params)
+
+    def _stream(self, body: dict[str, Any]) -> None:
+        """Server-sent events; each answer of a conversation begins with a thought."""
+        is_chat = "chat" in self.path
+        prompt: Prompt = body.get("prompt", "")
+        if is_chat:
+            prompt = [Message(turn["role"], turn["content"]) for turn in body["messages"]]
+        answer = self.engine.stream(prompt, self._params(body))
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.end_headers()
+        n_pieces = 0
+        try:
+            if is_chat:
+                self._event({"delta": {"reasoning_content": "Well."}, "finish_reason": None})
+            for delta in answer:
+                self.goes_on.wait(60)
+                if n_pieces == self.breaks_after:
+                    self.streams.append("broken")
+                    return
+                n_pieces += 1
+                said = {"delta": {"content": delta.text}} if is_chat else {"text": delta.text}
+                end = delta.completion
+                self._event(said | {"finish_reason": end.finish_reason if end else None})
+                if end is not None:
+                    self._event(None, end.n_prompt_tokens)
+            self.wfile.write(b"data: [DONE]\n\n")
+            self.streams.append("whole")
+        except OSError:
+            self.streams.append("left")
+        finally:
+            answer.close()  # type: ignore[attr-defined]
+
+    def _event(self, choice: dict[str, Any] | None, n_prompt: int = 0) -> None:
+        about: dict[str, Any] = {"id": "1", "object": "chunk", "created": 1, "model": "tiny"}
+        about["choices"] = [] if choice is None else [choice | {"index": 0}]
+        if choice is None:
+            about["usage"] = {"prompt_tokens": n_prompt, "completion_tokens": 1, "total_tokens": 1}
+        self.wfile.write(f"data: {json.dumps(about)}\n\n".encode())
+        self.wfile.flush()
 
     def _answer(self, completion: Completion, choice: dict[str, Any]) -> dict[str, Any]:
         reason = {"finish_reason": completion.finish_reason, "index": 0}
@@ -96,7 +152,10 @@ class Handler(BaseHTTPRequestHandler):
 def serving(engine: Engine, **settings: Any) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     """The address of a running server, and the requests it has seen."""
     seen: list[dict[str, Any]] = []
-    handler = type("Bound", (Handler,), {"engine": engine, "seen": seen, **settings})
+    own: dict[str, Any] = {"engine": engine, "seen": seen, "failures": [], "streams": []}
+    own["goes_on"] = threading.Event()
+    own["goes_on"].set()
+    handler = type("Bound", (Handler,), own | settings)
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()

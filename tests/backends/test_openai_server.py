@@ -1,5 +1,6 @@
 """A served model gives over HTTP what the engine behind it gives."""
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,66 @@ def test_text_is_continued(model: ServedModel, engine: Engine) -> None:
     theirs = engine.generate(PROMPT, PARAMS)
     assert (mine.text, mine.finish_reason) == (theirs.text, theirs.finish_reason)
     assert mine.n_prompt_tokens == theirs.n_prompt_tokens
-    assert [d.text for d in model.stream(PROMPT, PARAMS)] == [theirs.text]
+
+
+def test_an_answer_comes_in_pieces(model: ServedModel, engine: Engine) -> None:
+    theirs = engine.generate(PROMPT, PARAMS)
+    *pieces, last = model.stream(PROMPT, PARAMS)
+    assert len(pieces) > 3
+    assert "".join(piece.text for piece in pieces) == theirs.text
+    assert all(piece.completion is None for piece in pieces)
+    assert last.text == ""
+    assert last.completion == model.generate(PROMPT, PARAMS)
+    turns = [Message("user", "Hello")]
+    thought, *pieces, last = model.stream(turns, PARAMS)
+    assert (thought.text, thought.reasoning) == ("", "Well.")
+    assert last.completion is not None
+    assert last.completion.reasoning == "Well."
+    assert last.completion.text == "".join(piece.text for piece in pieces)
+    assert last.completion.text == engine.generate(turns, PARAMS).text
+
+
+def test_a_stream_that_is_closed_ends_the_request(engine: Engine) -> None:
+    ended: list[str] = []
+    with serving(engine, streams=ended) as (url, _):
+        stream = ServedModel(url).stream(PROMPT, SamplingParams(max_tokens=1_500))
+        assert next(stream).text
+        stream.close()  # type: ignore[attr-defined]
+        assert engine.generate("Hello", PARAMS).token_ids, "the model is free for others"
+    assert ended == ["left"]
+
+
+def test_a_stream_that_breaks_off_or_stands_still_says_so(engine: Engine) -> None:
+    with serving(engine, breaks_after=2) as (url, _):
+        stream = ServedModel(url).stream(PROMPT, PARAMS)
+        assert next(stream).text
+        with pytest.raises(RequestError, match="broke its answer off"):
+            list(stream)
+    goes_on = threading.Event()
+    with serving(engine, goes_on=goes_on) as (url, _):
+        slow = ServedModel(url, timeout=1.0)
+        stream = slow.stream([Message("user", "Hello")], PARAMS)
+        assert next(stream).reasoning
+        with pytest.raises(RequestError, match="said nothing for 1 s"):
+            list(stream)
+        goes_on.set()
+
+
+def test_what_fails_for_a_moment_is_tried_again(engine: Engine) -> None:
+    failures = [503, 429]
+    with serving(engine, failures=failures) as (url, seen):
+        assert (
+            ServedModel(url).generate(PROMPT, PARAMS).text == engine.generate(PROMPT, PARAMS).text
+        )
+        assert len(seen) == 3
+        failures += [503]
+        assert list(ServedModel(url).stream(PROMPT, PARAMS))[-1].completion is not None
+        failures += [400]
+        with pytest.raises(RequestError, match="not now"):
+            ServedModel(url).generate(PROMPT, PARAMS)
+        failures += [400]
+        with pytest.raises(RequestError, match="not now"):
+            ServedModel(url).stream(PROMPT, PARAMS)
 
 
 def test_a_conversation_is_answered_and_continued(

@@ -40,7 +40,16 @@ class ServedModel:
     ) -> None:
         """Connect, and ask what is served if no name is given.
 
-        The key comes from `$OPENAI_API_KEY`; a local server needs none.
+        The key comes from `$OPENAI_API_KEY`; a local server needs none. What fails for a moment
+        (no connection, too many requests, an error of the server) is tried again a few times, each
+        time later, unless the answer has begun to stream.
+
+        Args:
+            url: Where the API begins.
+            name: Of the model; None: the first one that is served.
+            context_window: Tokens that it takes; None: not known.
+            concurrency: Requests in flight at once.
+            timeout: Seconds in which something must come from the server.
 
         Raises:
             MissingDependencyError: The `openai` package is not installed.
@@ -59,7 +68,7 @@ class ServedModel:
             timeout=timeout,
             max_retries=RETRIES,
         )
-        self._concurrency = concurrency
+        self._concurrency, self._timeout = concurrency, timeout
         self._probing = threading.Lock()
         self._echoes = False
         self.name = name or self._served()
@@ -74,33 +83,91 @@ class ServedModel:
         """Answer one prompt.
 
         Raises:
-            RequestError: The server refuses, or is out of reach.
+            RequestError: The server refuses, is out of reach, or does not answer in time.
         """
-        params = params or SamplingParams()
-        settings = _settings(params)
-        if isinstance(prompt, str):
-            if params.constraint is not None:
-                raise RequestError("this API constrains conversations only", "give messages")
-            answer = self._call(self._client.completions.create, prompt=prompt, **settings)
-            text = answer.choices[0].text
-        else:
-            turns = [{"role": turn.role, "content": turn.content} for turn in prompt]
-            settings |= _continued(prompt)
-            answer = self._call(self._client.chat.completions.create, messages=turns, **settings)
-            text = answer.choices[0].message.content
-        reason: FinishReason = "length" if answer.choices[0].finish_reason == "length" else "stop"
-        used = answer.usage
-        return Completion(
-            text=text or "",
-            token_ids=(),
-            finish_reason=reason,
-            n_prompt_tokens=used.prompt_tokens if used else 0,
+        answer = self._ask(prompt, params or SamplingParams())
+        choice = self._choice(answer)
+        said = choice if isinstance(prompt, str) else choice.message
+        text = said.text if isinstance(prompt, str) else said.content
+        return _completion(
+            text or "",
+            getattr(said, "reasoning_content", None) or "",
+            choice.finish_reason,
+            answer.usage,
         )
 
     def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> Iterator[Delta]:
-        """The whole answer as one piece."""
-        completion = self.generate(prompt, params)
-        yield Delta(completion.text, completion)
+        """Answer one prompt piece by piece; closing the iterator closes the connection, by which
+        the server learns that nobody wants the rest.
+
+        Raises:
+            RequestError: As `generate`, by this call; from the iterator if the answer breaks off.
+        """
+        events = self._ask(
+            prompt,
+            params or SamplingParams(),
+            stream=True,
+            stream_options={"include_usage": True},
+        )
+        return self._pieces(events)
+
+    def _ask(self, prompt: Prompt, params: SamplingParams, **more: Any) -> Any:
+        settings = _settings(params) | more
+        if isinstance(prompt, str):
+            if params.constraint is not None:
+                raise RequestError("this API constrains conversations only", "give messages")
+            return self._call(self._client.completions.create, prompt=prompt, **settings)
+        turns = [{"role": turn.role, "content": turn.content} for turn in prompt]
+        settings |= _continued(prompt)
+        return self._call(self._client.chat.completions.create, messages=turns, **settings)
+
+    def _choice(self, answer: Any) -> Any:
+        """The only answer among those that came.
+
+        Raises:
+            RequestError: None came.
+        """
+        if not answer.choices:
+            raise RequestError("the server gave no answer", "see its log")
+        return answer.choices[0]
+
+    def _pieces(self, events: Any) -> Iterator[Delta]:
+        text, reasoning, reason, usage = "", "", None, None
+        with events:
+            for event in self._named(events):
+                usage = event.usage or usage
+                if not event.choices:
+                    continue
+                choice = event.choices[0]
+                reason = choice.finish_reason or reason
+                said = getattr(choice, "delta", choice)
+                thought = getattr(said, "reasoning_content", None) or ""
+                piece = getattr(said, "content" if said is not choice else "text", None) or ""
+                text, reasoning = text + piece, reasoning + thought
+                if thought:
+                    yield Delta("", reasoning=thought)
+                if piece:
+                    yield Delta(piece)
+        if reason is None:
+            raise _broken_off()
+        yield Delta("", _completion(text, reasoning, reason, usage))
+
+    def _named(self, events: Any) -> Iterator[Any]:
+        """The same events, with errors that say what happened."""
+        try:
+            yield from events
+        except self._openai.APITimeoutError:
+            raise self._too_late() from None
+        except self._openai.APIConnectionError:
+            raise _broken_off() from None
+        except self._openai.APIError as error:
+            raise RequestError(f"the server answered: {str(error)[:300]}", "see its log") from None
+
+    def _too_late(self) -> RequestError:
+        return RequestError(
+            f"{self._client.base_url} said nothing for {self._timeout:g} s",
+            "ask for fewer tokens, or give a longer timeout",
+        )
 
     def score(self, prompt: Prompt, continuations: Sequence[str]) -> list[Score]:
         """Log-probability of each continuation, from the server's echo of the whole text.
@@ -195,6 +262,8 @@ class ServedModel:
             arguments.setdefault("model", getattr(self, "name", ""))
         try:
             return method(**arguments)
+        except self._openai.APITimeoutError:
+            raise self._too_late() from None
         except self._openai.APIConnectionError:
             raise RequestError(
                 f"{self._client.base_url} cannot be reached", "is the server running?"
@@ -202,6 +271,21 @@ class ServedModel:
         except self._openai.APIStatusError as error:
             message = str(error)[:300]
             raise RequestError(f"the server answered: {message}", "see its log") from None
+
+
+def _completion(text: str, reasoning: str, reason: str | None, usage: Any) -> Completion:
+    ended: FinishReason = "length" if reason == "length" else "stop"
+    return Completion(
+        text=text,
+        token_ids=(),
+        finish_reason=ended,
+        n_prompt_tokens=usage.prompt_tokens if usage else 0,
+        reasoning=reasoning,
+    )
+
+
+def _broken_off() -> RequestError:
+    return RequestError("the server broke its answer off", "see its log, and ask again")
 
 
 def _no_echo() -> RequestError:

@@ -129,9 +129,7 @@ def load_engine(
         on_prefill=on_prefill,
         fingerprint=lambda: fingerprint(source),
         speculates=speculation == "auto",
-        draft_model=None
-        if draft_model is None
-        else _load_draft_model(draft_model, tokenizer, compute, on_pull),
+        draft_model=_load_draft_model(draft_model, tokenizer, compute, on_pull),
         prefixes=prefixes,
     )
     return engine, report
@@ -169,9 +167,11 @@ def _compute_of(source: WeightSource, compute: Compute, dtype: str) -> Compute:
 
 
 def _load_draft_model(
-    name: str, tokenizer: Tokenizer, compute: Compute, on_pull: OnProgress | None
-) -> DraftModel:
-    """A small model that guesses for the one with this tokenizer."""
+    name: str | None, tokenizer: Tokenizer, compute: Compute, on_pull: OnProgress | None
+) -> DraftModel | None:
+    """A small model that guesses for the one with this tokenizer, if one is named."""
+    if name is None:
+        return None
     source = open_weights(ensure(name, on_pull).path)
     check_vocabulary(_tokenizer_of(source), tokenizer)
     model = load_model(

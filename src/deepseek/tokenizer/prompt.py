@@ -18,7 +18,9 @@ def encode_prompt(tokenizer: Tokenizer, prompt: Prompt) -> list[int]:
     """
     if isinstance(prompt, str):
         ids = tokenizer.encode(prompt, add_bos=True)
-    elif prompt and prompt[-1].role == "assistant":
+    elif not prompt:
+        ids = []
+    elif prompt[-1].role == "assistant":
         ids = tokenizer.encode_chat(prompt[:-1]) + tokenizer.encode(prompt[-1].content)
     else:
         ids = tokenizer.encode_chat(prompt)
