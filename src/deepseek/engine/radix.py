@@ -1,8 +1,9 @@
 """A tree of the pages of earlier prompts: each edge is a page of tokens, each node its numbers.
 
-What begins alike is kept once. A prompt takes the pages of the longest beginning it has in common
-with any before it, and where that ends the tree can say why. Pages belong to everyone who uses them
-(`PagePool`): the tree is one user, and gives up those first that were not asked for the longest.
+What begins alike is kept once, for each adapter by itself: keys and values depend on that. A prompt
+takes the pages of the longest beginning it has in common with any before it, and where that ends
+the tree can say why. Pages belong to everyone who uses them (`PagePool`): the tree is one user, and
+gives up those first that were not asked for the longest.
 """
 
 from collections import OrderedDict
@@ -14,6 +15,7 @@ from typing import Literal
 from deepseek.engine.grouping import common_length
 from deepseek.model.pages import PagedSequence, PagePool
 from deepseek.ops.hierarchical import GROUP, PAGE
+from deepseek.ops.native_model import NO_ADAPTER
 
 REMEMBERED = 4_096
 """Pages that are remembered by a digest after they were evicted."""
@@ -71,7 +73,8 @@ class RadixTree:
         """
         self.most = most
         self._pool, self._memory = pool, memory
-        self._root = _Node((), None, b"")
+        self._roots: dict[int, _Node] = {}
+        """By adapter."""
         # Least recently used first. A page stands behind those that follow it, so that the first
         # one that no sequence uses is always a leaf.
         self._order: OrderedDict[_Node, None] = OrderedDict()
@@ -86,15 +89,23 @@ class RadixTree:
         """Pages that it alone holds, and would give back."""
         return sum(self._is_unused(node) for node in self._order)
 
-    def match(self, token_ids: Sequence[int], most: int, *, in_pages: bool = False) -> Match:
+    def match(
+        self,
+        token_ids: Sequence[int],
+        most: int,
+        *,
+        in_pages: bool = False,
+        adapter: int = NO_ADAPTER,
+    ) -> Match:
         """Look a prompt's beginning up.
 
         Args:
             token_ids: Of the prompt.
             most: Leading tokens that are of use.
             in_pages: Take whole pages only, not the beginning of one that goes on differently.
+            adapter: The number of the one that they must have been read with.
         """
-        path, node = list[_Node](), self._root
+        path, node = list[_Node](), self._root(adapter)
         for page in _pages(token_ids, most):
             if page not in node.children:
                 break
@@ -118,7 +129,7 @@ class RadixTree:
         Where the tree has a page already, the sequence uses that one from now on: they are equal.
         """
         tables = sequence.tables
-        path, node = list[_Node](), self._root
+        path, node = list[_Node](), self._root(sequence.adapter)
         for place, tokens in enumerate(_pages(token_ids, min(len(token_ids), sequence.length))):
             child = node.children.get(tokens)
             if child is None:
@@ -151,11 +162,26 @@ class RadixTree:
             self._evicted.popitem(last=False)
         return True
 
+    def forget(self, adapter: int) -> None:
+        """Give back all pages that were read with an adapter, which will never be used again."""
+        nodes = list(self._root(adapter).children.values())
+        for node in nodes:
+            nodes.extend(node.children.values())
+        for node in reversed(nodes):
+            self._remove(node)
+        del self._roots[adapter]
+
     def clear(self) -> None:
         """Give all pages back, and forget that they were there."""
         while self._order:
             self._remove(next(iter(self._order)))
         self._evicted.clear()
+
+    def _root(self, adapter: int) -> _Node:
+        """Where the pages begin that were read with an adapter, or with none."""
+        if adapter not in self._roots:
+            self._roots[adapter] = _Node((), None, _digest(b"", [adapter]))
+        return self._roots[adapter]
 
     def _remove(self, node: _Node) -> None:
         assert not node.children

@@ -169,7 +169,8 @@ class Scheduler:
         """Whether another one is just reading pages that this one can take when they are done."""
         most = self._shareable(request)
         for other in self.running:
-            if other.is_reading and other.sequence is not None:
+            is_alike = other.adapter == request.adapter
+            if is_alike and other.is_reading and other.sequence is not None:
                 n = _common_pages(request.tokens, other.prompt_ids) * PAGE
                 if min(n, most, self._shareable(other)) > other.sequence.length:
                     return True
@@ -189,8 +190,10 @@ class Scheduler:
         if len(self.running) >= self.limits.n_running:
             return False
         in_pages = self._hierarchy is not None
-        match = self.tree.match(request.tokens, self._shareable(request), in_pages=in_pages)
+        most, adapter = self._shareable(request), request.adapter
+        match = self.tree.match(request.tokens, most, in_pages=in_pages, adapter=adapter)
         sequence = self._decoder.sequence()
+        sequence.adapter = adapter
         sequence.begin(match.length, match.keys, match.memory)
         sequence.asks_from = first_asking(len(request.prompt_ids))
         request.sequence = sequence
