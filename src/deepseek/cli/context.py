@@ -92,7 +92,9 @@ def _show(args: argparse.Namespace) -> int:
     print(f"tokens     {info.n_tokens:,}, read in a window of {info.context_window:,}")
     print(f"attention  {attention}")
     if info.adapter is not None:
-        print(f"adapter    {info.adapter.get('name')} ({info.adapter.get('fingerprint'):.12})")
+        print(
+            f"adapter    {info.adapter.get('name')} ({str(info.adapter.get('fingerprint'))[:12]})"
+        )
     for kind in info.pages:
         size = kind.n_pages * kind.page_bytes / 2**20
         print(f"pages      {kind.n_pages:,} of {kind.name}, {kind.layout}, {size:,.0f} MiB")
