@@ -81,15 +81,17 @@ bool put(float value, uint16_t *place) {
   return std::isfinite(bf16_to_float(*place));
 }
 
-// Rank by rank: [rank / 16][n_in][16], and [n_out / 16][rank][16].
+// Where the weight of input i and output n is in a tile of 16 outputs.
+int64_t place_in_tile(int64_t i, int64_t n) { return (i / 2 * 16 + n) * 2 + i % 2; }
+
 bool pack(const ds_low_rank &part, const LowRank &to, int64_t n_out, uint16_t *down, uint16_t *up) {
   bool is_good = true;
   for (int64_t j = 0; j < part.rank; ++j) {
     for (int64_t i = 0; i < to.n_in; ++i)
-      is_good &= put(part.down[j * to.n_in + i], down + (j / 16 * to.n_in + i) * 16 + j % 16);
+      is_good &= put(part.down[j * to.n_in + i], down + j / 16 * 16 * to.n_in + place_in_tile(i, j % 16));
     for (int64_t n = 0; n < n_out; ++n)
       is_good &= put(part.scale * part.up[n * part.rank + j],
-                     up + (n / 16 * to.rank + j) * 16 + n % 16);
+                     up + n / 16 * 16 * to.rank + place_in_tile(j, n % 16));
   }
   return is_good;
 }

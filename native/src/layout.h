@@ -34,8 +34,8 @@ struct Share {
 struct LowRank {
   int64_t rank = 0;                // in whole vectors of 16; 0: nothing is added
   int64_t n_in = 0;
-  const uint16_t *down = nullptr;  // [rank / 16][n_in][16]
-  const uint16_t *up = nullptr;    // [n_out / 16][rank][16], scaled
+  const uint16_t *down = nullptr;  // [rank / 16][n_in / 2][16][2]
+  const uint16_t *up = nullptr;    // [n_out / 16][rank / 2][16][2], scaled
 };
 
 constexpr int64_t kMaxHead = 256;

@@ -10,16 +10,27 @@ namespace {
 
 constexpr int kLowRows = 4;  // rows that share the conversion of a weight
 
-// 16 numbers of each of M rows: weights[i] times x[row][i], from i = 0 to n (even).
+inline V as_numbers(VU bits) {
+  V value;
+  __builtin_memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+// 16 numbers of each of M rows: weights[i] times x[row][i], from i = 0 to n (even). Weights of two i
+// lie in pairs, so that a shift and a mask make numbers of them.
 template <int M>
 inline void sum_up(const uint16_t *weights, int64_t n, const float *x, int64_t x_stride, V *total) {
-  V sums[M][2] = {};
-  for (int64_t i = 0; i < n; i += 2)
-    for (int64_t turn = 0; turn < 2; ++turn) {
-      const V w = load(weights + (i + turn) * 16);
-      for (int m = 0; m < M; ++m) sums[m][turn] += w * x[m * x_stride + i + turn];
+  V even[M] = {}, odd[M] = {};
+  for (int64_t i = 0; i < n; i += 2) {
+    VU pairs;
+    __builtin_memcpy(&pairs, weights + i * 16, sizeof pairs);
+    const V first = as_numbers(pairs << 16), second = as_numbers(pairs & 0xffff0000u);
+    for (int m = 0; m < M; ++m) {
+      even[m] += first * x[m * x_stride + i];
+      odd[m] += second * x[m * x_stride + i + 1];
     }
-  for (int m = 0; m < M; ++m) total[m] = sums[m][0] + sums[m][1];
+  }
+  for (int m = 0; m < M; ++m) total[m] = even[m] + odd[m];
 }
 
 template <int M>
