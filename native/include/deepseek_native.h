@@ -34,7 +34,7 @@ enum ds_level {
 enum ds_status {
   DS_OK = 0,
   DS_BAD_SHAPE = 1,   /* a dimension is not positive, too large or no multiple of 32 */
-  DS_BAD_VALUE = 2,   /* a scale or zero is not finite, or a code does not fit */
+  DS_BAD_VALUE = 2,   /* a number is not finite, a code does not fit, or an adapter is not there */
   DS_BAD_POINTER = 3, /* null, or packed weights that are not aligned to 64 bytes */
   DS_BAD_ENUM = 4,    /* an unknown format, dtype or level */
   DS_NO_MEMORY = 5,

@@ -37,7 +37,7 @@ BLOCK = 32
 PROBLEMS = (
     "",
     "its shape does not fit: columns must come in multiples of 32, with units of 256",
-    "it holds numbers that are infinite or none, or that name nothing",
+    "it holds scales that are no numbers, codes that do not fit, or numbers of what is not there",
     "its memory is not aligned",
     "its format is unknown",
     "there is not enough memory",
