@@ -34,7 +34,7 @@ enum ds_level {
 enum ds_status {
   DS_OK = 0,
   DS_BAD_SHAPE = 1,   /* a dimension is not positive, too large or no multiple of 32 */
-  DS_BAD_VALUE = 2,   /* a scale or zero is not finite, or a code does not fit */
+  DS_BAD_VALUE = 2,   /* a number is not finite, a code does not fit, or an adapter is not there */
   DS_BAD_POINTER = 3, /* null, or packed weights that are not aligned to 64 bytes */
   DS_BAD_ENUM = 4,    /* an unknown format, dtype or level */
   DS_NO_MEMORY = 5,
@@ -108,6 +108,8 @@ typedef struct ds_batch {
   /* Of each sequence the position from which tokens ask: each chooses what it recalls for itself,
    * by the keys instead of memory nodes. Null: none does. */
   const int64_t *asks_from;
+  /* Of each sequence the number of its adapter, or -1. Null: none has one. */
+  const int64_t *adapters;
 } ds_batch;
 
 /* Pages of keys and values lie in blocks: page p of head g in layer l is in block
@@ -185,6 +187,22 @@ DS_API int ds_model_set_hierarchy(ds_model *model, const ds_hierarchy *hierarchy
 /* Where to note the pages that the batch's last queries recall: [layers][kv heads][recalled_pages],
  * -1 where there are fewer. Null: nowhere. */
 DS_API int ds_model_trace(ds_model *model, int32_t *chosen);
+
+/* An addition to the products with a matrix of a layer: y += scale * up (down x). */
+typedef struct ds_low_rank {
+  int64_t layer;
+  int64_t which; /* DS_Q to DS_DOWN */
+  int64_t rank;  /* 1 to 1,024 */
+  const float *down; /* [rank][n_in] */
+  const float *up;   /* [n_out][rank] */
+  double scale;
+} ds_low_rank;
+/* Give the model an adapter: such additions, at most one a matrix. They are copied in bfloat16, and sums
+ * are in single precision. Its number, which no other one ever gets, names it in batches. */
+DS_API int ds_model_add_adapter(ds_model *model, int64_t n_parts, const ds_low_rank *parts,
+                                int64_t *number);
+/* Give its memory back. */
+DS_API int ds_model_remove_adapter(ds_model *model, int64_t number);
 
 /* Bring new tokens through all layers, into x [new tokens][d_model], and keep their keys and
  * values. A token's numbers are the same to the last bit whatever other sequences, chunks and

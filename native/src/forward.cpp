@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "adapter.h"
 #include "deepseek_native.h"
 #include "model.h"
 #include "pool.h"
@@ -45,8 +46,9 @@ void for_rows(int64_t n_rows, const Work &work) {
     Pool::get().run(n_rows, portion_of(n_rows), work);
 }
 
+// The input of products, and of what adapters add to them.
 Activations normalise_and_round(ds_model &model, const Kernels &use, const float *weight,
-                                const float *x, int64_t n_rows) {
+                                const float *x, int64_t n_rows, const Addition &addition) {
   const int64_t d = model.d_model;
   const Activations to = model.rounded.reserve(n_rows, d);
   float *normed = model.normed.data();
@@ -54,14 +56,16 @@ Activations normalise_and_round(ds_model &model, const Kernels &use, const float
     for (int64_t r = first; r < last; ++r)
       use.normalise(x + r * d, weight, d, model.epsilon, normed + r * d);
     use.quantise(normed, false, d, first, last, to);
+    addition.shrink(normed, first, last);
   });
   return to;
 }
 
-void project(ds_model &model, const Kernels &use, const Layer &layer, const float *x,
-             int64_t n_rows) {
+void project(ds_model &model, const Kernels &use, int64_t number, const float *x, int64_t n_rows) {
+  const Layer &layer = model.layers[size_t(number)];
+  const Addition addition{model, use, number, DS_Q, DS_V, 0};
   const int64_t width = (model.n_heads + 2 * model.n_kv_heads) * model.d_head;
-  const Activations in = normalise_and_round(model, use, layer.norms[0].data(), x, n_rows);
+  const Activations in = normalise_and_round(model, use, layer.norms[0].data(), x, n_rows, addition);
   Share shares[3];
   int64_t ends[3], column = 0, n_tiles = 0;
   for (int i = 0; i < 3; ++i) {
@@ -74,7 +78,9 @@ void project(ds_model &model, const Kernels &use, const Layer &layer, const floa
     int64_t start = 0;
     for (int i = 0; i < 3; start = ends[i++]) {
       const int64_t from = std::max(first, start), to = std::min(last, ends[i]);
-      if (from < to) multiply(use, layer.matrices[i], shares[i], from - start, to - start);
+      if (from >= to) continue;
+      multiply(use, layer.matrices[i], shares[i], from - start, to - start);
+      addition.widen(i, shares[i], from - start, to - start);
     }
   });
 }
@@ -128,23 +134,32 @@ void keep(ds_model &model, const Kernels &use, int64_t layer, const Batch &batch
   }
 }
 
-void multiply_and_add(ds_model &model, const Kernels &use, const Matrix &m, const float *in,
-                      int64_t n_rows, float *x) {
+// Add to x what a matrix makes of rows that begin at `row` of the pass.
+void multiply_and_add(ds_model &model, const Kernels &use, int64_t layer, int which,
+                      const float *in, int64_t row, int64_t n_rows, float *x) {
+  const Matrix &m = model.layers[size_t(layer)].matrices[which];
+  const Addition addition{model, use, layer, which, which, row};
   const Activations rounded = model.rounded.reserve(n_rows, m.n_in);
   for_rows(n_rows, [&](int64_t first, int64_t last) {
     use.quantise(in, false, m.n_in, first, last, rounded);
+    addition.shrink(in, first, last);
   });
   const Share s = share_of(m, rounded, n_rows, model.out.data(), m.n_out);
-  Pool::get().run(m.n_tiles(), portion_of(m.n_tiles()),
-                  [&](int64_t first, int64_t last) { multiply(use, m, s, first, last); });
+  Pool::get().run(m.n_tiles(), portion_of(m.n_tiles()), [&](int64_t first, int64_t last) {
+    multiply(use, m, s, first, last);
+    addition.widen(which, s, first, last);
+  });
   for_rows(n_rows, [&](int64_t first, int64_t last) {
     use.add(x + first * m.n_out, model.out.data() + first * m.n_out, (last - first) * m.n_out);
   });
 }
 
-void feed_forward(ds_model &model, const Kernels &use, const Layer &layer, float *x,
-                  int64_t n_rows) {
-  const Activations in = normalise_and_round(model, use, layer.norms[1].data(), x, n_rows);
+void feed_forward(ds_model &model, const Kernels &use, int64_t number, int64_t row, int64_t n_rows,
+                  float *x) {
+  const Layer &layer = model.layers[size_t(number)];
+  const Addition addition{model, use, number, DS_GATE, DS_UP, row};
+  const Activations in =
+      normalise_and_round(model, use, layer.norms[1].data(), x, n_rows, addition);
   const Matrix &gate = layer.matrices[DS_GATE], &up = layer.matrices[DS_UP];
   const Share gates = share_of(gate, in, n_rows, model.hidden.data(), model.d_ff);
   const Share ups = share_of(up, in, n_rows, model.ups.data(), model.d_ff);
@@ -152,12 +167,14 @@ void feed_forward(ds_model &model, const Kernels &use, const Layer &layer, float
   Pool::get().run(n_tiles, portion_of(n_tiles), [&](int64_t first, int64_t last) {
     multiply(use, gate, gates, first, last);
     multiply(use, up, ups, first, last);
+    addition.widen(DS_GATE, gates, first, last);
+    addition.widen(DS_UP, ups, first, last);
     for (int64_t r = 0; r < n_rows; ++r) {
       const int64_t start = r * model.d_ff + first * kTile;
       use.gate(model.hidden.data() + start, model.ups.data() + start, (last - first) * kTile);
     }
   });
-  multiply_and_add(model, use, layer.matrices[DS_DOWN], model.hidden.data(), n_rows, x);
+  multiply_and_add(model, use, number, DS_DOWN, model.hidden.data(), row, n_rows, x);
 }
 
 }  // namespace
@@ -170,19 +187,19 @@ void run_layers(ds_model &model, const Batch &batch, float *x) {
   reserve(model.hidden, wide * model.d_ff);
   reserve(model.ups, wide * model.d_ff);
   reserve(model.out, n * model.d_model);
+  const AdaptedRows adapted(model, batch);
   const Kernels &use = ds::kernels();
-  for (size_t i = 0; i < model.layers.size(); ++i) {
-    const Layer &layer = model.layers[i];
-    project(model, use, layer, x, n);
-    keep(model, use, int64_t(i), batch);
-    remember(model, use, int64_t(i), batch);
-    seal(model, use, int64_t(i), batch);
-    mix_tokens(model, use, int64_t(i), batch);
-    mix_hierarchically(model, use, int64_t(i), batch);
+  for (int64_t i = 0; i < int64_t(model.layers.size()); ++i) {
+    project(model, use, i, x, n);
+    keep(model, use, i, batch);
+    remember(model, use, i, batch);
+    seal(model, use, i, batch);
+    mix_tokens(model, use, i, batch);
+    mix_hierarchically(model, use, i, batch);
     if (model.cold.has_failed()) return;
-    multiply_and_add(model, use, layer.matrices[DS_O], model.mixed.data(), n, x);
+    multiply_and_add(model, use, i, DS_O, model.mixed.data(), 0, n, x);
     for (int64_t first = 0; first < n; first += kRowBlock)
-      feed_forward(model, use, layer, x + first * model.d_model, std::min(kRowBlock, n - first));
+      feed_forward(model, use, i, first, std::min(kRowBlock, n - first), x + first * model.d_model);
   }
 }
 
@@ -203,7 +220,8 @@ void embed(const ds_model &model, int64_t n_rows, const int64_t *token_ids, floa
 void run_head(ds_model &model, int64_t n_rows, const float *x, float *logits) {
   const Kernels &use = ds::kernels();
   reserve(model.normed, n_rows * model.d_model);
-  const Activations in = normalise_and_round(model, use, model.last_norm.data(), x, n_rows);
+  const Addition none{model, use, 0, 0, 0, 0};  // rows have no adapters outside of a pass
+  const Activations in = normalise_and_round(model, use, model.last_norm.data(), x, n_rows, none);
   const Matrix &head = model.head;
   const Share s = share_of(head, in, n_rows, logits, head.n_out);
   Pool::get().run(head.n_tiles(), portion_of(head.n_tiles()),

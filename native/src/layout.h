@@ -30,6 +30,14 @@ struct Share {
   int64_t y_stride;
 };
 
+// The two thin matrices of an addition y += up (down x), in bfloat16.
+struct LowRank {
+  int64_t rank = 0;                // in whole vectors of 16; 0: nothing is added
+  int64_t n_in = 0;
+  const uint16_t *down = nullptr;  // [rank / 16][n_in / 2][16][2]
+  const uint16_t *up = nullptr;    // [n_out / 16][rank / 2][16][2], scaled
+};
+
 constexpr int64_t kMaxHead = 256;
 constexpr int64_t kPage = 64;      // positions of a sequence whose keys lie behind each other
 constexpr int64_t kStretch = 256;  // positions whose scores are made weights at once
@@ -81,6 +89,10 @@ struct Kernels {
   void (*gate)(float *gates, const float *ups, int64_t n);
   void (*add)(float *x, const float *y, int64_t n);
   void (*to_half)(const float *x, int64_t n, uint16_t *y);
+  // See low_rank.h.
+  void (*shrink)(const LowRank &, const float *x, int64_t n_rows, float *low, int64_t low_stride);
+  void (*widen)(const LowRank &, const float *low, int64_t n_rows, int64_t low_stride,
+                int64_t first, int64_t last, float *y, int64_t y_stride);
   // See attention.h.
   void (*keep)(const float *key, const float *value, int64_t d, int64_t place, uint16_t *keys,
                uint16_t *values);

@@ -159,6 +159,12 @@ bool good_memory(const ds_model &model, const Batch &batch, const int64_t *table
   return true;
 }
 
+bool good_adapters(const ds_model &model, const Batch &batch) {
+  for (int64_t s = 0; s < batch.n_sequences; ++s)
+    if (batch.adapters[s] != -1 && !model.adapters.count(batch.adapters[s])) return false;
+  return true;
+}
+
 bool good_tokens(const ds_model &model, const int64_t *token_ids, int64_t n_rows) {
   if (!model.embedding.packed) return false;
   for (int64_t i = 0; i < n_rows; ++i)
@@ -319,7 +325,7 @@ int ds_model_forward(ds_model *model, const ds_batch *b, float *x) {
   if (b->n_sequences < 1 || b->n_sequences > kMaxRows || !is_complete(*model))
     return DS_BAD_SHAPE;
   Batch batch{b->n_sequences, 0,       b->counts, b->lengths, b->tables, b->memory_tables,
-              b->cold_tables, b->asks_from};
+              b->cold_tables, b->asks_from, b->adapters};
   if (batch.cold && (!b->cold_sizes || !model->cold.n_pages())) return DS_BAD_POINTER;
   if (!good_pages(*model, batch, b->table_sizes)) return DS_BAD_SHAPE;
   if (batch.memory && (!b->memory_sizes || model->memory.keys.empty())) return DS_BAD_POINTER;
@@ -327,6 +333,7 @@ int ds_model_forward(ds_model *model, const ds_batch *b, float *x) {
   if (batch.cold && !good_cold(*model, batch, b->cold_sizes)) return DS_BAD_SHAPE;
   for (int64_t s = 0; s < b->n_sequences; ++s) batch.n_rows += b->counts[s];
   if (batch.n_rows > kMaxRows) return DS_BAD_SHAPE;
+  if (batch.adapters && !good_adapters(*model, batch)) return DS_BAD_VALUE;
   if (b->token_ids && !good_tokens(*model, b->token_ids, batch.n_rows)) return DS_BAD_VALUE;
   PageFile *file = model->cold.file.get();
   if (file) file->begin_pass();

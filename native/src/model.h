@@ -1,5 +1,8 @@
 // A decoder's shapes, weights and working memory; what model.cpp checks and forward.cpp runs.
 #pragma once
+#include <map>
+#include <memory>
+#include <new>
 #include <vector>
 
 #include "layout.h"
@@ -26,6 +29,28 @@ struct Layer {
   std::vector<float> norms[2];
 };
 
+// What is added to the products with a model's matrices.
+struct Adapter {
+  std::vector<LowRank> parts;  // [layers][kLayerMatrices]
+  int64_t max_rank = 0;
+
+  LowRank &at(int64_t layer, int which) { return parts[size_t(layer * kLayerMatrices + which)]; }
+  const LowRank &at(int64_t layer, int which) const {
+    return parts[size_t(layer * kLayerMatrices + which)];
+  }
+  // Zeroed memory of its own, so that it is given back with the adapter.
+  uint16_t *reserve(int64_t n) {
+    memory_.reset(new (std::align_val_t{64}) uint16_t[size_t(n)]());
+    return memory_.get();
+  }
+
+ private:
+  struct Release {
+    void operator()(uint16_t *memory) const { ::operator delete[](memory, std::align_val_t{64}); }
+  };
+  std::unique_ptr<uint16_t[], Release> memory_;
+};
+
 // Memory for rounded activations of the widest input.
 struct Rounded {
   std::vector<int8_t> codes;
@@ -44,6 +69,7 @@ struct Batch {
   const int32_t *const *memory;  // the same of the pages of memory nodes; null: none are kept
   const int32_t *const *cold;    // the same of cold pages; null: all are read as they are
   const int64_t *asks_from;      // [n_sequences] positions from which tokens ask; null: none do
+  const int64_t *adapters;       // [n_sequences] numbers of their adapters, or -1; null: none has one
 };
 
 // Which keys queries see, in pages (hierarchy.cpp).
@@ -122,11 +148,16 @@ struct ds_model {
   const float *page_cosines = nullptr, *page_sines = nullptr, *cosines = nullptr, *sines = nullptr;
   int32_t *trace = nullptr;  // [layers][groups][recalled_pages] of the batch's last block
   std::vector<float> last_norm;
+  std::map<int64_t, std::unique_ptr<ds::Adapter>> adapters;
+  int64_t next_adapter = 0;
   // Working memory, kept from call to call.
   ds::Rounded rounded;
   std::vector<float> normed, qkv, mixed, hidden, ups, out;
   std::vector<float> fused[2];  // votes of a layer and of the one before
   int64_t fusion_pages = 0;
+  std::vector<const ds::Adapter *> adapted;  // of each row of a pass, or null; empty: none has one
+  std::vector<float> low;                    // [rows][3][low_width] of their first products
+  int64_t low_width = 0;
 };
 
 namespace ds {

@@ -1,5 +1,6 @@
 // What is done to a token's numbers between products.
 #pragma once
+#include "low_rank.h"
 #include "vectors.h"
 
 namespace ds {
@@ -42,6 +43,6 @@ void to_half(const float *x, int64_t n, uint16_t *y) {
 
 }  // namespace
 
-#define DS_ROWS_OF_NUMBERS normalise, rotate, gate, add, to_half
+#define DS_ROWS_OF_NUMBERS normalise, rotate, gate, add, to_half, DS_LOW_RANK
 
 }  // namespace ds

@@ -4,6 +4,7 @@ import contextlib
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from deepseek.apps.papers.progress import AnalysisProgress
     from deepseek.apps.papers.reading import ReadMode
     from deepseek.apps.papers.tasks import Task
+    from deepseek.engine.adapters import LoadedAdapter
     from deepseek.engine.context import Context
     from deepseek.engine.recall import Recall
     from deepseek.model.context_file import ContextInfo
@@ -176,28 +178,67 @@ class R1Model:
         """Tokens of `text`."""
         return self._engine.count_tokens(text)
 
+    def load_adapter(self, name: str, path: str | Path) -> "LoadedAdapter":
+        """Let requests name a low-rank adapter; the weights stay as they are.
+
+        Requests with several adapters and with none run in one batch, each as if it were alone.
+
+        Args:
+            name: For requests.
+            path: A folder in PEFT's format: `adapter_config.json`, `adapter_model.safetensors`.
+
+        Raises:
+            ConfigError: The name is taken, or the model keeps a memory budget.
+            CheckpointError: The adapter is damaged, of an unsupported kind, or of another model.
+        """
+        return self._engine.load_adapter(name, Path(path))
+
+    def unload_adapter(self, name: str) -> None:
+        """Give an adapter's memory back.
+
+        Raises:
+            RequestError: There is none of that name, or requests that are not answered have it.
+        """
+        self._engine.unload_adapter(name)
+
+    @property
+    def adapters(self) -> "tuple[LoadedAdapter, ...]":
+        """What requests can name."""
+        return self._engine.adapters
+
     def generate(
-        self, prompt: Prompt, params: SamplingParams | None = None, **settings: Any
+        self,
+        prompt: Prompt,
+        params: SamplingParams | None = None,
+        *,
+        adapter: str | None = None,
+        **settings: Any,
     ) -> Completion:
         """Continue a text, or answer a conversation, in one piece.
 
         Args:
             prompt: Text to continue as it stands, or messages for the chat template.
             params: How to sample. Fields may be given by name instead: `temperature=0.7`.
+            adapter: The name of the adapter to answer with; None: the model as it is.
             **settings: Fields of `SamplingParams`, and `json_schema`, `regex`, `grammar` or
                 `choice` for the constraint of that kind.
 
         Raises:
-            RequestError: A setting is unknown or out of range, the constraint cannot be used, or
-                the prompt does not fit.
+            RequestError: A setting is unknown or out of range, the constraint cannot be used, the
+                prompt does not fit, or there is no such adapter.
         """
-        return self._engine.generate(prompt, _sampling(params, settings))
+        return self._engine.generate(prompt, _sampling(params, settings), adapter=adapter)
 
     def stream(
-        self, prompt: Prompt, params: SamplingParams | None = None, **settings: Any
+        self,
+        prompt: Prompt,
+        params: SamplingParams | None = None,
+        *,
+        adapter: str | None = None,
+        **settings: Any,
     ) -> Iterator[Delta]:
         """Like `generate`, piece by piece. Closing the iterator stops the answer."""
-        return self._engine.stream(prompt, _sampling(params, settings))
+        return self._engine.stream(prompt, _sampling(params, settings), adapter=adapter)
 
     def samples(
         self,
@@ -206,6 +247,7 @@ class R1Model:
         *,
         n: int = 1,
         best_of: int | None = None,
+        adapter: str | None = None,
         **settings: Any,
     ) -> list[Completion]:
         """Draw several answers to one prompt, which is read once.
@@ -215,12 +257,14 @@ class R1Model:
             params: How to sample; the i-th answer has the seed `seed + i`.
             n: Answers to return, 1 to 64.
             best_of: Draw so many, up to 64, and return the n likeliest by token, best first.
+            adapter: The name of the adapter to answer with.
             **settings: As for `generate`.
 
         Raises:
             RequestError: A number is out of range, or the prompt cannot be answered.
         """
-        return samples(self._engine, prompt, _sampling(params, settings), n, best_of)
+        draw = partial(self._engine.generate_many, adapter=adapter)
+        return samples(draw, prompt, _sampling(params, settings), n, best_of)
 
     def chat(
         self,
@@ -233,7 +277,7 @@ class R1Model:
         Args:
             messages: A question, or turns as `Message` or `{"role": …, "content": …}`.
             params: How to sample.
-            **settings: Fields of `SamplingParams`.
+            **settings: As for `generate`.
 
         Raises:
             RequestError: A turn is malformed, or the conversation does not fit.
@@ -241,7 +285,11 @@ class R1Model:
         return self.generate(conversation(messages), params, **settings)
 
     def read(
-        self, text: str | Sequence[Message | dict[str, str]], *, raw: bool = False
+        self,
+        text: str | Sequence[Message | dict[str, str]],
+        *,
+        raw: bool = False,
+        adapter: str | None = None,
     ) -> "Context":
         """Read a long text once, to ask about it with `ask`.
 
@@ -249,13 +297,15 @@ class R1Model:
             text: A text, which becomes the user's first message with the question behind it, or
                 the turns of a conversation that questions follow.
             raw: The text is no message: questions continue it as it stands.
+            adapter: The name of the adapter to read with; questions are answered with it, too.
 
         Raises:
             RequestError: It is empty, shorter than 64 tokens, or leaves no room for a question.
         """
         if raw and not isinstance(text, str):
             raise RequestError("raw reads a text, not a conversation", "give the text")
-        return self._engine.read(text if raw and isinstance(text, str) else conversation(text))
+        prompt = text if raw and isinstance(text, str) else conversation(text)
+        return self._engine.read(prompt, adapter=adapter)
 
     def save_context(
         self, path: str | Path, on_page: Callable[[int, int], None] | None = None
@@ -278,7 +328,8 @@ class R1Model:
         """Take a saved text up again, as if it had just been read.
 
         Args:
-            path: What `save_context` wrote with the same checkpoint and the same settings.
+            path: What `save_context` wrote with the same checkpoint and the same settings, and
+                the same adapter if there was one.
             on_page: Told of pages read and to read.
 
         Raises:
@@ -294,7 +345,7 @@ class R1Model:
     def ask(
         self, question: str, params: SamplingParams | None = None, **settings: Any
     ) -> Completion:
-        """Answer a question about the text that was read or loaded.
+        """Answer a question about the text that was read or loaded, with the adapter of that.
 
         Args:
             question: Follows the text.
@@ -302,10 +353,18 @@ class R1Model:
             **settings: Fields of `SamplingParams`.
 
         Raises:
-            RequestError: Nothing was read, or the question does not fit the context window.
+            RequestError: Nothing was read, the question does not fit the context window, or
+                another adapter is named.
         """
         if self.context is None:
             raise RequestError("no text was read", "call read or load_context first")
+        adapter = self.context.adapter
+        if settings.setdefault("adapter", adapter) != adapter:
+            raise RequestError(
+                f"the text was read with {named_adapter(adapter)}, not with "
+                f"{named_adapter(settings['adapter'])}",
+                "read it again with the one to ask with",
+            )
         return self.generate(self.context.followed_by(question), params, **settings)
 
     def explain(
@@ -314,6 +373,7 @@ class R1Model:
         params: SamplingParams | None = None,
         *,
         on_text: Callable[[str], None] | None = None,
+        adapter: str | None = None,
         **settings: Any,
     ) -> "Recall":
         """Answer as `generate` does, and tell which pages of a long prompt were recalled.
@@ -322,26 +382,38 @@ class R1Model:
             prompt: Longer than what is read densely, in hierarchical attention.
             params: How to sample.
             on_text: Told of each piece of the answer.
+            adapter: The name of the adapter to answer with.
             **settings: Fields of `SamplingParams`.
 
         Raises:
             RequestError: The prompt cannot be answered, or nothing of it is recalled.
         """
-        return self._engine.explain(prompt, _sampling(params, settings), on_text)
+        return self._engine.explain(prompt, _sampling(params, settings), on_text, adapter=adapter)
 
-    def score(self, prompt: Prompt, continuations: Sequence[str]) -> list[Score]:
+    def score(
+        self, prompt: Prompt, continuations: Sequence[str], *, adapter: str | None = None
+    ) -> list[Score]:
         """Log-probability of each continuation after the prompt."""
-        return self._engine.score(prompt, continuations)
+        return self._engine.score(prompt, continuations, adapter=adapter)
 
-    def score_many(self, requests: Sequence[ScoreRequest]) -> Iterator[list[Score]]:
+    def score_many(
+        self, requests: Sequence[ScoreRequest], *, adapter: str | None = None
+    ) -> Iterator[list[Score]]:
         """The scores of many requests, in their order; what neighbours share is read once."""
-        return self._engine.score_many(requests)
+        return self._engine.score_many(requests, adapter=adapter)
 
     def generate_many(
-        self, prompts: Sequence[Prompt], params: SamplingParams | Sequence[SamplingParams]
+        self,
+        prompts: Sequence[Prompt],
+        params: SamplingParams | Sequence[SamplingParams],
+        *,
+        adapter: str | Sequence[str | None] | None = None,
     ) -> Iterator[tuple[int, Completion]]:
-        """Index and answer of each prompt, as they are finished, several side by side."""
-        return self._engine.generate_many(prompts, params)
+        """Index and answer of each prompt, as they are finished, several side by side.
+
+        Settings and adapter are for all or for each.
+        """
+        return self._engine.generate_many(prompts, params, adapter=adapter)
 
     def encode(self, text: str) -> list[int]:
         """Token ids of `text` without any template around it."""
@@ -431,6 +503,11 @@ class R1Model:
             on_progress=on_progress,
             on_finding=on_finding,
         )
+
+
+def named_adapter(name: str | None) -> str:
+    """An adapter for people."""
+    return "no adapter" if name is None else f"the adapter {name!r}"
 
 
 def sample_or_path(source: str | Path) -> str | Path:

@@ -186,3 +186,38 @@ def test_equal_pages_are_kept_once() -> None:
     other.release()
     tree.clear()
     assert pool.n_used == 0
+
+
+@pytest.mark.parametrize("has_memory", [False, True])
+def test_each_adapter_has_pages_of_its_own(has_memory: bool) -> None:
+    generator = random.Random(4)
+    pool = PagePool(tiny_config())
+    memory = PagePool(tiny_config(), has_values=False) if has_memory else None
+    tree = RadixTree(pool, memory)
+    prompts = [tuple(generator.choices(range(3), k=5 * PAGE)) for _ in range(3)]
+    prompts += [prompt[: 2 * PAGE] + prompts[0][: 3 * PAGE] for prompt in prompts]
+    kept: dict[int, set[int]] = {}
+    for adapter in (-1, 0, 7):
+        for prompt in prompts:
+            assert adapter in kept or not tree.match(prompt, len(prompt), adapter=adapter).length
+            sequence = PagedSequence(pool, memory)
+            sequence.adapter = adapter
+            sequence.extend(len(prompt))
+            sequence.advance(len(prompt))
+            tree.insert(prompt, sequence)
+            found = tree.match(prompt, len(prompt), adapter=adapter)
+            assert found.length == len(prompt)
+            kept.setdefault(adapter, set()).update(found.keys)
+            sequence.release()
+    assert sum(map(len, kept.values())) == len(set().union(*kept.values())) == pool.n_used
+    tree.forget(0)
+    assert pool.n_used == len(tree) == len(kept[-1]) + len(kept[7])
+    assert tree.match(prompts[0], 5 * PAGE, adapter=0).length == 0
+    for adapter in (-1, 7):
+        for prompt in prompts:
+            assert tree.match(prompt, len(prompt), adapter=adapter).length == len(prompt)
+    tree.forget(99)
+    while tree.evict():
+        pass
+    assert pool.n_used == 0
+    assert memory is None or memory.n_used == 0

@@ -15,7 +15,7 @@ PARAMS = SamplingParams(max_tokens=12, temperature=1.0, seed=20)
 
 
 def test_each_is_the_answer_of_its_seed(engine: Engine) -> None:
-    found = samples(engine, PROMPT, PARAMS, n=3)
+    found = samples(engine.generate_many, PROMPT, PARAMS, n=3)
     assert len({one.text for one in found}) == 3
     for i, one in enumerate(found):
         engine.forget()
@@ -25,11 +25,11 @@ def test_each_is_the_answer_of_its_seed(engine: Engine) -> None:
 
 def test_the_best_have_the_highest_mean_logprob(engine: Engine) -> None:
     params = dataclasses.replace(PARAMS, logprobs=0)
-    drawn = samples(engine, PROMPT, params, n=5)
+    drawn = samples(engine.generate_many, PROMPT, params, n=5)
     means = sorted(sum(t.logprob for t in c.logprobs) / len(c.logprobs) for c in drawn)
-    best = samples(engine, PROMPT, PARAMS, n=2, best_of=5)
+    best = samples(engine.generate_many, PROMPT, PARAMS, n=2, best_of=5)
     assert all(one.logprobs == () for one in best)
-    named = samples(engine, PROMPT, params, n=2, best_of=5)
+    named = samples(engine.generate_many, PROMPT, params, n=2, best_of=5)
     assert [mean_logprob(one) for one in named] == pytest.approx(means[:-3:-1], abs=1e-4)
     assert [one.token_ids for one in named] == [one.token_ids for one in best]
 
@@ -40,13 +40,13 @@ def test_the_best_have_the_highest_mean_logprob(engine: Engine) -> None:
 )
 def test_numbers_are_bounded(engine: Engine, n: int, best_of: int | None, what_is: str) -> None:
     with pytest.raises(RequestError, match=what_is):
-        samples(engine, PROMPT, PARAMS, n=n, best_of=best_of)
+        samples(engine.generate_many, PROMPT, PARAMS, n=n, best_of=best_of)
 
 
 def test_greedy_answers_are_not_drawn_twice(engine: Engine) -> None:
     with pytest.raises(RequestError, match="all the same"):
-        samples(engine, PROMPT, SamplingParams(), n=2)
-    assert len(samples(engine, PROMPT, SamplingParams(max_tokens=2))) == 1
+        samples(engine.generate_many, PROMPT, SamplingParams(), n=2)
+    assert len(samples(engine.generate_many, PROMPT, SamplingParams(max_tokens=2))) == 1
 
 
 def test_a_token_outside_the_vocabulary_is_refused(engine: Engine) -> None:

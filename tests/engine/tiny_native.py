@@ -7,6 +7,7 @@ import torch
 from deepseek.core.codes import Codes
 from deepseek.engine.engine import Engine
 from deepseek.model.block import Block
+from deepseek.model.config import ModelConfig
 from deepseek.model.linear import Linear
 from deepseek.model.transformer import Transformer
 from deepseek.ops.linear import QuantisedWeight
@@ -17,9 +18,9 @@ from tiny_checkpoint import tiny_config, tiny_model
 GROUP = 32
 
 
-def native_model(seed: int = 1) -> Transformer:
+def native_model(seed: int = 1, config: ModelConfig | None = None) -> Transformer:
     """Random weights, rounded to 8 bits."""
-    model = tiny_model(tiny_config(), seed)
+    model = tiny_model(config or tiny_config(), seed)
     config = model.config
     d_kv = config.n_kv_heads * config.d_head
     for block in model.blocks:

@@ -1,11 +1,12 @@
 """A random decoder in the native library, and the same in float64."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from deepseek.core.codes import Codes
+from deepseek.core.low_rank import LowRank
 from deepseek.ops.cold import ColdBits, ColdTier, cold_keys, cold_values, page_bytes
 from deepseek.ops.hierarchical import (
     PAGE,
@@ -28,6 +29,8 @@ VOCABULARY = 50
 N_POSITIONS = 80 * PAGE
 BLOCK = 5
 THETA = 10_000.0
+Place = tuple[int, Matrix]
+Part = tuple[Tensor, int, Sequence[int]] | tuple[Tensor, int, Sequence[int], int]
 
 
 class Decoder:
@@ -42,14 +45,13 @@ class Decoder:
         self._votes: dict[int, Tensor] = {}
         self._tier: ColdTier | None = None
         self._cold: tuple[Tensor, Tensor] | None = None
+        self._adapter: Mapping[Place, LowRank] = {}
         self.recalled: dict[int, Recalled | None] = {}
         """What the last queries chose in each layer, by `reference`."""
-        query, group = shape.n_heads * shape.d_head, shape.n_kv_heads * shape.d_head
-        wide, d = shape.d_ff, shape.d_model
-        sizes = ((query, d), (group, d), (group, d), (d, query), (wide, d), (wide, d), (d, wide))
+        d = shape.d_model
         for layer in range(shape.n_layers):
-            for which, (n_out, n_in) in zip(Matrix, sizes, strict=False):
-                self._add(layer, which, n_out, n_in, has_bias=which <= Matrix.V)
+            for which in list(Matrix)[:7]:
+                self._add(layer, which, *shape.of(which), has_bias=which <= Matrix.V)
             for norm in (Norm.ATTENTION, Norm.FEED_FORWARD):
                 self._add_norm(layer, norm)
         self._add(0, Matrix.HEAD, VOCABULARY, d, has_bias=False)
@@ -83,7 +85,21 @@ class Decoder:
         matrix, bias = self._matrices[layer, which]
         out = torch.empty(len(x), matrix.shape[0])
         matrix.multiply(x.float().contiguous(), out, 0, bias)  # tested in test_native.py
-        return out.double()
+        added = self._adapter.get((layer, which))
+        if added is None:
+            return out.double()
+        down, up = (m.bfloat16().double() for m in (added.down, added.up * added.scale))
+        return out.double() + x @ down.T @ up.T
+
+    def adapter(self, rank: int, *matrices: Matrix, size: float = 1.0) -> dict[Place, LowRank]:
+        """A random one that adds to some matrices of each layer, all of them if none is named."""
+        parts = {}
+        for layer in range(self.shape.n_layers):
+            for which in matrices or list(Matrix)[:7]:
+                n_out, n_in = self.shape.of(which)
+                down, up = self._random(rank, n_in) / n_in**0.5, self._random(n_out, rank)
+                parts[layer, which] = LowRank(down, up, size / rank**0.5)
+        return parts
 
     def _norm(self, layer: int, which: Norm, x: Tensor) -> Tensor:
         rms = (x.square().mean(-1, keepdim=True) + self.shape.epsilon).sqrt()
@@ -95,6 +111,7 @@ class Decoder:
         hierarchy: Hierarchy | None = None,
         few: int = 0,
         tier: ColdTier | None = None,
+        adapter: Mapping[Place, LowRank] | None = None,
     ) -> Tensor:
         """All layers in float64; products round to 8 bits, the cache to bfloat16.
 
@@ -103,7 +120,9 @@ class Decoder:
             hierarchy: What positions see; None: everything.
             few: How many last tokens ask.
             tier: Which keys and values are seen in fewer bits; None: none.
+            adapter: What is added to products; None: nothing.
         """
+        self._adapter = adapter or {}
         shape, n = self.shape, len(x)
         rope = rope_table(torch.arange(n), shape.d_head, THETA, torch.float64)
         x = x.double()
@@ -222,12 +241,14 @@ def _blank(shape: Shape, n_pages: int, *, has_values: bool) -> Pages:
     )
 
 
-def run(
-    decoder: Decoder, cache: Cache, parts: Sequence[tuple[Tensor, int, Sequence[int]]]
-) -> list[Tensor]:
-    """Run new tokens of some sequences (embeddings, earlier tokens, pages) in one pass."""
-    x = torch.cat([x for x, _, _ in parts])
-    new = [NewTokens(count=len(x), length=n, pages=pages) for x, n, pages in parts]
+def run(decoder: Decoder, cache: Cache, parts: Sequence[Part]) -> list[Tensor]:
+    """Run new tokens of some sequences in one pass: embeddings, earlier tokens, pages, and the
+    adapter's number if there is one."""
+    x = torch.cat([part[0] for part in parts])
+    new = [
+        NewTokens(count=len(x), length=n, pages=pages, adapter=adapter[0] if adapter else -1)
+        for x, n, pages, *adapter in parts
+    ]
     decoder.native.set_cache(cache.pages)
     got = decoder.native.forward(new, embeddings=x)
-    return list(got.split([len(x) for x, _, _ in parts]))
+    return list(got.split([len(part[0]) for part in parts]))

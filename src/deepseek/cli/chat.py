@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deepseek.cli.options import (
+    adapter_of,
+    add_adapter_option,
     add_context_option,
     add_model_options,
     add_prefix_options,
@@ -38,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("--system", metavar="TEXT", help="a system message")
     add_context_option(parser)
+    add_adapter_option(parser)
     add_sampling_options(parser, temperature=0.7)
     add_model_options(parser)
     add_prefix_options(parser)
@@ -52,7 +55,8 @@ def run(args: argparse.Namespace) -> int:
         raise RequestError("--context takes no --system", "save it with a system message")
     params = sampling_of(args)
     bar = ReadingBar()
-    talk = Conversation(open_model(args, on_prefill=bar), params, args.system, bar)
+    model = open_model(args, on_prefill=bar)
+    talk = Conversation(model, params, args.system, bar, adapter_of(args))
     interactive = is_interactive()
     if interactive:
         _load_history()
@@ -82,9 +86,15 @@ class Conversation:
     """The turns so far, and what to do with a line of input."""
 
     def __init__(
-        self, model: "R1Model", params: SamplingParams, system: str | None, bar: "ReadingBar"
+        self,
+        model: "R1Model",
+        params: SamplingParams,
+        system: str | None,
+        bar: "ReadingBar",
+        adapter: str | None = None,
     ) -> None:
         self.model = model
+        self._adapter = adapter
         self._bar = bar
         self.params = params
         self.context = model.context
@@ -140,7 +150,7 @@ class Conversation:
         said = ""
         try:
             self._fit()
-            stream = self.model.stream(self.turns, self.params)
+            stream = self.model.stream(self.turns, self.params, adapter=self._adapter)
             with contextlib.closing(stream), self._bar:  # type: ignore[type-var]
                 for delta in stream:
                     self._bar.stop()

@@ -4,7 +4,12 @@ import argparse
 import sys
 from pathlib import Path
 
-from deepseek.cli.options import add_model_options, open_model
+from deepseek.cli.options import (
+    adapter_of,
+    add_adapter_option,
+    add_model_options,
+    open_model,
+)
 from deepseek.core.errors import ConfigError, DocumentError
 from deepseek.core.log import LOGGER
 
@@ -26,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--raw", action="store_true", help="no chat template: prompts continue the text as it is"
     )
+    add_adapter_option(parser)
     parser.add_argument("--verify", action="store_true", help="show: check every page, too")
     add_model_options(parser)
 
@@ -47,10 +53,11 @@ def _save(args: argparse.Namespace) -> int:
     with ReadingBar() as bar:
         model = open_model(args, on_prefill=bar)
         if args.raw:
-            context = model.read(text, raw=True)
+            context = model.read(text, raw=True, adapter=adapter_of(args))
         else:
             system = [Message("system", args.system)] if args.system else []
-            context = model.read([*system, Message("user", text)])
+            turns = [*system, Message("user", text)]
+            context = model.read(turns, adapter=adapter_of(args))
     with progress_bar(f"writing {args.out}") as on_page:
         model.save_context(args.out, on_page)
     LOGGER.info("%d tokens; attention: %s", context.n_tokens, model.attention)
@@ -84,6 +91,10 @@ def _show(args: argparse.Namespace) -> int:
     print(f"model      {info.model} ({info.fingerprint[:12]})")
     print(f"tokens     {info.n_tokens:,}, read in a window of {info.context_window:,}")
     print(f"attention  {attention}")
+    if info.adapter is not None:
+        print(
+            f"adapter    {info.adapter.get('name')} ({str(info.adapter.get('fingerprint'))[:12]})"
+        )
     for kind in info.pages:
         size = kind.n_pages * kind.page_bytes / 2**20
         print(f"pages      {kind.n_pages:,} of {kind.name}, {kind.layout}, {size:,.0f} MiB")

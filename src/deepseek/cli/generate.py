@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 
 from deepseek.cli.options import (
+    adapter_of,
+    add_adapter_option,
     add_constraint_options,
     add_context_option,
     add_model_options,
@@ -34,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--raw", action="store_true", help="continue the text as it stands, without chat template"
     )
     add_context_option(parser)
+    add_adapter_option(parser)
     parser.add_argument("--json", action="store_true", help="print the whole completion as JSON")
     parser.add_argument(
         "--logprobs", type=int, metavar="N", help="with --json: log-probabilities, N alternatives"
@@ -67,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
     if not args.raw:
         system = [Message("system", args.system)] if args.system else []
         prompt = [*system, Message("user", text)]
-    completion = None
+    completion, adapter = None, adapter_of(args)
 
     def show(piece: str) -> None:
         bar.stop()
@@ -79,11 +82,11 @@ def run(args: argparse.Namespace) -> int:
         if model.context is not None:
             prompt = model.context.followed_by(text)
         if args.explain:
-            recall = model.explain(prompt, params, on_text=show)
+            recall = model.explain(prompt, params, on_text=show, adapter=adapter)
             recall.write(args.explain)
             completion = recall.completion
         else:
-            for delta in model.stream(prompt, params):
+            for delta in model.stream(prompt, params, adapter=adapter):
                 if delta.reasoning:
                     bar.stop()
                     print(delta.reasoning, end="", file=sys.stderr, flush=True)

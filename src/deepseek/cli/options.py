@@ -97,6 +97,21 @@ def add_prefix_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_adapter_option(parser: argparse.ArgumentParser) -> None:
+    """`--adapter`: what is added to the model's weights."""
+    parser.add_argument(
+        "--adapter",
+        type=Path,
+        metavar="DIR",
+        help="a low-rank adapter in PEFT's format, which was trained on the model",
+    )
+
+
+def adapter_of(args: argparse.Namespace) -> str | None:
+    """The name by which the model knows the adapter of `--adapter`."""
+    return None if args.adapter is None else args.adapter.resolve().name
+
+
 def add_sampling_options(parser: argparse.ArgumentParser, temperature: float) -> None:
     """One option a field of `SamplingParams`."""
     group = parser.add_argument_group("sampling")
@@ -204,7 +219,7 @@ def open_model(
 ) -> "R1Model":
     """Load the named model with a progress bar; pull it first if it is not here.
 
-    With `--context`, take up what was saved.
+    With `--adapter`, load that, and with `--context` take up what was saved.
     """
     from deepseek.cli.console import progress_bar
     from deepseek.cli.pull import pull_bar
@@ -234,9 +249,13 @@ def open_model(
             on_prefill=on_prefill,
         )
     LOGGER.info("%s", model.load_report)
+    if adapter := getattr(args, "adapter", None):
+        LOGGER.info("%s", model.load_adapter(adapter_of(args) or "", adapter))
     if saved is not None:
         with progress_bar(f"loading {saved}") as on_page:
-            model.load_context(saved, on_page)
+            context = model.load_context(saved, on_page)
+        if context.adapter != adapter_of(args):
+            raise RequestError(f"{saved} was read without an adapter", "drop --adapter")
     return model
 
 

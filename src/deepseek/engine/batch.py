@@ -108,13 +108,16 @@ def generate_many(
     tokenizer: Tokenizer,
     prompts: Sequence[list[int]],
     params: Sequence[SamplingParams],
+    adapters: Sequence[int],
     clock: Callable[[], float] = time.perf_counter,
 ) -> Iterator[tuple[int, Completion]]:
     """Answer many prompts, up to `MAX_RUNNING` side by side, as they are finished."""
-    for group in group_by_beginning(prompts):
+    for group in group_by_beginning(prompts, adapters):
+        runner.use(adapters[group.start])
         slots = runner.slots(prompts[group.start][: group.n_shared])
         with contextlib.closing(slots):
-            yield from _generate_group(runner, slots, tokenizer, group, prompts, params, clock)
+            asked = prompts, params, adapters
+            yield from _generate_group(runner, slots, tokenizer, group, asked, clock)
 
 
 def submit_many(
@@ -147,10 +150,10 @@ def _generate_group(
     slots: Slots,
     tokenizer: Tokenizer,
     group: Group,
-    prompts: Sequence[list[int]],
-    params: Sequence[SamplingParams],
+    asked: tuple[Sequence[list[int]], Sequence[SamplingParams], Sequence[int]],
     clock: Callable[[], float],
 ) -> Iterator[tuple[int, Completion]]:
+    prompts, params, adapters = asked
     waiting = deque(range(group.start, group.stop))
     running: list[_Running] = []
     while waiting or running:
@@ -161,7 +164,7 @@ def _generate_group(
                 _Running(i, Answer(tokenizer, params[i], prompts[i]), started) for i in entering
             ]
             own = [prompts[i][group.n_shared :] for i in entering]
-            logits = runner.head(slots.enter(own))
+            logits = runner.head(slots.enter(own, [adapters[i] for i in entering]))
             for one in fresh:
                 one.prefill_seconds = clock() - started
             running += fresh

@@ -8,6 +8,7 @@ from typing import Any
 
 from deepseek.core.errors import ContextError, RequestError
 from deepseek.core.llm import Message, Prompt
+from deepseek.engine.adapters import LoadedAdapter
 from deepseek.engine.runner import Runner
 from deepseek.model.context_file import (
     HINT,
@@ -31,6 +32,8 @@ class Context:
     beginning: str | tuple[Message, ...]
     n_tokens: int
     """Tokens that are not read again: whole pages of those that all questions share."""
+    adapter: str | None = None
+    """The name of the adapter that it was read with, and is to be asked with."""
 
     def followed_by(self, question: str) -> Prompt:
         """The prompt that asks a question.
@@ -55,6 +58,8 @@ class Identity:
     fingerprint: str
     """Of its weights."""
     context_window: int
+    adapter: LoadedAdapter | None = None
+    """That is in use."""
 
 
 def beginning_of(prompt: Prompt) -> str | tuple[Message, ...]:
@@ -117,6 +122,7 @@ def save(
         text_bytes=len(text),
         pages=pages_of(runner.tables, context.n_tokens),
         cold=_tier_settings(runner.tier),
+        adapter=_adapter_settings(identity.adapter),
     )
     write_context(path, info, text, runner.tokens[: context.n_tokens], runner.tables, on_page)
     return info
@@ -142,6 +148,7 @@ def load(
                 f"{path} was read by {other}, not by this {identity.model}",
                 f"load the model it was saved with (--model {info.model})",
             )
+        _check_adapter(path, info, identity.adapter)
         _check_settings(path, info, runner, identity.context_window)
         beginning = parsed_text(path, file.text())
         token_ids = file.token_ids()
@@ -149,7 +156,18 @@ def load(
             raise ContextError(f"{path}: its text has other tokens with this tokenizer", HINT)
         pages = [file.pages(kind, on_page) for kind in range(len(info.pages))]
         runner.restore(token_ids, pages)
-    return Context(beginning, info.n_tokens)
+    adapter = identity.adapter
+    return Context(beginning, info.n_tokens, None if adapter is None else adapter.name)
+
+
+def adapter_of(path: Path) -> str | None:
+    """The fingerprint of the adapter that a saved context was read with.
+
+    Raises:
+        ContextError: The file is damaged.
+    """
+    with ContextFile(path) as file:
+        return (file.info.adapter or {}).get("fingerprint")
 
 
 def parsed_text(path: Path, data: bytes) -> str | tuple[Message, ...]:
@@ -178,6 +196,20 @@ def _text_of(beginning: str | tuple[Message, ...]) -> bytes:
 
 def _settings(hierarchy: Hierarchy | None) -> dict[str, Any] | None:
     return None if hierarchy is None else asdict(hierarchy)
+
+
+def _adapter_settings(adapter: LoadedAdapter | None) -> dict[str, Any] | None:
+    return None if adapter is None else {"name": adapter.name, "fingerprint": adapter.fingerprint}
+
+
+def _check_adapter(path: Path, info: ContextInfo, adapter: LoadedAdapter | None) -> None:
+    given = (info.adapter or {}).get("fingerprint")
+    if given != (None if adapter is None else adapter.fingerprint):
+        name = str((info.adapter or {}).get("name"))[:200]
+        raise ContextError(
+            f"{path} was read with an adapter named {name!r}, which is not loaded",
+            "load the same adapter before it (--adapter)",
+        )
 
 
 def _check_settings(path: Path, info: ContextInfo, runner: Runner, context_window: int) -> None:

@@ -21,6 +21,7 @@ from deepseek.core.errors import ConfigError, DiskError, RequestError
 from deepseek.core.llm import Completion, Delta, Prompt, SamplingParams, Score, ScoreRequest
 from deepseek.core.log import LOGGER
 from deepseek.engine import batch, context
+from deepseek.engine.adapters import Adapters, LoadedAdapter
 from deepseek.engine.answer import Answer, check_sampling
 from deepseek.engine.context import Context, Identity, beginning_of, shared_ids
 from deepseek.engine.draft_model import DraftModel
@@ -37,6 +38,7 @@ from deepseek.model.decoder import can_decode
 from deepseek.model.transformer import Transformer
 from deepseek.ops.cold import ColdTier
 from deepseek.ops.hierarchical import NEVER, Hierarchy
+from deepseek.ops.native_model import NO_ADAPTER
 from deepseek.tokenizer.prompt import encode_pair, encode_prompt
 from deepseek.tokenizer.tokenizer import Tokenizer
 
@@ -94,6 +96,7 @@ class Engine:
         self.on_prefill = on_prefill
         self._name = name
         self._fingerprint = fingerprint
+        self._adapters = Adapters(self.runner)
         self._context: Context | None = None
         self._context_ids: list[int] = []
         trained = model.config.context_window
@@ -134,18 +137,53 @@ class Engine:
         """Tokens of `text` without any template around it."""
         return len(self.tokenizer.encode(text))
 
-    def generate(self, prompt: Prompt, params: SamplingParams | None = None) -> Completion:
+    @property
+    def adapters(self) -> tuple[LoadedAdapter, ...]:
+        """What requests can name."""
+        return self._adapters.loaded
+
+    def load_adapter(self, name: str, path: Path) -> LoadedAdapter:
+        """Let requests run with a low-rank adapter in PEFT's format; the weights stay as they are.
+
+        Raises:
+            ConfigError: The name is taken, or the model keeps a memory budget.
+            CheckpointError: The adapter is damaged, of an unsupported kind, or of another model.
+        """
+        file, parts = self._adapters.read(name, path)
+        with self._turn():
+            return self._adapters.add(name, file, parts)
+
+    def unload_adapter(self, name: str) -> None:
+        """Give an adapter's memory back, and what was read with it.
+
+        Raises:
+            RequestError: There is none of that name, or requests that are not answered have it.
+        """
+        with self._turn():
+            self._adapters.remove(name)
+            if self._context is not None and self._context.adapter == name:
+                self._context, self._context_ids = None, []
+
+    def generate(
+        self, prompt: Prompt, params: SamplingParams | None = None, *, adapter: str | None = None
+    ) -> Completion:
         """Answer one prompt.
 
         Raises:
-            RequestError: The prompt is empty or does not fit the context window.
+            RequestError: The prompt is empty or does not fit the context window, or there is no
+                such adapter.
         """
-        *_, last = self.stream(prompt, params)
+        *_, last = self.stream(prompt, params, adapter=adapter)
         assert last.completion is not None
         return last.completion
 
     def stream(
-        self, prompt: Prompt, params: SamplingParams | None = None, *, priority: int = 0
+        self,
+        prompt: Prompt,
+        params: SamplingParams | None = None,
+        *,
+        priority: int = 0,
+        adapter: str | None = None,
     ) -> Iterator[Delta]:
         """Answer one prompt piece by piece; closing the iterator cancels the request.
 
@@ -153,22 +191,25 @@ class Engine:
             prompt: To be answered.
             params: How to sample.
             priority: Higher ones go first, where requests run side by side.
+            adapter: The name of the adapter to answer with; None: the model as it is.
 
         Raises:
-            RequestError: The prompt is empty or does not fit the context window. Raised by
-                this call, not by the first iteration.
+            RequestError: The prompt is empty or does not fit the context window, or there is no
+                such adapter. Raised by this call, not by the first iteration.
         """
         params = params or SamplingParams()
         prompt_ids = self._encode(prompt, params)
         if self._loop is None:
-            return self._run(prompt_ids, params)
-        return self._submit(prompt_ids, params, priority=priority)
+            return self._run(prompt_ids, params, self._adapters.number(adapter))
+        return self._submit(prompt_ids, params, priority=priority, adapter=adapter)
 
     def explain(
         self,
         prompt: Prompt,
         params: SamplingParams | None = None,
         on_text: Callable[[str], None] | None = None,
+        *,
+        adapter: str | None = None,
     ) -> Recall:
         """Answer one prompt as `generate` does, and tell which of its pages were recalled.
 
@@ -178,7 +219,7 @@ class Engine:
         params = params or SamplingParams()
         prompt_ids = self._encode(prompt, params)
         counts = RecallCounts(self.runner, len(prompt_ids))
-        for delta in self._run(prompt_ids, params, counts):
+        for delta in self._run(prompt_ids, params, self._adapters.number(adapter), counts):
             if on_text:
                 on_text(delta.text)
         assert delta.completion is not None
@@ -191,66 +232,83 @@ class Engine:
             completion=delta.completion,
         )
 
-    def score(self, prompt: Prompt, continuations: Sequence[str]) -> list[Score]:
+    def score(
+        self, prompt: Prompt, continuations: Sequence[str], *, adapter: str | None = None
+    ) -> list[Score]:
         """Log-probability of each continuation after the same prompt, which is read once.
 
         Raises:
-            RequestError: Nothing to score, too much, or it does not fit the context window.
+            RequestError: Nothing to score, too much, or it does not fit the context window, or
+                there is no such adapter.
         """
         prompt_ids, encoded = self._pair(prompt, continuations)
-        with self._turn():
+        with self._turn(self._adapters.number(adapter)):
             first = self.runner.read(prompt_ids, self.on_prefill)
             scores = [self._score_one(first, ids) for ids in encoded]
             self.runner.rewind(len(prompt_ids))
         return scores
 
-    def score_many(self, requests: Sequence[ScoreRequest]) -> Iterator[list[Score]]:
+    def score_many(
+        self, requests: Sequence[ScoreRequest], *, adapter: str | None = None
+    ) -> Iterator[list[Score]]:
         """The scores of many requests, in their order; what neighbours share is read once.
 
         Raises:
             RequestError: A request cannot be scored; raised by this call, before any is.
         """
+        number = self._adapters.number(adapter)
         pairs = [self._pair(request.prompt, request.continuations) for request in requests]
-        return self._in_turns(batch.score_many(self.runner, pairs))
+        return self._in_turns(batch.score_many(self.runner, pairs), number)
 
     def generate_many(
-        self, prompts: Sequence[Prompt], params: SamplingParams | Sequence[SamplingParams]
+        self,
+        prompts: Sequence[Prompt],
+        params: SamplingParams | Sequence[SamplingParams],
+        *,
+        adapter: str | Sequence[str | None] | None = None,
     ) -> Iterator[tuple[int, Completion]]:
         """Index and answer of each prompt, as they are finished.
 
         Args:
             prompts: Those that begin alike should stand next to each other.
             params: How to sample, for all or for each.
+            adapter: The name of the adapter to answer with, for all or for each.
 
         Raises:
             RequestError: A prompt cannot be answered; raised by this call, before any is.
         """
         each = [params] * len(prompts) if isinstance(params, SamplingParams) else list(params)
         encoded = [self._encode(prompt, one) for prompt, one in zip(prompts, each, strict=True)]
+        names = _for_each(adapter, len(prompts))
+        numbers = [self._adapters.number(name) for name, _ in zip(names, prompts, strict=True)]
         if self._loop is None:
-            return self._in_turn(batch.generate_many(self.runner, self.tokenizer, encoded, each))
+            return self._in_turn(
+                lambda: batch.generate_many(self.runner, self.tokenizer, encoded, each, numbers),
+                numbers,
+            )
         for ids, one in zip(encoded, each, strict=True):
             self._loop.scheduler.check(ids, one.max_tokens)
 
         def submit(index: int, on_end: Callable[[], None]) -> AnswerStream:
-            return self._submit(encoded[index], each[index], on_end)
+            return self._submit(encoded[index], each[index], on_end, adapter=names[index])
 
         return batch.submit_many(submit, len(encoded))
 
-    def read(self, prompt: Prompt) -> Context:
+    def read(self, prompt: Prompt, *, adapter: str | None = None) -> Context:
         """Read a text that questions will follow; it stays in the cache until another is asked.
 
         Raises:
-            RequestError: It is empty, shorter than a page, or leaves no room for a question.
+            RequestError: It is empty, shorter than a page, or leaves no room for a question, or
+                there is no such adapter.
         """
         beginning = beginning_of(prompt)
         ids = shared_ids(partial(encode_prompt, self.tokenizer), beginning)
         self._require_room(len(ids), 1)
-        with self._turn():
+        with self._turn(self._adapters.number(adapter)):
             if ids != self._context_ids:
                 self.runner.rewind(0)
             self.runner.fill(ids, self.on_prefill)
-            self._context, self._context_ids = Context(beginning, len(ids)), ids
+            self._context, self._context_ids = Context(beginning, len(ids), adapter), ids
             self._share_context()
         return self._context
 
@@ -265,7 +323,7 @@ class Engine:
         """
         if self._context is None:
             raise RequestError("no context was read", "read one first")
-        with self._turn():
+        with self._turn(self._adapters.number(self._context.adapter)):
             n_tokens = len(self._context_ids)
             is_there = self.runner.reusable(self._context_ids) == n_tokens
             if not (is_there and self.runner.is_as_read(n_tokens)):
@@ -278,11 +336,15 @@ class Engine:
     ) -> Context:
         """Bring a saved text into the cache, as if it had just been read.
 
+        If it was read with an adapter, that must be loaded, under whatever name.
+
         Raises:
-            ContextError: The file is damaged, or fits another model or other settings.
+            ContextError: The file is damaged, or fits another model, adapter or other settings.
         """
         encode = partial(encode_prompt, self.tokenizer)
-        with self._turn():
+        wanted = context.adapter_of(path)
+        numbers = [a.number for a in self.adapters if a.fingerprint == wanted]
+        with self._turn(numbers[0] if numbers else NO_ADAPTER):
             found = context.load(path, self.runner, encode, self._identity, on_page=on_page)
             self._context, self._context_ids = found, list(self.runner.tokens)
             self._share_context()
@@ -290,7 +352,8 @@ class Engine:
 
     @property
     def _identity(self) -> Identity:
-        return Identity(self._name, self._fingerprint(), self._context_window)
+        adapter = self._adapters.of(self.runner.adapter)
+        return Identity(self._name, self._fingerprint(), self._context_window, adapter)
 
     def encode(self, text: str) -> list[int]:
         """The token ids of `text` without any template around it."""
@@ -300,10 +363,12 @@ class Engine:
         """The text of token ids."""
         return self.tokenizer.decode(token_ids)
 
-    def logits(self, token_ids: Sequence[int]) -> Float[Tensor, "T V"]:
+    def logits(
+        self, token_ids: Sequence[int], *, adapter: str | None = None
+    ) -> Float[Tensor, "T V"]:
         """Float32 logits after each token of one sequence, which must fit the context window."""
         self._require_room(len(token_ids), 0)
-        with self._turn():
+        with self._turn(self._adapters.number(adapter)):
             self.runner.rewind(0)
             self.runner.asks_from = NEVER
             return self.runner.extend(token_ids).float()
@@ -344,19 +409,32 @@ class Engine:
         params: SamplingParams,
         on_end: Callable[[], None] | None = None,
         priority: int = 0,
+        adapter: str | None = None,
     ) -> AnswerStream:
         """Let the scheduler answer."""
         assert self._loop is not None
         self._refuse_in_own_turn()
+        answer, number = Answer(self.tokenizer, params, ids), self._adapters.hold(adapter)
+
+        def end() -> None:
+            self._adapters.release(number)
+            if on_end is not None:
+                on_end()
+
         request = Request(
             ids,
-            Answer(self.tokenizer, params, ids),
+            answer,
             params.max_tokens,
             priority,
             on_progress=self.on_prefill,
-            on_end=on_end,
+            on_end=end,
+            adapter=number,
         )
-        return self._loop.submit(request)
+        try:
+            return self._loop.submit(request)
+        except BaseException:
+            self._adapters.release(number)
+            raise
 
     def _share_context(self) -> None:
         """Let prompts begin with what was read."""
@@ -370,15 +448,19 @@ class Engine:
         return self._loop.scheduler.give_way()
 
     @contextlib.contextmanager
-    def _turn(self) -> Iterator[None]:
+    def _turn(self, adapter: int | None = None) -> Iterator[None]:
         """Wait until no other request runs. Waiting for one's own would never end.
 
-        What cannot be read back from a disk is forgotten, so that the next request reads it anew.
+        The runner reads with the adapter of that number then; None: as it did before. What cannot
+        be read back from a disk is forgotten, so that the next request reads it anew.
         """
         self._refuse_in_own_turn()
         with self._lock:
             self._served = threading.get_ident()
             try:
+                if adapter is not None:
+                    self._adapters.of(adapter)
+                    self.runner.use(adapter)
                 yield
             except DiskError:
                 self.runner.rewind(0)
@@ -392,14 +474,18 @@ class Engine:
                 "an earlier answer is still being streamed", "read it to its end or close it first"
             )
 
-    def _in_turn(self, results: Iterator[R]) -> Generator[R, None, None]:
+    def _in_turn(
+        self, results: Callable[[], Iterator[R]], adapters: Sequence[int]
+    ) -> Generator[R, None, None]:
         with self._turn():
-            yield from results
+            for adapter in set(adapters):
+                self._adapters.of(adapter)
+            yield from results()
 
-    def _in_turns(self, results: Iterator[R]) -> Generator[R, None, None]:
+    def _in_turns(self, results: Iterator[R], adapter: int) -> Generator[R, None, None]:
         """One after the other, with others in between."""
         while True:
-            with self._turn():
+            with self._turn(adapter):
                 result = next(results, None)
             if result is None:
                 return
@@ -444,9 +530,13 @@ class Engine:
             )
 
     def _run(
-        self, prompt_ids: list[int], params: SamplingParams, counts: RecallCounts | None = None
+        self,
+        prompt_ids: list[int],
+        params: SamplingParams,
+        adapter: int,
+        counts: RecallCounts | None = None,
     ) -> Generator[Delta, None, None]:
-        with self._turn(), counts or contextlib.nullcontext():
+        with self._turn(adapter), counts or contextlib.nullcontext():
             start = time.perf_counter()
             self.runner.prepare(prompt_ids)
             reused = self.runner.resumed_at(prompt_ids)
@@ -478,3 +568,9 @@ class Engine:
                 attended=self.runner.attended(),
             )
             yield Delta(rest, completion, answer.thought)
+
+
+def _for_each(adapter: str | Sequence[str | None] | None, n: int) -> list[str | None]:
+    if adapter is None or isinstance(adapter, str):
+        return [adapter] * n
+    return list(adapter)

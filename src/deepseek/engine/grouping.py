@@ -1,7 +1,7 @@
 """Which requests are served together: neighbours that share a long beginning."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 MIN_SHARED = 16
 """A shorter common beginning is not worth a part of its own."""
@@ -22,12 +22,21 @@ def common_length(a: Sequence[int], b: Sequence[int]) -> int:
     return next((i for i in range(n) if a[i] != b[i]), n)
 
 
-def group_by_beginning(prompts: Sequence[Sequence[int]]) -> Iterator[Group]:
+def group_by_beginning(
+    prompts: Sequence[Sequence[int]], adapters: Sequence[int] | None = None
+) -> Iterator[Group]:
     """Cut a list of prompts where it pays to read a longer beginning for fewer of them.
 
     Neighbours stay together as long as the next prompt keeps at least half of the beginning
-    that the group shares. Each prompt keeps one token of its own.
+    that the group shares. Each prompt keeps one token of its own. With different adapters nothing
+    is shared, however the prompts begin.
     """
+    if adapters is not None and len(set(adapters)) > 1:
+        # An adapter's number before the tokens is a beginning that only its own prompts have.
+        marked = [[-2 - a, *prompt] for a, prompt in zip(adapters, prompts, strict=True)]
+        for group in group_by_beginning(marked):
+            yield replace(group, n_shared=max(0, group.n_shared - 1))
+        return
     start, shared = 0, len(prompts[0]) - 1 if prompts else 0
     for i in range(1, len(prompts)):
         kept = min(shared, common_length(prompts[i - 1], prompts[i]), len(prompts[i]) - 1)

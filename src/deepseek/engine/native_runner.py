@@ -13,6 +13,7 @@ from deepseek.engine.prefix_tier import PrefixTier
 from deepseek.engine.radix import RadixTree
 from deepseek.engine.runner import Runner, Slots, first_asking, places_of_ends
 from deepseek.engine.sharing import shareable_length
+from deepseek.model.adapter import Parts
 from deepseek.model.budget import Budget
 from deepseek.model.context_file import PageTable
 from deepseek.model.decoder import NativeDecoder
@@ -20,6 +21,7 @@ from deepseek.model.pages import PagedSequence
 from deepseek.model.transformer import Transformer
 from deepseek.ops.cold import ColdTier
 from deepseek.ops.hierarchical import NEVER, Hierarchy
+from deepseek.ops.native_model import NO_ADAPTER
 
 
 class NativeRunner(Runner):
@@ -76,14 +78,30 @@ class NativeRunner(Runner):
             trace = self.decoder.trace(wanted)
             self._trace = trace if wanted else None
 
+    def add_adapter(self, parts: Parts) -> int:
+        """Keep an adapter, and return its number, which no other one ever gets."""
+        return self.decoder.add_adapter(parts)
+
+    def remove_adapter(self, number: int) -> None:
+        """Give its memory back, and all that was read with it."""
+        if self.adapter == number:
+            self.use(NO_ADAPTER)
+        if self.tree is not None:
+            self.tree.forget(number)
+        self.decoder.remove_adapter(number)
+
+    def _use(self, adapter: int) -> None:
+        self._sequence.adapter = adapter
+
     def prepare(self, token_ids: Sequence[int]) -> None:
         """Begin with what other requests have read of a prompt, if that is more than is here."""
         if self.tree is None:
             return
         most = min(shareable_length(len(token_ids), self.hierarchy), len(token_ids) - 1)
-        while self.prefixes is not None and self.prefixes.fetch(token_ids, most):
-            pass
-        match = self.tree.match(token_ids, most, in_pages=True)
+        if self.prefixes is not None and self.adapter == NO_ADAPTER:
+            while self.prefixes.fetch(token_ids, most):
+                pass
+        match = self.tree.match(token_ids, most, in_pages=True, adapter=self.adapter)
         if match.length > self.reusable(token_ids):
             self.rewind(0)
             self.asks_from = NEVER
@@ -171,12 +189,13 @@ class _NativeSlots:
         self._running: list[PagedSequence] = []
 
     @torch.inference_mode()
-    def enter(self, prompts: Sequence[Sequence[int]]) -> Tensor:
+    def enter(self, prompts: Sequence[Sequence[int]], adapters: Sequence[int]) -> Tensor:
         fresh = [self._beginning.fork(self._beginning.length) for _ in prompts]
         self._running += fresh
         rests = [[*self._rest, *prompt] for prompt in prompts]
-        for sequence, rest in zip(fresh, rests, strict=True):
+        for sequence, rest, adapter in zip(fresh, rests, adapters, strict=True):
             sequence.asks_from = first_asking(sequence.length + len(rest))
+            sequence.adapter = adapter
         return self._decoder.run(rests, fresh)[places_of_ends(rests)]
 
     @torch.inference_mode()

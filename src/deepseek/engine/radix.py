@@ -1,8 +1,9 @@
 """A tree of the pages of earlier prompts: each edge is a page of tokens, each node its numbers.
 
-What begins alike is kept once. A prompt takes the pages of the longest beginning it has in common
-with any before it, and where that ends the tree can say why. Pages belong to everyone who uses them
-(`PagePool`): the tree is one user, and gives up those first that were not asked for the longest.
+What begins alike is kept once, for each adapter by itself: keys and values depend on that. A prompt
+takes the pages of the longest beginning it has in common with any before it, and where that ends
+the tree can say why. Pages belong to everyone who uses them (`PagePool`): the tree is one user, and
+gives up those first that were not asked for the longest.
 """
 
 from collections import OrderedDict
@@ -15,6 +16,7 @@ from deepseek.engine.grouping import common_length
 from deepseek.model.pages import PagedSequence, PagePool
 from deepseek.model.prefix_page import first_key, key_after
 from deepseek.ops.hierarchical import GROUP, PAGE
+from deepseek.ops.native_model import NO_ADAPTER
 
 REMEMBERED = 4_096
 """Pages that are remembered by a digest after they were evicted."""
@@ -68,6 +70,9 @@ class Node:
     """Of all tokens up to here."""
     place: int = -1
     """How many pages stand before it."""
+    adapter: int = NO_ADAPTER
+    """What it was read with. The numbers mean others in another process: their pages do not go
+    below."""
     page: int = -1
     memory: int = -1
     children: "dict[tuple[int, ...], Node]" = field(default_factory=dict)
@@ -104,7 +109,9 @@ class RadixTree:
         self.most = most
         self._pool, self._memory = pool, memory
         self._below: Below | None = None
-        self._root = Node((), None, first_key())
+        self._tenant = ""
+        self._roots: dict[int, Node] = {}
+        """By adapter."""
         # Least recently used first. A page stands behind those that follow it, so that the first
         # one that no sequence uses is always a leaf.
         self._order: OrderedDict[Node, None] = OrderedDict()
@@ -118,7 +125,8 @@ class RadixTree:
             tenant: Whose prompts they are: digests of those of different ones never meet.
         """
         assert not self._order
-        self._below, self._root = below, Node((), None, first_key(tenant))
+        self._below, self._tenant = below, tenant
+        self._roots.clear()
 
     def __len__(self) -> int:
         """Pages of keys and values that it holds."""
@@ -129,16 +137,24 @@ class RadixTree:
         """Pages that it alone holds, and would give back."""
         return sum(self._is_unused(node) for node in self._order)
 
-    def match(self, token_ids: Sequence[int], most: int, *, in_pages: bool = False) -> Match:
+    def match(
+        self,
+        token_ids: Sequence[int],
+        most: int,
+        *,
+        in_pages: bool = False,
+        adapter: int = NO_ADAPTER,
+    ) -> Match:
         """Look a prompt's beginning up.
 
         Args:
             token_ids: Of the prompt.
             most: Leading tokens that are of use.
             in_pages: Take whole pages only, not the beginning of one that goes on differently.
+            adapter: The number of the one that they must have been read with.
         """
-        path = self.path(token_ids, most)
-        node = path[-1] if path else self._root
+        path = self.path(token_ids, most, adapter)
+        node = path[-1] if path else self._root(adapter)
         length = len(path) * PAGE
         memory = [path[min(end, len(path)) - 1].memory for end in _group_ends(len(path))]
         keys = [each.page for each in path]
@@ -150,9 +166,9 @@ class RadixTree:
         miss = self._why(node, wanted, common, len(path) * PAGE)
         return Match(length, keys, memory if self._memory is not None else [], miss)
 
-    def path(self, token_ids: Sequence[int], most: int) -> list[Node]:
+    def path(self, token_ids: Sequence[int], most: int, adapter: int = NO_ADAPTER) -> list[Node]:
         """The pages of a prompt's beginning that are here, in order; they are used now."""
-        path, node = list[Node](), self._root
+        path, node = list[Node](), self._root(adapter)
         for page in _pages(token_ids, most):
             if page not in node.children:
                 break
@@ -164,15 +180,16 @@ class RadixTree:
     def following(
         self, token_ids: Sequence[int], most: int, path: Sequence[Node]
     ) -> Iterator[bytes]:
-        """Digests of the whole pages that follow those which are here."""
-        digest = path[-1].digest if path else self._root.digest
+        """Digests of the whole pages that follow those which are here, read with no adapter."""
+        digest = path[-1].digest if path else self._root(NO_ADAPTER).digest
         for tokens in islice(_pages(token_ids, most), len(path), None):
             digest = key_after(digest, tokens)
             yield digest
 
     def nodes(self) -> list[Node]:
-        """All pages; each stands before those that follow it."""
-        return sorted(self._order, key=lambda node: node.place)
+        """All pages that were read with no adapter; each stands before those that follow it."""
+        plain = (node for node in self._order if node.adapter == NO_ADAPTER)
+        return sorted(plain, key=lambda node: node.place)
 
     def insert(self, token_ids: Sequence[int], sequence: PagedSequence) -> None:
         """Keep the whole pages of some leading tokens of a sequence.
@@ -180,11 +197,12 @@ class RadixTree:
         Where the tree has a page already, the sequence uses that one from now on: they are equal.
         """
         tables = sequence.tables
-        path, new, node = list[Node](), list[Node](), self._root
+        adapter = sequence.adapter
+        path, new, node = list[Node](), list[Node](), self._root(adapter)
         for place, tokens in enumerate(_pages(token_ids, min(len(token_ids), sequence.length))):
             child = node.children.get(tokens)
             if child is None:
-                child = Node(tokens, node, key_after(node.digest, tokens), place)
+                child = Node(tokens, node, key_after(node.digest, tokens), place, adapter)
                 child.page = self._pool.share(tables[0].pages[place])
                 node.children[tokens] = child
                 self._evicted.pop(child.digest, None)
@@ -196,7 +214,7 @@ class RadixTree:
             node = child
             path.append(node)
         self._touch(path)
-        if self._below is not None:
+        if self._below is not None and adapter == NO_ADAPTER:
             for each in new:
                 self._below.came(each)
         while len(self) > self.most and self.evict():
@@ -217,15 +235,31 @@ class RadixTree:
             self._evicted.popitem(last=False)
         return True
 
+    def forget(self, adapter: int) -> None:
+        """Give back all pages that were read with an adapter, which will never be used again."""
+        nodes = list(self._root(adapter).children.values())
+        for node in nodes:
+            nodes.extend(node.children.values())
+        for node in reversed(nodes):
+            self._remove(node)
+        del self._roots[adapter]
+
     def clear(self) -> None:
         """Give all pages back, and forget that they were there."""
         while self._order:
             self._remove(next(iter(self._order)))
         self._evicted.clear()
 
+    def _root(self, adapter: int) -> Node:
+        """Where the pages begin that were read with an adapter, or with none."""
+        if adapter not in self._roots:
+            of = self._tenant if adapter == NO_ADAPTER else f"{self._tenant}\0adapter {adapter}"
+            self._roots[adapter] = Node((), None, first_key(of))
+        return self._roots[adapter]
+
     def _remove(self, node: Node, *, is_evicted: bool = False) -> None:
         assert not node.children
-        if self._below is not None:
+        if self._below is not None and node.adapter == NO_ADAPTER:
             self._below.goes(node, is_evicted=is_evicted)
         assert node.parent is not None
         del node.parent.children[node.tokens]

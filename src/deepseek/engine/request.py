@@ -12,6 +12,7 @@ from deepseek.engine.draft_model import Reading
 from deepseek.engine.guesses import Guesses, Kind
 from deepseek.engine.radix import Miss
 from deepseek.model.pages import PagedSequence
+from deepseek.ops.native_model import NO_ADAPTER
 
 
 @dataclass(slots=True, eq=False)
@@ -27,6 +28,8 @@ class Request:
     """Told of prompt tokens read and to read, by whoever reads the stream."""
     on_end: Callable[[], None] | None = None
     """Called when the last piece can be read, by the thread that made it."""
+    adapter: int = NO_ADAPTER
+    """The number of the one that it runs with."""
     order: tuple[int, int] = (0, 0)
     """Lower ones go first; given by the scheduler."""
     cancelled: bool = False

@@ -11,11 +11,13 @@ from torch import Tensor
 from deepseek.core.errors import RequestError
 from deepseek.core.llm import Attended
 from deepseek.engine.grouping import common_length
+from deepseek.model.adapter import Parts
 from deepseek.model.budget import Budget
 from deepseek.model.context_file import PageTable
 from deepseek.model.transformer import Transformer
 from deepseek.ops.cold import ColdTier
 from deepseek.ops.hierarchical import NEVER, NODES, PAGE, QUESTION, Hierarchy
+from deepseek.ops.native_model import NO_ADAPTER
 
 # Prompt tokens a forward pass: bounds the activations' memory. Attention takes larger blocks
 # of queries from 768 on.
@@ -29,8 +31,15 @@ class Slots(Protocol):
     The running sequences are always the first slots: `remove` fills the gap with the last one.
     """
 
-    def enter(self, prompts: Sequence[Sequence[int]]) -> Float[Tensor, "N D"]:
-        """Read what follows the beginning in some new sequences; hidden states after each."""
+    def enter(
+        self, prompts: Sequence[Sequence[int]], adapters: Sequence[int]
+    ) -> Float[Tensor, "N D"]:
+        """Read what follows the beginning in some new sequences; hidden states after each.
+
+        Args:
+            prompts: At least one token of each.
+            adapters: Their numbers; that of the runner if there is a beginning.
+        """
         ...
 
     def step(self, token_ids: Sequence[int]) -> Float[Tensor, "N D"]:
@@ -68,6 +77,35 @@ class Runner(ABC):
         self.hierarchy, self.tier = hierarchy, tier
         self.tokens: list[int] = []
         self._asks_from = NEVER
+        self._adapter = NO_ADAPTER
+
+    @property
+    def adapter(self) -> int:
+        """The number of the adapter with which the cached sequence is read."""
+        return self._adapter
+
+    def use(self, adapter: int) -> None:
+        """Read with another adapter, or `NO_ADAPTER`, from now on; what is cached is forgotten."""
+        if adapter != self._adapter:
+            self.rewind(0)
+            self._adapter = adapter
+            self._use(adapter)
+
+    @abstractmethod
+    def _use(self, adapter: int) -> None:
+        """Tell the cache."""
+
+    @abstractmethod
+    def add_adapter(self, parts: Parts) -> int:
+        """Keep an adapter, and return its number, which no other one ever gets.
+
+        Raises:
+            ValueError: It holds numbers that are too large.
+        """
+
+    @abstractmethod
+    def remove_adapter(self, number: int) -> None:
+        """Give its memory back, and all that was read with it."""
 
     @property
     def asks_from(self) -> int:

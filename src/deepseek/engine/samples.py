@@ -1,17 +1,23 @@
 """Several answers to one prompt, and the best of them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from deepseek.core.errors import RequestError
-from deepseek.core.llm import BatchLanguageModel, Completion, Prompt, SamplingParams
+from deepseek.core.llm import Completion, Prompt, SamplingParams
 
 MAX_SAMPLES = 64
 MAX_SEED = 2**63
 
 
+GenerateMany = Callable[
+    [Sequence[Prompt], Sequence[SamplingParams]], Iterable[tuple[int, Completion]]
+]
+"""`BatchLanguageModel.generate_many`, or the same with an adapter."""
+
+
 def samples(
-    model: BatchLanguageModel,
+    generate_many: GenerateMany,
     prompt: Prompt,
     params: SamplingParams,
     n: int = 1,
@@ -23,7 +29,7 @@ def samples(
     with that seed.
 
     Args:
-        model: Draws them side by side.
+        generate_many: Draws them side by side.
         prompt: What to answer.
         params: How to sample.
         n: Answers to return: 1 to 64.
@@ -44,7 +50,7 @@ def samples(
         raise RequestError("greedy answers are all the same", "set a temperature, or n to 1")
     ranked = best_of is not None and best_of > n
     each = [_numbered(params, i, ranked) for i in range(drawn)]
-    found = dict(model.generate_many([prompt] * drawn, each))
+    found = dict(generate_many([prompt] * drawn, each))
     ordered = [found[i] for i in range(drawn)]
     if not ranked:
         return ordered

@@ -27,6 +27,7 @@ from deepseek.engine.sharing import LEAST, chunk_end, shareable_length
 from deepseek.engine.speculator import Speculator
 from deepseek.model.decoder import NativeDecoder
 from deepseek.ops.hierarchical import PAGE, Hierarchy
+from deepseek.ops.native_model import NO_ADAPTER
 
 HEAD_START = 256
 """Passes by which each step of priority puts a request before those that came earlier. It is not
@@ -181,7 +182,8 @@ class Scheduler:
         """Whether another one is just reading pages that this one can take when they are done."""
         most = self._shareable(request)
         for other in self.running:
-            if other.is_reading and other.sequence is not None:
+            is_alike = other.adapter == request.adapter
+            if is_alike and other.is_reading and other.sequence is not None:
                 n = _common_pages(request.tokens, other.prompt_ids) * PAGE
                 if min(n, most, self._shareable(other)) > other.sequence.length:
                     return True
@@ -189,7 +191,9 @@ class Scheduler:
 
     def _comes_back(self, request: Request) -> bool:
         """Fetch pages that a request begins with from the disk; whether more are to come."""
-        if self.prefixes is None or len(self.running) >= self.limits.n_running:
+        if self.prefixes is None or request.adapter != NO_ADAPTER:
+            return False
+        if len(self.running) >= self.limits.n_running:
             return False
         start, most = time.perf_counter(), self._shareable(request)
         more = self.prefixes.fetch(request.tokens, most, is_beside=bool(self.running))
@@ -210,8 +214,10 @@ class Scheduler:
         if len(self.running) >= self.limits.n_running:
             return False
         in_pages = self._hierarchy is not None
-        match = self.tree.match(request.tokens, self._shareable(request), in_pages=in_pages)
+        most, adapter = self._shareable(request), request.adapter
+        match = self.tree.match(request.tokens, most, in_pages=in_pages, adapter=adapter)
         sequence = self._decoder.sequence()
+        sequence.adapter = adapter
         sequence.begin(match.length, match.keys, match.memory)
         sequence.asks_from = first_asking(len(request.prompt_ids))
         request.sequence = sequence

@@ -9,6 +9,7 @@ from torch import Tensor
 from deepseek.core.errors import ConfigError, RequestError
 from deepseek.engine.packing import ForkCache, SlotCache
 from deepseek.engine.runner import Runner, Slots, places_of_ends
+from deepseek.model.adapter import Additions, Parts, TorchAdapter, shape_of
 from deepseek.model.budget import Budget
 from deepseek.model.cache import DenseCache, KVCache
 from deepseek.model.context_file import PageTable
@@ -16,6 +17,7 @@ from deepseek.model.hierarchical import HierarchicalCache
 from deepseek.model.transformer import Transformer
 from deepseek.ops.cold import ColdTier
 from deepseek.ops.hierarchical import UNTRAINED, Hierarchy, Router
+from deepseek.ops.native_model import NO_ADAPTER
 
 
 class TorchRunner(Runner):
@@ -40,6 +42,8 @@ class TorchRunner(Runner):
         super().__init__(model, dtype=dtype, device=device, hierarchy=hierarchy, budget=budget)
         assert budget is None, "kept by the native runner only"
         config = model.config
+        self._adapters: dict[int, TorchAdapter] = {}
+        self._n_adapters = 0
         self._cache = (
             DenseCache(config, dtype=dtype, device=device)
             if hierarchy is None
@@ -68,6 +72,30 @@ class TorchRunner(Runner):
     def watch(self, wanted: bool) -> None:
         """Nothing to do: it is always noted."""
 
+    def add_adapter(self, parts: Parts) -> int:
+        """Keep an adapter, and return its number, which no other one ever gets."""
+        number = self._n_adapters
+        shape = shape_of(self.model.config)
+        self._adapters[number] = TorchAdapter(parts, shape, self.dtype, self.device)
+        self._n_adapters += 1
+        return number
+
+    def remove_adapter(self, number: int) -> None:
+        """Give its memory back, and all that was read with it."""
+        if self.adapter == number:
+            self.use(NO_ADAPTER)
+        del self._adapters[number]
+
+    def _use(self, adapter: int) -> None:
+        pass
+
+    def _additions(self, adapters: Sequence[int], counts: Sequence[int]) -> Additions | None:
+        """What is added for sequences with some numbers of new tokens."""
+        if all(adapter == NO_ADAPTER for adapter in adapters):
+            return None
+        known = [self._adapters[a] if a != NO_ADAPTER else None for a in adapters]
+        return Additions(list(zip(known, counts, strict=True)))
+
     @torch.inference_mode()
     def head(self, hidden: Float[Tensor, "W D"]) -> Float[Tensor, "W V"]:
         """Logits for the token after each hidden state."""
@@ -91,7 +119,7 @@ class TorchRunner(Runner):
         row = [t for context in contexts for t in context]
         n_contexts = len(row)
         row += [t for each in continuations for c in each for t in c]
-        hidden = self.run_row(row, fork)
+        hidden = self.run_row(row, fork, [self.adapter], [len(row)])
         return hidden[places_of_ends(contexts)], hidden[n_contexts:]
 
     def slots(self, beginning: Sequence[int]) -> Slots:
@@ -110,19 +138,32 @@ class TorchRunner(Runner):
             )
 
     @torch.inference_mode()
-    def run_row(self, token_ids: Sequence[int], cache: KVCache) -> Float[Tensor, "T D"]:
-        """Hidden states of the tokens of several sequences behind each other."""
-        hidden: Tensor = self.model.hidden_states(
-            torch.tensor([list(token_ids)], device=self.device), cache
-        )
+    def run_row(
+        self,
+        token_ids: Sequence[int],
+        cache: KVCache,
+        adapters: Sequence[int],
+        counts: Sequence[int],
+    ) -> Float[Tensor, "T D"]:
+        """Hidden states of the tokens of several sequences behind each other.
+
+        Args:
+            token_ids: Of all.
+            cache: Knows them.
+            adapters: Numbers of their adapters.
+            counts: Tokens of each.
+        """
+        batch = torch.tensor([list(token_ids)], device=self.device)
+        hidden: Tensor = self.model.hidden_states(batch, cache, self._additions(adapters, counts))
         return hidden[0]
 
     @torch.inference_mode()
     def _forward(self, token_ids: list[int], last: int) -> Tensor:
         batch = torch.tensor([token_ids], device=self.device)
+        added = self._additions([self.adapter], [len(token_ids)])
         if last:
-            return self.model(batch, self._cache, last=last)[0]  # type: ignore[no-any-return]
-        self.model.hidden_states(batch, self._cache)
+            return self.model(batch, self._cache, last, added)[0]  # type: ignore[no-any-return]
+        self.model.hidden_states(batch, self._cache, added)
         return torch.empty(0, self.model.config.vocab_size, device=self.device)
 
     def prepare(self, token_ids: Sequence[int]) -> None:
@@ -145,17 +186,23 @@ class TorchRunner(Runner):
 class _TorchSlots:
     def __init__(self, runner: TorchRunner, cache: SlotCache) -> None:
         self._runner, self._cache = runner, cache
+        self._adapters: list[int] = []  # of the running sequences
 
-    def enter(self, prompts: Sequence[Sequence[int]]) -> Tensor:
-        self._cache.enter([len(ids) for ids in prompts])
-        hidden = self._runner.run_row([t for ids in prompts for t in ids], self._cache)
-        return hidden[places_of_ends(prompts)]
+    def enter(self, prompts: Sequence[Sequence[int]], adapters: Sequence[int]) -> Tensor:
+        counts = [len(ids) for ids in prompts]
+        self._cache.enter(counts)
+        self._adapters += adapters
+        row = [t for ids in prompts for t in ids]
+        return self._runner.run_row(row, self._cache, adapters, counts)[places_of_ends(prompts)]
 
     def step(self, token_ids: Sequence[int]) -> Tensor:
-        return self._runner.run_row(token_ids, self._cache)
+        counts = [1] * len(token_ids)
+        return self._runner.run_row(token_ids, self._cache, self._adapters, counts)
 
     def remove(self, slot: int) -> None:
         self._cache.remove(slot)
+        self._adapters[slot] = self._adapters[-1]
+        self._adapters.pop()
 
     def close(self) -> None:
         pass

@@ -3,11 +3,13 @@
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from deepseek.model.adapter import Additions
 from deepseek.model.cache import KVCache
 from deepseek.model.config import ModelConfig
 from deepseek.model.linear import Linear
 from deepseek.model.memory import Memory, MemoryCache
 from deepseek.ops.attention import attention
+from deepseek.ops.native_model import Matrix
 from deepseek.ops.rope import apply_rope
 
 
@@ -32,6 +34,7 @@ class Attention(nn.Module):
         x: Float[Tensor, "B T D"],
         rope: tuple[Float[Tensor, "T K"], Float[Tensor, "T K"]],
         cache: KVCache | None,
+        additions: Additions | None = None,
     ) -> Float[Tensor, "B T D"]:
         """Attend from T new positions to all so far.
 
@@ -39,9 +42,13 @@ class Attention(nn.Module):
             x: Normalised hidden states.
             rope: `rope_table` of the T positions.
             cache: Where earlier keys and values are and new ones go; it says what is seen.
+            additions: What adapters add to the products.
         """
         batch, n_tokens, _ = x.shape
-        heads = self.qkv(x).view(batch, n_tokens, -1, self.d_head).transpose(1, 2)
+        qkv = self.qkv(x)
+        if additions is not None:
+            qkv = additions.add(x, qkv, Matrix.Q, Matrix.K, Matrix.V)
+        heads = qkv.view(batch, n_tokens, -1, self.d_head).transpose(1, 2)
         rotated = apply_rope(heads[:, : self.n_heads + self.n_kv_heads], *rope)
         q, k = rotated[:, : self.n_heads], rotated[:, self.n_heads :]
         v = heads[:, self.n_heads + self.n_kv_heads :]
@@ -51,4 +58,6 @@ class Attention(nn.Module):
             mixed = self.memory(x, (q, still_q), (k, still_k), v, cache)
         else:
             mixed = attention(q, k, v) if cache is None else cache.attend(self.layer, q, k, v)
-        return self.output(mixed.transpose(1, 2).reshape(batch, n_tokens, -1))  # type: ignore[no-any-return]
+        mixed = mixed.transpose(1, 2).reshape(batch, n_tokens, -1)
+        output: Tensor = self.output(mixed)
+        return output if additions is None else additions.add(mixed, output, Matrix.O)

@@ -3,6 +3,7 @@
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from deepseek.model.adapter import Additions
 from deepseek.model.attention import Attention
 from deepseek.model.cache import KVCache
 from deepseek.model.config import ModelConfig
@@ -25,7 +26,8 @@ class Block(nn.Module):
         x: Float[Tensor, "B T D"],
         rope: tuple[Float[Tensor, "T K"], Float[Tensor, "T K"]],
         cache: KVCache | None,
+        additions: Additions | None = None,
     ) -> Float[Tensor, "B T D"]:
-        """Hidden states in, hidden states out."""
-        x = x + self.attention(self.attention_norm(x), rope, cache)
-        return x + self.feed_forward(self.feed_forward_norm(x))  # type: ignore[no-any-return]
+        """Hidden states in, hidden states out; adapters may add to the products."""
+        x = x + self.attention(self.attention_norm(x), rope, cache, additions)
+        return x + self.feed_forward(self.feed_forward_norm(x), additions)  # type: ignore[no-any-return]

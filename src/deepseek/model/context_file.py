@@ -28,7 +28,7 @@ from deepseek.core.errors import ConfigError, ContextError
 from deepseek.weights.cache import replaced, require_free
 
 MAGIC = b"deepseek-context"
-VERSION = 2  # 1 had no cold pages, and is the same without them
+VERSION = 3  # 1 had no cold pages, 2 no adapters; both are the same without them
 BEGINNING = struct.Struct("<16sIIII")  # magic, version, header's bytes, CRCs of header, checksums
 MAX_HEADER_BYTES = 1 << 16
 ALIGNMENT = 4_096  # of pages in the file: they can be mapped and used where they are
@@ -110,6 +110,8 @@ class ContextInfo:
     pages: tuple[Pages, ...]
     cold: dict[str, Any] | None = None
     """Settings of keys and values in 8 or 4 bits; None: none are."""
+    adapter: dict[str, Any] | None = None
+    """Name and fingerprint of the adapter that it was read with; None: there was none."""
 
     @property
     def n_pages(self) -> int:

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float32, Int32
 from torch import Tensor
 
+from deepseek.model.adapter import Parts, shape_of
 from deepseek.model.block import Block
 from deepseek.model.budget import PageCounts
 from deepseek.model.config import ModelConfig
@@ -21,7 +22,7 @@ from deepseek.ops.cold import ColdTier
 from deepseek.ops.hierarchical import Hierarchy
 from deepseek.ops.linear import QuantisedWeight
 from deepseek.ops.native import NativeMatrix
-from deepseek.ops.native_model import Matrix, NativeModel, Norm, Shape
+from deepseek.ops.native_model import Matrix, NativeModel, Norm
 
 
 class NativeDecoder:
@@ -51,17 +52,7 @@ class NativeDecoder:
         )
         self.tier = tier
         self.cold = None if tier is None else _cold_pool(config, tier, cold)
-        self._native = NativeModel(
-            Shape(
-                n_layers=config.n_layers,
-                d_model=config.d_model,
-                n_heads=config.n_heads,
-                n_kv_heads=config.n_kv_heads,
-                d_head=config.d_head,
-                d_ff=config.d_ff,
-                epsilon=config.norm_eps,
-            )
-        )
+        self._native = NativeModel(shape_of(config))
         for layer, block in enumerate(model.blocks):
             assert isinstance(block, Block)
             for which, (matrix, bias) in zip(Matrix, _matrices(block), strict=False):
@@ -83,6 +74,18 @@ class NativeDecoder:
         if self.cold is not None and self.tier is not None:
             cold = ColdPages(pool=self.cold, tier=self.tier, expand=self._expand)
         return PagedSequence(self.pool, self.memory, cold)
+
+    def add_adapter(self, parts: Parts) -> int:
+        """Keep what an adapter adds for the sequences that will have its number.
+
+        Raises:
+            ValueError: A shape is wrong, or numbers are too large.
+        """
+        return self._native.add_adapter(parts)
+
+    def remove_adapter(self, number: int) -> None:
+        """Give its memory back; no sequence may have it any more."""
+        self._native.remove_adapter(number)
 
     @property
     def pools(self) -> tuple[PagePool, ...]:

@@ -3,9 +3,11 @@
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from deepseek.model.adapter import Additions
 from deepseek.model.config import ModelConfig
 from deepseek.model.linear import Linear
 from deepseek.ops.activation import swiglu
+from deepseek.ops.native_model import Matrix
 
 
 class FeedForward(nn.Module):
@@ -16,6 +18,13 @@ class FeedForward(nn.Module):
         self.gate_up = Linear(config.d_model, 2 * config.d_ff)
         self.down = Linear(config.d_ff, config.d_model)
 
-    def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
-        """Transform each position by itself."""
-        return self.down(swiglu(self.gate_up(x)))  # type: ignore[no-any-return]
+    def forward(
+        self, x: Float[Tensor, "B T D"], additions: Additions | None = None
+    ) -> Float[Tensor, "B T D"]:
+        """Transform each position by itself; adapters may add to the products."""
+        gate_up = self.gate_up(x)
+        if additions is not None:
+            gate_up = additions.add(x, gate_up, Matrix.GATE, Matrix.UP)
+        inner = swiglu(gate_up)
+        down: Tensor = self.down(inner)
+        return down if additions is None else additions.add(inner, down, Matrix.DOWN)

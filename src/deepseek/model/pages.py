@@ -14,7 +14,7 @@ from deepseek.model.context_file import check_numbers
 from deepseek.ops.cold import ColdBits, ColdTier, extremes, key_bytes, page_bytes
 from deepseek.ops.hierarchical import GROUP, NEVER, NODES, PAGE
 from deepseek.ops.huge_pages import empty
-from deepseek.ops.native_model import NewTokens, Pages
+from deepseek.ops.native_model import NO_ADAPTER, NewTokens, Pages
 
 COVERED = PAGE * GROUP
 """Positions whose memory nodes lie in one page of them."""
@@ -244,6 +244,8 @@ class PagedSequence:
         self.length = 0
         self.asks_from = NEVER
         """The position from which tokens choose by keys what they recall."""
+        self.adapter = NO_ADAPTER
+        """The number of what is added to the model's products for its tokens."""
 
     @property
     def tables(self) -> "tuple[Table, ...]":
@@ -292,7 +294,7 @@ class PagedSequence:
         fork._memory = None if self._memory is None else self._memory.fork(length)
         fork._cold_pages = self._cold_pages
         fork._cold = None if self._cold is None else self._cold.fork(length)
-        fork.length, fork.asks_from = length, self.asks_from
+        fork.length, fork.asks_from, fork.adapter = length, self.asks_from, self.adapter
         fork._was_expanded = self._was_expanded
         fork._restore(length)
         return fork
@@ -317,6 +319,7 @@ class PagedSequence:
             memory=memory,
             cold=cold,
             asks_from=self.asks_from,
+            adapter=self.adapter,
         )
 
     def advance(self, n_tokens: int) -> None:

@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from deepseek.model.adapter import Additions
 from deepseek.model.block import Block
 from deepseek.model.cache import KVCache
 from deepseek.model.config import ModelConfig
@@ -31,6 +32,7 @@ class Transformer(nn.Module):
         token_ids: Int[Tensor, "B T"],
         cache: KVCache | None = None,
         last: int | None = None,
+        additions: Additions | None = None,
     ) -> Float[Tensor, "B N V"]:
         """Logits for the next token after each position.
 
@@ -39,17 +41,21 @@ class Transformer(nn.Module):
             cache: Earlier tokens' keys and values; grows by T. None reads the tokens alone.
             last: Compute logits for this many last positions only (0: none, just fill the
                 cache); None for all. The head is a fifth of a small model's work.
+            additions: What adapters add to the products.
 
         Returns:
             Logits in the model's dtype; N is `last`, or T.
         """
-        x = self.hidden_states(token_ids, cache)
+        x = self.hidden_states(token_ids, cache, additions)
         if last is not None:
             x = x[:, x.shape[1] - last :]
         return self.head(self.norm(x))  # type: ignore[no-any-return]
 
     def hidden_states(
-        self, token_ids: Int[Tensor, "B T"], cache: KVCache | None = None
+        self,
+        token_ids: Int[Tensor, "B T"],
+        cache: KVCache | None = None,
+        additions: Additions | None = None,
     ) -> Float[Tensor, "B T D"]:
         """What the last block returns, before the final norm."""
         n_tokens = token_ids.shape[1]
@@ -61,8 +67,8 @@ class Transformer(nn.Module):
         else:
             positions = cache.positions(n_tokens)
         rope = rope_table(positions, self.config.d_head, self.config.rope_theta, x.dtype)
-        for block in self.blocks:
-            x = block(x, rope, cache)
+        for layer, block in enumerate(self.blocks):
+            x = block(x, rope, cache, None if additions is None else additions.of(layer))
         if cache is not None:
             cache.advance(n_tokens)
         return x  # type: ignore[no-any-return]

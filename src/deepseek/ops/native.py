@@ -31,22 +31,22 @@ FORMATS: dict[tuple[Bits, bool], int] = {(4, False): 0, (8, False): 1, (6, True)
 """By bits, and whether scales have units."""
 DTYPES = {torch.float32: 0, torch.bfloat16: 1}
 NAMES = ("deepseek_native.so", "deepseek_native.dylib", "deepseek_native.dll")
-VERSION = 11
+VERSION = 12
 """Of the library's interface."""
 BLOCK = 32
 """Columns come in multiples of this."""
 PROBLEMS = (
     "",
     "its shape does not fit: columns must come in multiples of 32, with units of 256",
-    "it holds scales that are no numbers, or codes that do not fit",
+    "it holds scales that are no numbers, codes that do not fit, or numbers of what is not there",
     "its memory is not aligned",
     "its format is unknown",
     "there is not enough memory",
     "its file cannot be read or written",
     "its file is damaged",
 )
-IO, DAMAGED = 6, 7
-"""Of `PROBLEMS`, those of files."""
+NO_MEMORY, IO, DAMAGED = 5, 6, 7
+"""Of `PROBLEMS`, those that are nobody's mistake: memory and files."""
 
 
 @functools.cache

@@ -2,7 +2,7 @@
 
 import ctypes
 from array import array
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -11,6 +11,7 @@ from jaxtyping import Float32, Int32
 from torch import Tensor
 
 from deepseek.core.errors import DiskError
+from deepseek.core.low_rank import LowRank
 from deepseek.ops import native
 from deepseek.ops.cold import ColdTier, page_bytes
 from deepseek.ops.hierarchical import NEVER, PAGE, Hierarchy
@@ -31,6 +32,10 @@ class Norm(IntEnum):
     ATTENTION, FEED_FORWARD, LAST = range(3)
 
 
+NO_ADAPTER = -1
+"""In place of an adapter's number."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
     """What the library must know of a decoder."""
@@ -42,6 +47,13 @@ class Shape:
     d_head: int
     d_ff: int
     epsilon: float
+
+    def of(self, which: Matrix) -> tuple[int, int]:
+        """Rows and columns of a layer's matrix."""
+        query, group = self.n_heads * self.d_head, self.n_kv_heads * self.d_head
+        d, wide = self.d_model, self.d_ff
+        sizes = ((query, d), (group, d), (group, d), (d, query), (wide, d), (wide, d), (d, wide))
+        return sizes[which]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +85,8 @@ class NewTokens:
     are read as they are. Else numbers in `pages` that no new token sees may be -1."""
     asks_from: int = NEVER
     """The position from which tokens choose by keys what they recall."""
+    adapter: int = NO_ADAPTER
+    """The number of what is added to the model's products for it."""
 
 
 class NativeModel:
@@ -222,6 +236,46 @@ class NativeModel:
         _check(self._library.ds_model_trace(self._handle, place), "a trace")
         return self._trace
 
+    def add_adapter(self, parts: Mapping[tuple[int, Matrix], LowRank]) -> int:
+        """Copy what an adapter adds to some matrices, by layer, in bfloat16.
+
+        Returns:
+            Its number, which no other one ever gets.
+
+        Raises:
+            ValueError: A shape is wrong, or numbers are too large.
+            MemoryError: There is not enough memory.
+        """
+        kept = [(p.down.contiguous(), p.up.contiguous()) for p in parts.values()]
+        rows = []
+        for ((layer, which), part), (down, up) in zip(parts.items(), kept, strict=True):
+            self._check_low_rank(which, down, up)
+            places = down.data_ptr(), up.data_ptr()
+            rows.append(_LowRank(layer, which, len(down), *places, part.scale))
+        number = ctypes.c_int64()
+        problem = self._library.ds_model_add_adapter(
+            self._handle, len(rows), (_LowRank * len(rows))(*rows), ctypes.byref(number)
+        )
+        if problem == native.NO_MEMORY:
+            raise MemoryError("not enough memory for an adapter")
+        _check(problem, "an adapter")
+        return number.value
+
+    def remove_adapter(self, number: int) -> None:
+        """Give an adapter's memory back.
+
+        Raises:
+            ValueError: There is none of that number.
+        """
+        _check(self._library.ds_model_remove_adapter(self._handle, number), "an adapter")
+
+    def _check_low_rank(self, which: Matrix, down: Tensor, up: Tensor) -> None:
+        """The library cannot see where memory ends."""
+        n_out, n_in = self.shape.of(which)
+        wanted = (len(down), n_in), (n_out, len(down))
+        if (down.shape, up.shape) != wanted:
+            raise ValueError(f"{tuple(down.shape)} and {tuple(up.shape)} for {which.name}")
+
     @property
     def pages(self) -> Pages | None:
         """Where keys and values are."""
@@ -275,6 +329,7 @@ class NativeModel:
         tables = [array("i", s.pages) for s in sequences]
         memory = [array("i", s.memory) for s in sequences]
         cold = [array("i", s.cold) for s in sequences]
+        has_adapters = any(s.adapter != NO_ADAPTER for s in sequences)
         batch = _Batch(
             len(sequences),
             _sizes([s.count for s in sequences]),
@@ -287,6 +342,7 @@ class NativeModel:
             _tables(cold) if any(s.cold for s in sequences) else None,
             _sizes([len(s.cold) for s in sequences]),
             _sizes([s.asks_from for s in sequences]),
+            _sizes([s.adapter for s in sequences]) if has_adapters else None,
         )
         problem = self._library.ds_model_forward(self._handle, ctypes.byref(batch), x.data_ptr())
         self._check_pass(problem, "a forward pass")
@@ -344,6 +400,20 @@ class _Batch(ctypes.Structure):
         ("cold_tables", ctypes.POINTER(ctypes.c_void_p)),
         ("cold_sizes", ctypes.POINTER(ctypes.c_int64)),
         ("asks_from", ctypes.POINTER(ctypes.c_int64)),
+        ("adapters", ctypes.POINTER(ctypes.c_int64)),
+    )
+
+
+class _LowRank(ctypes.Structure):
+    """`ds_low_rank`."""
+
+    _fields_ = (
+        ("layer", ctypes.c_int64),
+        ("which", ctypes.c_int64),
+        ("rank", ctypes.c_int64),
+        ("down", ctypes.c_void_p),
+        ("up", ctypes.c_void_p),
+        ("scale", ctypes.c_double),
     )
 
 
@@ -398,6 +468,8 @@ def library() -> ctypes.CDLL:
     found.ds_model_set_hierarchy.argtypes = [pointer, pointer]
     found.ds_model_trace.argtypes = [pointer, pointer]
     found.ds_model_set_cache.argtypes = [pointer, pointer]
+    found.ds_model_add_adapter.argtypes = [pointer, size, pointer, pointer]
+    found.ds_model_remove_adapter.argtypes = [pointer, size]
     found.ds_model_forward.argtypes = [pointer, pointer, pointer]
     found.ds_model_head.argtypes = [pointer, size, pointer, pointer]
     found.ds_page_positions.restype = size
