@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from deepseek.core.device import choose_compute
+from deepseek.core.device import Compute, choose_compute
 from deepseek.core.log import LOGGER
 from deepseek.core.memory import peak_bytes, reset_peak
 from deepseek.engine.cache_plan import plan_cache
@@ -81,8 +81,7 @@ def load_engine(
     start = time.perf_counter()
     source = open_weights(checkpoint.path)
     tokenizer = _tokenizer_of(source)
-    on_cpu = compute.device.type == "cpu"
-    if dtype == "auto" and on_cpu and native.is_fast() and is_quantised(source):
+    if dtype == "auto" and _suits_native(source, compute):
         reason = "the weights are quantised"
         compute = replace(compute, quantised=True, dtype_reason=reason)
     if compute.quantised:
@@ -110,8 +109,7 @@ def load_engine(
         file_bytes=source.n_bytes,
         peak_bytes=peak_bytes(),
         compute=compute.describe(),
-        weights=f"{describe_formats(source)}; computed in "
-        + (f"int8 ({native.level()})" if compute.quantised else _dtype_name(compute.dtype)),
+        weights=_described(source, compute),
         keys_and_values=cache.keys_and_values,
     )
     LOGGER.info("loaded %s: %s", checkpoint.name, report)
@@ -136,6 +134,17 @@ def _tokenizer_of(source: WeightSource) -> Tokenizer:
     if source.folder is not None:
         return Tokenizer.from_folder(source.folder)
     return Tokenizer.from_gguf_metadata(source.metadata)
+
+
+def _suits_native(source: WeightSource, compute: Compute) -> bool:
+    return compute.device.type == "cpu" and native.is_fast() and is_quantised(source)
+
+
+def _described(source: WeightSource, compute: Compute) -> str:
+    """How weights are stored and computed."""
+    level = f"int8 ({native.level()})"
+    how = level if compute.quantised else _dtype_name(compute.dtype)
+    return f"{describe_formats(source)}; computed in {how}"
 
 
 def _dtype_name(dtype: torch.dtype) -> str:
