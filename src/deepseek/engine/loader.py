@@ -111,8 +111,7 @@ def load_engine(
         file_bytes=source.n_bytes,
         peak_bytes=peak_bytes(),
         compute=compute.describe(),
-        weights=f"{describe_formats(source)}; computed in "
-        + (f"int8 ({native.level()})" if compute.quantised else _dtype_name(compute.dtype)),
+        weights=_described(source, compute),
         keys_and_values=cache.keys_and_values,
     )
     LOGGER.info("loaded %s: %s", checkpoint.name, report)
@@ -156,8 +155,7 @@ def _check(
 
 def _compute_of(source: WeightSource, compute: Compute, dtype: str) -> Compute:
     """How these weights are computed: quantised ones as they are, where that is fast."""
-    on_cpu = compute.device.type == "cpu"
-    if dtype == "auto" and on_cpu and native.is_fast() and is_quantised(source):
+    if dtype == "auto" and _suits_native(source, compute):
         reason = "the weights are quantised"
         compute = replace(compute, quantised=True, dtype_reason=reason)
     if compute.quantised:
@@ -189,6 +187,17 @@ def _tokenizer_of(source: WeightSource) -> Tokenizer:
     if source.folder is not None:
         return Tokenizer.from_folder(source.folder)
     return Tokenizer.from_gguf_metadata(source.metadata)
+
+
+def _suits_native(source: WeightSource, compute: Compute) -> bool:
+    return compute.device.type == "cpu" and native.is_fast() and is_quantised(source)
+
+
+def _described(source: WeightSource, compute: Compute) -> str:
+    """How weights are stored and computed."""
+    level = f"int8 ({native.level()})"
+    how = level if compute.quantised else _dtype_name(compute.dtype)
+    return f"{describe_formats(source)}; computed in {how}"
 
 
 def _dtype_name(dtype: torch.dtype) -> str:
