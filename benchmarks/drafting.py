@@ -120,7 +120,7 @@ def compare(
 ) -> list[Row]:
     """All kinds of work on all sides, taking turns."""
     program, path = server
-    rows, tokenizer = [], load("off").tokenizer
+    rows, tokenizer = list[Row](), load("off").tokenizer
     for kind, some in works.items():
         plain, drafted, theirs = list[Written](), list[Written](), list[Written]()
         peer_name = ""
@@ -132,13 +132,14 @@ def compare(
                 with started((program, path), flags[kind]) as peer:
                     theirs.append(ask_llama(peer, tokenizer, some))
                     peer_name = f"llama-server {peer.build}, {flags[kind]}: {peer.flags}"
-        rows += own_rows(f"{model} speculation: {kind}", plain, drafted, AGAINST_PLAIN[kind])
+        name, new = f"{model} speculation: {kind}", list[Row]()
+        new += own_rows(name, plain, drafted, AGAINST_PLAIN[kind])
         if theirs:
             musts = AGAINST_LLAMA.get(kind, (None, None))
-            name = f"{model} speculation: {kind}"
-            rows.append(ratio_row(name, drafted, theirs, peer_name, musts))
-        for row in rows[-3:]:
+            new.append(ratio_row(name, drafted, theirs, peer_name, musts))
+        for row in new:
             say_row(row)
+        rows += new
     return rows
 
 
