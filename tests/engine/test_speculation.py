@@ -46,6 +46,12 @@ def engine(request: pytest.FixtureRequest, tiny_folder: Path) -> Engine:
     return native_engine(tiny_folder, hierarchy=hierarchy)
 
 
+class Believed(PassTimes):
+    """Times that nothing seen changes."""
+
+    def note(self, n_rows: int, seconds: float) -> None: ...
+
+
 def speculating(
     engine: Engine,
     seconds: list[float],
@@ -55,7 +61,7 @@ def speculating(
     """A scheduler that believes that passes take so long."""
     scheduler = scheduler_of(engine, *([limits] if limits else []), draft_model=draft_model)
     assert scheduler.speculator is not None
-    scheduler.speculator.times = PassTimes(seconds)
+    scheduler.speculator.times = Believed(seconds)
     return scheduler
 
 
@@ -133,11 +139,14 @@ def test_no_guesses_where_they_cost_what_they_bring(engine: Engine) -> None:
     no_page_is_lost(scheduler, engine)
 
 
-def test_passes_are_measured_once_there_is_something_to_guess(engine: Engine) -> None:
+def test_the_first_pass_tells_what_passes_take(engine: Engine) -> None:
     scheduler = scheduler_of(engine)
     assert scheduler.speculator is not None
-    assert not scheduler.speculator.times.is_known
-    run(scheduler, [request_of(engine, [5] * 100, SamplingParams(max_tokens=20))])
+    scheduler.add(request_of(engine, [5] * 100, SamplingParams(max_tokens=20)))
+    scheduler.step()
+    assert not scheduler.speculator.times.is_known, "reading a prompt tells nothing of answers"
+    while not scheduler.is_idle:
+        scheduler.step()
     assert scheduler.speculator.times.is_known
     no_page_is_lost(scheduler, engine)
 
@@ -278,16 +287,20 @@ def test_sizes_are_the_best_ones(engine: Engine, seed: int) -> None:
     assert sum(found) <= MOST
 
 
-def test_times_follow_what_is_seen_but_not_what_is_odd() -> None:
-    times = PassTimes([1.0, 1.1, 1.3, 1.6, 2.4, 4.0])
-    assert times.at(1) == 1.0
-    assert times.at(3) == pytest.approx(1.2)
-    assert times.at(40) == pytest.approx(4.8)
-    assert times.of_many == pytest.approx(0.1)
-    times.note(8, 100.0)
-    assert times.at(8) == 1.6
+def test_times_follow_what_is_seen() -> None:
+    times = PassTimes()
+    assert not times.is_known
+    times.note(2, 1.1)
+    assert times.at(1) == pytest.approx(1.0)
+    assert times.at(6) == pytest.approx(1.5), "as the shape says"
+    assert times.at(40) == pytest.approx(5.5)
+    assert times.of_many == pytest.approx(0.125)
+    times.note(16, 3.5)
+    assert times.at(16) == pytest.approx(3.5), "the first of a kind counts most"
     for _ in range(100):
         times.note(8, 2.4)
         times.note(1, 1.4)
     assert times.at(8) == pytest.approx(2.4, rel=0.02)
     assert times.at(1) == pytest.approx(1.4, rel=0.02)
+    times.note(8, 1_000.0)
+    assert times.at(8) < 2.4 * 2**0.21, "something else took the time"

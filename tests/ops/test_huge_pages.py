@@ -1,12 +1,14 @@
 """Tensors in large pages are tensors like others."""
 
+import pytest
 import torch
 
-from deepseek.ops.huge_pages import HUGE, empty
+from deepseek.ops.huge_pages import HUGE, LEAST, empty
 
 
-def test_large_tensors_hold_what_is_written():
-    shape = (3, HUGE // 2 + 7)
+@pytest.mark.parametrize("n", [LEAST // 4, HUGE // 2 + 7])
+def test_large_tensors_hold_what_is_written(n):
+    shape = (3, n)
     tensors = [empty(shape, torch.bfloat16) for _ in range(4)]
     for number, tensor in enumerate(tensors):
         assert tensor.shape == shape

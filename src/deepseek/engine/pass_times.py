@@ -1,52 +1,43 @@
-"""How long a pass of the model takes with so many rows, as measured and kept current."""
+"""How long a pass of the model takes with so many rows, learnt from those that ran."""
 
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 ROWS = (1, 2, 4, 8, 16, 32)
-"""Numbers of rows that are measured; between them time is a line."""
+"""Numbers of rows whose times are kept; between them time is a line."""
+SHAPE = (1.0, 1.1, 1.3, 1.7, 2.5, 4.5)
+"""What they take in the time of one row, until it is seen: each weight is read once for all rows,
+and attention and sampling are done for each."""
 LEARNING = 0.1
-"""Weight of a new observation: the context grows, and other programs come and go."""
-MOST_SURPRISE = 2.0
-"""A pass that took this many times as long as expected, or more, tells of something else."""
-QUICK = 0.02
-"""Seconds of a pass below which the better of two counts."""
+"""Weight of an observation, when there were many: contexts grow, and machines are shared."""
+SURPRISE = 2.0
+"""A pass that took so many times what was expected, or more, counts as if it took just that."""
 
 
 class PassTimes:
     """Seconds of passes by their rows."""
 
     def __init__(self, seconds: Sequence[float] = ()) -> None:
-        """Begin with what was measured, for each of `ROWS`; none: nothing was."""
+        """Begin with the times of `ROWS`; none: with the first pass that is seen."""
         self._seconds = list(seconds)
+        self._n_seen = [0] * len(ROWS)
 
     @property
     def is_known(self) -> bool:
-        """Whether anything was measured."""
+        """Whether a pass was seen."""
         return bool(self._seconds)
-
-    def measure(self, run: Callable[[int], float]) -> None:
-        """Measure all.
-
-        Args:
-            run: Runs a pass of so many rows; returns its seconds.
-        """
-        run(ROWS[0])  # what has to be fetched first
-        self._seconds = []
-        for n_rows in ROWS:
-            seconds = run(n_rows)
-            self._seconds.append(min(seconds, run(n_rows)) if seconds < QUICK else seconds)
 
     def note(self, n_rows: int, seconds: float) -> None:
         """Take in what a pass took."""
-        expected = self.at(n_rows)
-        if not 1 / MOST_SURPRISE < seconds / expected < MOST_SURPRISE:
-            return
-        factor = (seconds / expected) ** LEARNING
         nearest = min(range(len(ROWS)), key=lambda i: abs(ROWS[i] - n_rows))
-        # All of them become slower with a longer context; the one that was seen is known best.
-        self._seconds = [s * factor for s in self._seconds]
-        self._seconds[nearest] *= factor
+        if not self._seconds:
+            self._seconds = [seconds * factor / SHAPE[nearest] for factor in SHAPE]
+        factor = min(max(seconds / self.at(n_rows), 1 / SURPRISE), SURPRISE)
+        self._n_seen[nearest] += 1
+        weight = max(1 / self._n_seen[nearest], 2 * LEARNING)
+        # A longer context makes all of them slower; the one that was seen is known best.
+        for i in range(len(ROWS)):
+            self._seconds[i] *= factor ** (weight if i == nearest else LEARNING)
 
     def at(self, n_rows: int) -> float:
         """Seconds expected of a pass."""

@@ -99,7 +99,7 @@ class Scheduler:
         """Pages of earlier prompts on a disk."""
         self._decoder, self._hierarchy = decoder, hierarchy
         self._room = Room(decoder, self.tree, limits.n_pages, reclaim)
-        self.speculator = Speculator(self._time_blank, draft_model) if speculates else None
+        self.speculator = Speculator(draft_model) if speculates else None
         self._n_added = 0
 
     def check(self, prompt_ids: Sequence[int], max_tokens: int) -> None:
@@ -268,21 +268,11 @@ class Scheduler:
         """Let guesses run with the next tokens of answers, where that gains."""
         answering = [r for r in self.running if r.is_answering]
         open_ = [r for r in answering if not r.n_ahead]
-        if self.speculator is None or not open_ or not self._room.find([(1, 1)]):
+        if self.speculator is None or not open_:
             return
         n_rows = sum(r.n_pending for r in answering)
         n_pending = sum(r.n_pending for r in self.running) - n_rows
         self.speculator.draft(open_, n_rows, min(n_pending, self.limits.n_tokens_beside))
-
-    def _time_blank(self, n_rows: int) -> float:
-        """Seconds of a pass that means nothing."""
-        sequence = self._decoder.sequence()
-        try:
-            start = time.perf_counter()
-            self._decoder.logits(self._decoder.run([[0] * n_rows], [sequence]))
-            return time.perf_counter() - start
-        finally:
-            sequence.release()
 
     def _plan(self) -> list[Part]:
         """New tokens of each running request; those that find no pages for them make way."""

@@ -43,15 +43,10 @@ class Draft:
 class Speculator:
     """Guesses for the requests of one scheduler."""
 
-    def __init__(self, run: Callable[[int], float], draft_model: DraftModel | None = None) -> None:
-        """Begin.
-
-        Args:
-            run: Runs a pass of so many rows that means nothing; returns its seconds.
-            draft_model: Guesses where the text does not; None: nobody does.
-        """
+    def __init__(self, draft_model: DraftModel | None = None) -> None:
+        """Begin; where the text does not guess, a draft model does, if there is one."""
         self.times = PassTimes()
-        self._run, self._draft_model = run, draft_model
+        self._draft_model = draft_model
         self._chances = Chances()
         self._answers: OrderedDict[str, Answers] = OrderedDict()
 
@@ -63,13 +58,11 @@ class Speculator:
             n_rows: Rows of the pass without guesses, except of prompts.
             n_reading: Of prompts.
         """
+        if not self.times.is_known:  # the first pass tells
+            return
         possible = [(request, self._possible(request)) for request in requests]
         if not any(drafts for _, drafts in possible):
             return
-        if not self.times.is_known:
-            self.times.measure(self._run)
-            if self._draft_model is not None:
-                self._draft_model.measure()
         beside = n_reading * self.times.of_many
 
         def seconds(n_guessed: int) -> float:
@@ -95,7 +88,7 @@ class Speculator:
 
     def note(self, n_rows: int, seconds: float) -> None:
         """Take in what a pass took in which nothing was read."""
-        if self.times.is_known and n_rows <= ROWS[-1]:
+        if n_rows <= ROWS[-1]:
             self.times.note(n_rows, seconds)
 
     def leave(self, request: Request) -> None:
@@ -119,6 +112,8 @@ class Speculator:
         if guess and tokens:
             found.append(Draft(request, guess.kind, guess.chance, len(tokens), tokens=tokens))
         if self._draft_model is not None:
+            if not self._draft_model.seconds:
+                self._draft_model.measure()
             chance = guesses.chance(DRAFT_MODEL)
             found.append(Draft(request, DRAFT_MODEL, chance, room, self._draft_model.seconds))
         return found

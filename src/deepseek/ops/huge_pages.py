@@ -1,5 +1,11 @@
-"""Tensors in large pages of memory, which processors find faster than small ones."""
+"""Tensors in memory of their own, in large pages where they fill some.
 
+Processors find large pages faster than small ones. And memory of one's own goes back whole: in the
+heap, what is kept of each pass would settle in the gap that the pass before left, and so the next
+gap be another one.
+"""
+
+import contextlib
 import mmap
 from collections.abc import Sequence
 from math import prod
@@ -9,6 +15,8 @@ from torch import Tensor
 
 HUGE = 1 << 21
 """Bytes of a large page."""
+LEAST = 1 << 17
+"""Bytes of a tensor from which on it is worth asking the system."""
 
 
 def empty(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
@@ -22,13 +30,14 @@ def empty(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
         dtype: Of its numbers.
     """
     n_bytes = prod(shape) * dtype.itemsize
-    if n_bytes < HUGE or not hasattr(mmap, "MADV_HUGEPAGE"):
+    if n_bytes < LEAST or not hasattr(mmap, "MAP_PRIVATE"):
         return torch.empty(*shape, dtype=dtype)
-    memory = mmap.mmap(-1, n_bytes + HUGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    n_huge = n_bytes // HUGE if hasattr(mmap, "MADV_HUGEPAGE") else 0
+    n_before = HUGE if n_huge else 0  # room to begin at a large page
+    memory = mmap.mmap(-1, n_bytes + n_before, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     whole = torch.frombuffer(memory, dtype=torch.uint8)
-    start = -whole.data_ptr() % HUGE
-    try:
-        memory.madvise(mmap.MADV_HUGEPAGE, start, n_bytes // HUGE * HUGE)
-    except OSError:  # a kernel built without them
-        return torch.empty(*shape, dtype=dtype)
+    start = -whole.data_ptr() % HUGE if n_huge else 0
+    if n_huge:
+        with contextlib.suppress(OSError):  # a kernel built without them
+            memory.madvise(mmap.MADV_HUGEPAGE, start, n_huge * HUGE)
     return whole[start : start + n_bytes].view(dtype).view(*shape)

@@ -15,6 +15,7 @@ from deepseek.core.low_rank import LowRank
 from deepseek.ops import native
 from deepseek.ops.cold import ColdTier, page_bytes
 from deepseek.ops.hierarchical import NEVER, PAGE, Hierarchy
+from deepseek.ops.huge_pages import empty
 from deepseek.ops.native import PROBLEMS, NativeMatrix
 from deepseek.ops.page_file import PageFile
 from deepseek.ops.rope import rope_table
@@ -320,7 +321,7 @@ class NativeModel:
             if len(token_ids) != n_tokens:
                 raise ValueError(f"{len(token_ids)} token ids for {n_tokens} tokens")
             ids = _sizes(token_ids)
-            x = torch.empty(n_tokens, self.shape.d_model)
+            x = empty((n_tokens, self.shape.d_model), torch.float32)
         else:
             assert embeddings is not None
             x = embeddings
