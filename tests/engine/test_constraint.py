@@ -205,6 +205,24 @@ def test_reading_forced_tokens_together_changes_nothing(
     json.loads(together.text)
 
 
+def test_guesses_fit_as_far_as_the_constraint_allows(engine: Engine) -> None:
+    params = SamplingParams(constraint=Constraint.regex("(ab|ba)*c"))
+    answer = Answer(engine.tokenizer, params, [5])
+    ids = {letter: engine.tokenizer.encode(letter)[0] for letter in "abc"}
+    text = [ids[letter] for letter in "abbaaab"]
+    assert answer.fitting(text) == text[:5]
+    assert answer.fitting([ids["c"], ids["c"]]) == [ids["c"]]
+    assert answer.fitting([]) == []
+    for letter in "ab":
+        logits = torch.full((engine.runner.model.config.vocab_size,), -100.0)
+        logits[ids[letter]] = 0.0
+        answer.add(logits)
+    assert answer.fitting(text[1:3]) == text[1:3], "nothing was used up by asking"
+    assert answer.fitting([ids["c"], ids["a"]]) == [ids["c"]]
+    free = Answer(engine.tokenizer, SamplingParams(), [5])
+    assert free.fitting(text) == text
+
+
 def test_a_stop_string_among_tokens_read_ahead(engine: Engine) -> None:
     constraint = Constraint.json_schema(SCHEMAS["nested"])
     completion = engine.generate("x", max_params(constraint, stop=('"b"',)))

@@ -90,6 +90,11 @@ class Answer:
             known = self._active_matcher.forced_tokens()
         return known[: min(MAX_FORCED, self._params.max_tokens - len(self.token_ids))]
 
+    def fitting(self, token_ids: list[int]) -> list[int]:
+        """Of tokens that may come next, those up to the first that the constraint forbids."""
+        matcher = self._active_matcher
+        return token_ids if matcher is None else token_ids[: matcher.n_fitting(token_ids)]
+
     def flush(self) -> str:
         """What the decoder and the stop finder still hold."""
         rest = self._decoder.flush()

@@ -9,6 +9,7 @@ import json
 import threading
 import weakref
 from collections import OrderedDict
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -75,6 +76,10 @@ class Matcher:
         found = torch.from_numpy(np.unpackbits(bits, bitorder="little")[:n_tokens]).bool()
         # Models may have more rows than there are tokens.
         return torch.nn.functional.pad(found, (0, n_tokens - len(found)))
+
+    def n_fitting(self, token_ids: Sequence[int]) -> int:
+        """How many leading tokens may come next."""
+        return int(self._matcher.validate_tokens(list(token_ids)))
 
     def accept(self, token_id: int) -> None:
         """Go on by one token that is allowed."""

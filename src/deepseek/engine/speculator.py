@@ -108,7 +108,7 @@ class Speculator:
         guesses, found = request.guesses, []
         guesses.follow(request.tokens)
         guess = guesses.best()
-        tokens = guess.tokens(room) if guess else []
+        tokens = request.answer.fitting(guess.tokens(room)) if guess else []
         if guess and tokens:
             found.append(Draft(request, guess.kind, guess.chance, len(tokens), tokens=tokens))
         if self._draft_model is not None:
@@ -127,7 +127,7 @@ class Speculator:
                 request.reading = request.reading or self._draft_model.read(request.tokens)
             wanted = [(r.reading, r.tokens, size) for r, size in asked if r.reading is not None]
             for (request, _), tokens in zip(asked, self._draft_model.guess(wanted), strict=True):
-                request.run_ahead(tokens, DRAFT_MODEL)
+                request.run_ahead(request.answer.fitting(tokens), DRAFT_MODEL)
         for draft, size in chosen:
             if draft.tokens:
                 draft.request.run_ahead(draft.tokens[:size], draft.kind)
