@@ -11,7 +11,7 @@ SmolLM2-135M in int8, everything after the first 4,096 tokens read hierarchicall
 * seconds a generated token at each length.
 
 Each part writes its rows to out/long_context as it ends; a run writes
-benchmarks/results/long_context.json, .md from all parts that are there (`--parts` picks some).
+benchmarks/results/long_context.json, .md from all parts that are there (`--parts` picks some, or none).
 """
 
 import argparse
@@ -181,16 +181,17 @@ def main() -> None:
     parser.add_argument("--lengths", type=int, nargs="+", default=[8_000, 32_000, 100_000])
     parser.add_argument("--depths", type=int, default=10)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--parts", nargs="+", default=["passkey", "prefill", "decode"])
+    parser.add_argument("--parts", nargs="*", default=["passkey", "prefill", "decode"])
     args = parser.parse_args()
-    engine, _ = load_engine(MODEL, context_window=max(args.lengths) + 1_000)
-    parts: dict[str, Callable[[], list[Row]]] = {
-        "passkey": lambda: passkey_rows(engine, args.lengths, args.depths),
-        "prefill": lambda: prefill_rows(engine, args.lengths, args.rounds),
-        "decode": lambda: decode_rows(engine, args.lengths, args.rounds),
+    parts: dict[str, Callable[[Engine], list[Row]]] = {
+        "passkey": lambda engine: passkey_rows(engine, args.lengths, args.depths),
+        "prefill": lambda engine: prefill_rows(engine, args.lengths, args.rounds),
+        "decode": lambda engine: decode_rows(engine, args.lengths, args.rounds),
     }
-    for part in args.parts:
-        keep(KEPT / f"{part}.json", parts[part]())
+    if args.parts:
+        loaded, _ = load_engine(MODEL, context_window=max(args.lengths) + 1_000)
+        for part in args.parts:
+            keep(KEPT / f"{part}.json", parts[part](loaded))
     rows = [row for part in parts for row in kept(part)]
     for other in OTHERS:
         rows += written(other)
