@@ -11,7 +11,8 @@ SmolLM2-135M in int8, everything after the first 4,096 tokens read hierarchicall
 * seconds a generated token at each length.
 
 Each part writes its rows to out/long_context as it ends; a run writes
-benchmarks/results/long_context.json, .md from all parts that are there (`--parts` picks some, or none).
+benchmarks/results/long_context.json, .md from all parts that are there (`--parts` picks some, or
+none).
 """
 
 import argparse
