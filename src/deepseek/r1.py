@@ -97,9 +97,8 @@ class R1Model:
             memory_budget: Bytes, or a size such as `4GiB`, that weights, cache and working memory
                 stay below; kept with quantised weights on a CPU. Without a context window, the
                 largest that fits is taken, up to the trained one.
-            speculation: `auto`: where it makes answers faster, next tokens are guessed from the
-                prompt and from earlier answers, and checked together; `off`: never. The answers
-                are the same. It needs quantised weights on a CPU, and all of `bfloat16` above.
+            speculation: `auto`: next tokens are guessed and checked together where that is faster
+                (quantised weights on a CPU, `bfloat16` above); `off`: never. Answers are the same.
             draft_model: A small model with the same vocabulary, which guesses where the text does
                 not. It pays if the model is many times its size.
             prefix_cache: A folder in which beginnings of prompts are kept, so that they are not
