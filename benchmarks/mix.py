@@ -187,7 +187,7 @@ class Mix:
     def _several(self, generator: Random) -> int:
         params = SamplingParams(max_tokens=8, temperature=1.0, seed=generator.randrange(99))
         n = generator.randrange(2, 5)
-        for end in samples(self._engine, self._prompt(generator), params, n):
+        for end in samples(self._engine.generate_many, self._prompt(generator), params, n):
             self._note(end)
         return n
 
