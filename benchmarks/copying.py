@@ -29,11 +29,12 @@ REFERENCES = 8
 """In one request."""
 SCHEMA: dict[str, Any] = {
     "type": "array",
+    "minItems": REFERENCES,
     "items": {
         "type": "object",
         "properties": {
             "number": {"type": "integer"},
-            "authors": {"type": "array", "items": {"type": "string"}},
+            "authors": {"type": "array", "minItems": 1, "items": {"type": "string"}},
             "title": {"type": "string"},
             "year": {"type": "integer"},
         },

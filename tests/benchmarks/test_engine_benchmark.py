@@ -60,7 +60,8 @@ def test_what_is_copied_stands_in_the_prompt(attention_paper: Path) -> None:
             numbers = [int(line[1:].split("]")[0]) for line in listed.splitlines()]
             assert numbers == list(range(8 * part + 1, 8 * part + 9))
             assert (work.schema is SCHEMA) == (kind == "JSON by schema")
-    validate([{"number": 1, "authors": ["A"], "title": "T", "year": 2017}], SCHEMA)
+    one = {"number": 1, "authors": ["A"], "title": "T", "year": 2017}
+    validate([one] * 8, SCHEMA)
     assert all(work.kind == kind for kind in KINDS for work in works_of(kind))
 
 

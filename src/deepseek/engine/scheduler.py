@@ -232,6 +232,8 @@ class Scheduler:
         if not request.n_preempted:
             request.n_reused, request.miss = match.length, match.miss
             request.started = time.perf_counter() - request.fetch_seconds
+            if self.speculator is not None:
+                self.speculator.begin(request)
             self.counts.reused_tokens += match.length
             LOGGER.debug("reused %d tokens, then: %s", match.length, match.miss or "all")
         return True

@@ -50,6 +50,12 @@ class Speculator:
         self._chances = Chances()
         self._answers: OrderedDict[str, Answers] = OrderedDict()
 
+    def begin(self, request: Request) -> None:
+        """Learn a request's prompt, before it is read: an answer should not wait for that."""
+        if request.guesses is None:
+            answers = self._of(request)
+            request.guesses = Guesses(request.prompt_ids, answers, self._chances)
+
     def draft(self, requests: Sequence[Request], n_rows: int, n_reading: int) -> None:
         """Put guesses behind the tokens of requests that wait for their next one only.
 
@@ -100,12 +106,9 @@ class Speculator:
     def _possible(self, request: Request) -> list[Draft]:
         """What may be guessed for a request, and by whom."""
         room = min(MOST, request.max_tokens - len(request.answer.token_ids) - 1)
-        if room <= 0:
-            return []
-        if request.guesses is None:
-            answers = self._of(request)
-            request.guesses = Guesses(request.prompt_ids, answers, self._chances)
         guesses, found = request.guesses, []
+        if room <= 0 or guesses is None:
+            return []
         guesses.follow(request.tokens)
         guess = guesses.best()
         tokens = request.answer.fitting(guess.tokens(room)) if guess else []
