@@ -86,15 +86,14 @@ class Request:
         self.tokens += tokens
         self.n_ahead, self.guess = len(tokens), guess
 
-    def drop_ahead(self) -> None:
-        """Do without the tokens that run ahead, before they do."""
-        del self.tokens[len(self.tokens) - self.n_ahead :]
+    def drop_ahead(self, n_kept: int = 0) -> None:
+        """Do without the tokens that run ahead, but for the first ones."""
+        del self.tokens[len(self.tokens) - self.n_ahead + n_kept :]
         self.n_ahead, self.guess = 0, None
 
     def go_back(self, n_right: int) -> None:
         """Keep only the first of the tokens that ran ahead, and what was computed of them."""
-        del self.tokens[len(self.tokens) - self.n_ahead + n_right :]
-        self.n_ahead, self.guess = 0, None
+        self.drop_ahead(n_right)
         assert self.sequence is not None
         self.sequence.truncate(len(self.tokens))
 

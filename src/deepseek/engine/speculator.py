@@ -66,8 +66,8 @@ class Speculator:
         """
         if not self.times.is_known:  # the first pass tells
             return
-        possible = [(request, self._possible(request)) for request in requests]
-        if not any(drafts for _, drafts in possible):
+        possible = [some for request in requests if (some := self._possible(request))]
+        if not possible:
             return
         beside = n_reading * self.times.of_many
 
@@ -77,7 +77,7 @@ class Speculator:
         def rate(draft: Draft) -> float:
             return best_sizes([draft], seconds, n_rows)[0]
 
-        drafts = [max(drafts, key=rate) for _, drafts in possible if drafts]
+        drafts = [some[0] if len(some) == 1 else max(some, key=rate) for some in possible]
         sizes = best_sizes(drafts, seconds, n_rows)[1]
         self._put([(draft, size) for draft, size in zip(drafts, sizes, strict=True) if size])
 
