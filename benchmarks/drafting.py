@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import median
 
 from copying import COPIES, KINDS, Work, works_of
 from deepseek.core.constraint import Constraint
@@ -20,7 +19,7 @@ from deepseek.engine.loader import load_engine
 from deepseek.tokenizer.prompt import encode_prompt
 from deepseek.tokenizer.tokenizer import Tokenizer
 from llama_server import SPECULATIONS, LlamaServer
-from report import Row, say, say_row
+from report import Row, paired_row, say, say_row
 
 AGAINST_PLAIN = dict.fromkeys(COPIES, (3.0, 5.0)) | {"open chat": (0.98, 1.4)}
 AGAINST_LLAMA = dict.fromkeys(COPIES, (1.0, 1.7))
@@ -176,21 +175,8 @@ def ratio_row(
     musts: tuple[float | None, float | None],
 ) -> Row:
     """Medians of both, and the ratio's range over the rounds."""
-    ratios = [a.rate / b.rate for a, b in zip(ours, theirs, strict=True)]
-    return Row(
-        name=name,
-        value=median(written.rate for written in ours),
-        unit="tokens/s",
-        peer=peer,
-        peer_value=median(written.rate for written in theirs),
-        ratio=median(ratios),
-        rounds=len(ratios),
-        low=min(ratios),
-        high=max(ratios),
-        must=musts[0],
-        moonshot=musts[1],
-        judge="ratio",
-    )
+    pairs = [(a.rate, b.rate) for a, b in zip(ours, theirs, strict=True)]
+    return paired_row(name, "tokens/s", peer, pairs, [a / b for a, b in pairs], musts)
 
 
 def ask_ours(engine: Engine, works: Sequence[Work]) -> Written:

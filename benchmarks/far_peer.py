@@ -12,14 +12,12 @@ Results go to benchmarks/results/far_peer.*; `benchmarks/long_context.py` takes 
 
 import argparse
 import sys
-from collections.abc import Sequence
-from statistics import median
 
 from deepseek.core.threads import thread_count
 from deepseek.weights.pull import ensure
 from llama_flags import VARIANTS, llama_name
 from peers import Worker
-from report import Row, write_results
+from report import paired_row, write_results
 
 MODEL = "smollm2-135m"
 ROOM = 1_024
@@ -29,26 +27,6 @@ PREFILL, DECODE = (3.0, 8.0), (2.0, 4.0)
 """How many times as fast reading and generating must be, and what would be more."""
 Rates = list[tuple[float, float]]
 """Of both, taking turns."""
-
-
-def row_of(name: str, rates: Rates, peer: str, wanted: Sequence[float]) -> Row:
-    """Medians, and how the ratio varies."""
-    ratios = [ours / theirs for ours, theirs in rates]
-    ours, theirs = (median(side) for side in zip(*rates, strict=True))
-    return Row(
-        name,
-        ours,
-        "tokens/s",
-        peer,
-        theirs,
-        median(ratios),
-        len(rates),
-        min(ratios),
-        max(ratios),
-        wanted[0],
-        wanted[1],
-        judge="ratio",
-    )
 
 
 def main() -> None:
@@ -76,8 +54,11 @@ def main() -> None:
     in_turns(1, "decode", 4, args.length)  # what else must be read first is
     generating = in_turns(args.rounds, "decode", STEPS, args.length)
     rows = [
-        row_of(f"reading {args.length:,} tokens", reading, peer, PREFILL),
-        row_of(f"generating after {args.length:,} tokens", generating, peer, DECODE),
+        paired_row(name, "tokens/s", peer, rates, [a / b for a, b in rates], musts)
+        for name, rates, musts in (
+            (f"reading {args.length:,} tokens", reading, PREFILL),
+            (f"generating after {args.length:,} tokens", generating, DECODE),
+        )
     ]
     write_results("far_peer", rows, sys.argv)
 

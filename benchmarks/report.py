@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
+from statistics import median
 from typing import Any, Literal
 
 from deepseek.core.threads import thread_count
@@ -50,6 +51,41 @@ class Row:
         if self.must is None or judged is None:
             return None
         return judged >= self.must if self.better == "higher" else judged <= self.must
+
+
+def paired_row(
+    name: str,
+    unit: str,
+    peer: str,
+    pairs: Sequence[tuple[float, float]],
+    ratios: Sequence[float],
+    musts: tuple[float | None, float | None],
+) -> Row:
+    """Two sides that took turns: the medians of both, and the ratio's median and range.
+
+    Args:
+        name: Of what was measured.
+        unit: Of both sides.
+        peer: The other side.
+        pairs: Ours and the peer's in each round.
+        ratios: Of each round; where less is better, the peer's in ours.
+        musts: What the ratio must be, and what would be more.
+    """
+    ours, theirs = (median(side) for side in zip(*pairs, strict=True))
+    return Row(
+        name=name,
+        value=ours,
+        unit=unit,
+        peer=peer,
+        peer_value=theirs,
+        ratio=median(ratios),
+        rounds=len(ratios),
+        low=min(ratios),
+        high=max(ratios),
+        must=musts[0],
+        moonshot=musts[1],
+        judge="ratio",
+    )
 
 
 def write_results(

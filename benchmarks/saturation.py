@@ -21,7 +21,7 @@ from engines import sizes_of
 from llama_flags import VARIANTS, llama_name
 from llama_server import LlamaServer
 from peers import DECODE_PROMPT, Worker
-from report import Row, say_row
+from report import Row, paired_row, say_row
 from roofline import product_row, read_row
 
 STREAMS = 8
@@ -115,21 +115,8 @@ def fastest_batches(
 
 def rate_row(name: str, ours: Sequence[float], theirs: Sequence[float], peer: str) -> Row:
     """Written tokens a second."""
-    ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
-    return Row(
-        name=name,
-        value=median(ours),
-        unit="tokens/s",
-        peer=peer,
-        peer_value=median(theirs),
-        ratio=median(ratios),
-        rounds=len(ratios),
-        low=min(ratios),
-        high=max(ratios),
-        must=AGAINST_LLAMA[0],
-        moonshot=AGAINST_LLAMA[1],
-        judge="ratio",
-    )
+    pairs = list(zip(ours, theirs, strict=True))
+    return paired_row(name, "tokens/s", peer, pairs, [a / b for a, b in pairs], AGAINST_LLAMA)
 
 
 def seconds_of(engine: Engine, texts: Sequence[str], params: SamplingParams) -> float:

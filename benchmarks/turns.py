@@ -8,7 +8,6 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from copying import paper
@@ -18,7 +17,7 @@ from deepseek.engine.engine import Engine
 from deepseek.engine.loader import load_engine
 from deepseek.tokenizer.prompt import encode_prompt
 from llama_server import LlamaServer
-from report import Row, say, say_row
+from report import Row, paired_row, say, say_row
 
 HISTORY = (2_000, 8_000)
 """Tokens of a whole conversation."""
@@ -157,21 +156,8 @@ def faster_row(
     musts: tuple[float, float],
 ) -> Row:
     """Milliseconds; the ratio says how many times as long the other takes."""
-    ratios = [b / a for a, b in zip(ours, theirs, strict=True)]
-    return Row(
-        name=name,
-        value=median(ours) * 1e3,
-        unit="ms",
-        peer=peer,
-        peer_value=median(theirs) * 1e3,
-        ratio=median(ratios),
-        rounds=len(ratios),
-        low=min(ratios),
-        high=max(ratios),
-        must=musts[0],
-        moonshot=musts[1],
-        judge="ratio",
-    )
+    pairs = [(a * 1e3, b * 1e3) for a, b in zip(ours, theirs, strict=True)]
+    return paired_row(name, "ms", peer, pairs, [b / a for a, b in pairs], musts)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,5 @@
 """The compiled kernels at every instruction set against float64, on fresh random inputs."""
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 
@@ -15,15 +13,6 @@ SHAPES = ((16, 32, 1), (1, 64, 2), (37, 96, 3), (64, 576, 8), (130, 256, 17), (4
 """Rows of weights, columns, rows of activations."""
 KINDS = ((4, 32, False), (4, 32, True), (6, 16, True), (8, 32, False), (8, 16, False))
 """Bits, columns that share a scale, and whether scales have units."""
-BEST = native.level()
-
-
-@pytest.fixture(params=native.levels())
-def level(request: pytest.FixtureRequest) -> Iterator[str]:
-    native.use_level(request.param)
-    yield request.param
-    native.use_level(BEST)
-    native.use_threads(1)
 
 
 def random_codes(bits: int, group: int, has_units: bool, n_out: int, n_in: int, seed: int) -> Codes:

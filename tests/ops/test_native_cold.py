@@ -1,7 +1,7 @@
 """Cold pages in the native library against their reference, and what changes no bit."""
 
 import ctypes
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -24,7 +24,6 @@ from deepseek.ops.hierarchical import PAGE, Hierarchy
 from deepseek.ops.native_model import NewTokens, Shape, library
 
 pytestmark = pytest.mark.skipif(not native.is_available(), reason="the kernels were not built")
-BEST = native.level()
 TIER = ColdTier(bits=4, sinks=64, window=128)
 WITHIN = Hierarchy(sinks=64, window=128, recall=192, dense=0, reach=100_000, fusion=0.0)
 KINDS = {
@@ -33,14 +32,6 @@ KINDS = {
     "beyond": replace(WITHIN, reach=512),
     "dense first": replace(WITHIN, dense=640, fusion=0.5),
 }
-
-
-@pytest.fixture(params=native.levels())
-def level(request: pytest.FixtureRequest) -> Iterator[str]:
-    native.use_level(request.param)
-    yield request.param
-    native.use_level(BEST)
-    native.use_threads(1)
 
 
 def packed(codes: Tensor, bits: ColdBits) -> Tensor:

@@ -1,6 +1,6 @@
 """Hierarchical attention in the native library against its reference, and what changes no bit."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -13,7 +13,6 @@ from deepseek.ops.hierarchical import GROUP, NEVER, PAGE, Hierarchy
 from deepseek.ops.native_model import NewTokens, Shape
 
 pytestmark = pytest.mark.skipif(not native.is_available(), reason="the kernels were not built")
-BEST = native.level()
 WITHIN = Hierarchy(sinks=64, window=128, recall=192, dense=0, reach=100_000, fusion=0.0)
 BEYOND = replace(WITHIN, reach=512)
 KINDS = {
@@ -26,14 +25,6 @@ KINDS = {
     "few looked at": replace(BEYOND, recall=64, look=64, fusion=1.0),
     "few scanned": replace(BEYOND, scan=384, fusion=1.0),
 }
-
-
-@pytest.fixture(params=native.levels())
-def level(request: pytest.FixtureRequest) -> Iterator[str]:
-    native.use_level(request.param)
-    yield request.param
-    native.use_level(BEST)
-    native.use_threads(1)
 
 
 class Sequential:

@@ -1,7 +1,6 @@
 """The native decoder against float64 at every instruction set, and what must not change a bit."""
 
 import ctypes
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -12,15 +11,6 @@ from deepseek.ops.hierarchical import PAGE
 from deepseek.ops.native_model import Matrix, NativeModel, NewTokens, Pages, Shape, library
 
 pytestmark = pytest.mark.skipif(not native.is_available(), reason="the kernels were not built")
-BEST = native.level()
-
-
-@pytest.fixture(params=native.levels())
-def level(request: pytest.FixtureRequest) -> Iterator[str]:
-    native.use_level(request.param)
-    yield request.param
-    native.use_level(BEST)
-    native.use_threads(1)
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)

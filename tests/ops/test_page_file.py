@@ -25,20 +25,11 @@ pytestmark = [
     pytest.mark.skipif(not native.is_available(), reason="the kernels were not built"),
     pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="Linux only"),
 ]
-BEST = native.level()
 TIER = ColdTier(bits=4, sinks=64, window=128)
 WITHIN = Hierarchy(sinks=64, window=128, recall=192, dense=0, reach=100_000, fusion=0.0)
 KINDS = {"dense": None, "within": WITHIN, "dense first": replace(WITHIN, dense=640, reach=512)}
 N_PAGES = 16
 SHAPE = SHAPES[2]
-
-
-@pytest.fixture(params=native.levels())
-def level(request: pytest.FixtureRequest) -> Iterator[str]:
-    native.use_level(request.param)
-    yield request.param
-    native.use_level(BEST)
-    native.use_threads(1)
 
 
 def page_file(fd: int, shape: Shape = SHAPE, bits: int = 4, held_bytes: int = 1 << 30) -> PageFile:
