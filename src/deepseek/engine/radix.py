@@ -62,9 +62,10 @@ class Match:
 
 @dataclass(slots=True, eq=False)
 class Node:
-    """A page in the tree."""
+    """A page in the tree, or the begun page at a text's end."""
 
     tokens: tuple[int, ...]
+    """Fewer than a page has at the end of what is known of a text: nothing follows those."""
     parent: "Node | None"
     digest: bytes
     """Of all tokens up to here."""
@@ -163,7 +164,8 @@ class RadixTree:
         if near is not None and common and not in_pages:
             keys.append(near.page)
             length += common
-        miss = self._why(node, wanted, common, len(path) * PAGE)
+        is_end = near is not None and common == len(near.tokens)
+        miss = self._why(node, wanted, common, len(path) * PAGE, is_end=is_end)
         return Match(length, keys, memory if self._memory is not None else [], miss)
 
     def path(self, token_ids: Sequence[int], most: int, adapter: int = NO_ADAPTER) -> list[Node]:
@@ -188,13 +190,21 @@ class RadixTree:
 
     def nodes(self) -> list[Node]:
         """All pages that were read with no adapter; each stands before those that follow it."""
-        plain = (node for node in self._order if node.adapter == NO_ADAPTER)
+        plain = (node for node in self._order if self._goes_below(node))
         return sorted(plain, key=lambda node: node.place)
 
-    def insert(self, token_ids: Sequence[int], sequence: PagedSequence) -> None:
+    def insert(
+        self, token_ids: Sequence[int], sequence: PagedSequence, *, ends: bool = False
+    ) -> None:
         """Keep the whole pages of some leading tokens of a sequence.
 
         Where the tree has a page already, the sequence uses that one from now on: they are equal.
+
+        Args:
+            token_ids: The leading tokens.
+            sequence: Holds them.
+            ends: Nothing will be written behind them: the begun page at the end is kept as well,
+                unless there are memory nodes, which need whole ones.
         """
         tables = sequence.tables
         adapter = sequence.adapter
@@ -202,6 +212,7 @@ class RadixTree:
         for place, tokens in enumerate(_pages(token_ids, min(len(token_ids), sequence.length))):
             child = node.children.get(tokens)
             if child is None:
+                self._replace_begun(node, tokens)
                 child = Node(tokens, node, key_after(node.digest, tokens), place, adapter)
                 child.page = self._pool.share(tables[0].pages[place])
                 node.children[tokens] = child
@@ -213,9 +224,11 @@ class RadixTree:
                 self._renew(child, tables[1].pages[place // GROUP])
             node = child
             path.append(node)
+        if ends and self._memory is None:
+            path += self._end(node, token_ids[len(path) * PAGE : sequence.length], sequence)
         self._touch(path)
-        if self._below is not None and adapter == NO_ADAPTER:
-            for each in new:
+        for each in new:
+            if self._below is not None and self._goes_below(each):
                 self._below.came(each)
         while len(self) > self.most and self.evict():
             pass
@@ -257,9 +270,33 @@ class RadixTree:
             self._roots[adapter] = Node((), None, first_key(of))
         return self._roots[adapter]
 
+    def _end(
+        self, parent: Node, token_ids: Sequence[int], sequence: PagedSequence
+    ) -> tuple[Node, ...]:
+        """Keep a page that was begun behind a whole one, in place of those that have less of it."""
+        tokens = tuple(token_ids)
+        near, common = self._nearest(parent, tokens)
+        if common == len(tokens):
+            return () if near is None else (near,)
+        self._replace_begun(parent, tokens)
+        place = parent.place + 1
+        node = Node(tokens, parent, key_after(parent.digest, tokens), place, sequence.adapter)
+        node.page = self._pool.share(sequence.tables[0].pages[place])
+        parent.children[tokens] = node
+        return (node,)
+
+    def _replace_begun(self, parent: Node, tokens: tuple[int, ...]) -> None:
+        """Do without the begun pages that one with these tokens holds as well."""
+        for known in [key for key in parent.children if key == tokens[: len(key)]]:
+            self._remove(parent.children[known])
+
+    def _goes_below(self, node: Node) -> bool:
+        """Whether a disk may have it."""
+        return node.adapter == NO_ADAPTER and len(node.tokens) == PAGE
+
     def _remove(self, node: Node, *, is_evicted: bool = False) -> None:
         assert not node.children
-        if self._below is not None and node.adapter == NO_ADAPTER:
+        if self._below is not None and self._goes_below(node):
             self._below.goes(node, is_evicted=is_evicted)
         assert node.parent is not None
         del node.parent.children[node.tokens]
@@ -294,7 +331,9 @@ class RadixTree:
                 best, most = child, common
         return best, most
 
-    def _why(self, node: Node, wanted: tuple[int, ...], common: int, length: int) -> Miss | None:
+    def _why(
+        self, node: Node, wanted: tuple[int, ...], common: int, length: int, *, is_end: bool
+    ) -> Miss | None:
         if common == len(wanted) and (wanted or length):
             return None
         if len(wanted) == PAGE:
@@ -304,6 +343,8 @@ class RadixTree:
                 reason = "evicted"
             if reason is not None:
                 return Miss(reason, length + common)
+        if is_end:
+            return Miss("never seen", length + common)
         if common or (length and node.children):
             return Miss("differs", length + common)
         return Miss("never seen" if len(wanted) == PAGE else "shorter than a page", length)

@@ -260,7 +260,7 @@ class Scheduler:
             self.speculator.leave(request)
         if request.sequence is not None:
             if keep:
-                self._keep(request)
+                self._keep(request, ends=True)
             request.sequence.release()
             request.sequence = None
 
@@ -410,13 +410,13 @@ class Scheduler:
         self._leave(request)
         request.end(error)
 
-    def _keep(self, request: Request) -> None:
-        """Leave whole pages in the tree."""
+    def _keep(self, request: Request, *, ends: bool = False) -> None:
+        """Leave whole pages in the tree; in the end, the begun one as well."""
         assert request.sequence is not None
         length = request.sequence.length
         if self._hierarchy is not None:
             length = min(length, shareable_length(len(request.prompt_ids), self._hierarchy))
-        self.tree.insert(request.tokens[:length], request.sequence)
+        self.tree.insert(request.tokens[:length], request.sequence, ends=ends)
 
 
 def _order(request: Request) -> tuple[int, int]:
