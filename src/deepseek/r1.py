@@ -14,6 +14,7 @@ from deepseek.core.llm import (
     Completion,
     Delta,
     Message,
+    Pooling,
     Prompt,
     SamplingParams,
     Score,
@@ -26,6 +27,8 @@ from deepseek.engine.samples import samples
 from deepseek.weights.pull import OnProgress
 
 if TYPE_CHECKING:
+    from jaxtyping import Float32
+    from numpy import ndarray
     from torch import Tensor
 
     from deepseek.apps.documents.document import Document
@@ -400,6 +403,12 @@ class R1Model:
     ) -> Iterator[list[Score]]:
         """The scores of many requests, in their order; what neighbours share is read once."""
         return self._engine.score_many(requests, adapter=adapter)
+
+    def embed(
+        self, texts: Sequence[str], *, pooling: Pooling = "mean", adapter: str | None = None
+    ) -> "Float32[ndarray, 'N D']":
+        """A vector of length 1 for each text: of the `mean` of its tokens, or of the `last`."""
+        return self._engine.embed(texts, pooling=pooling, adapter=adapter)
 
     def generate_many(
         self,

@@ -14,17 +14,27 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float32
+from numpy import ndarray
 from torch import Tensor
 
 from deepseek.core.errors import ConfigError, DiskError, RequestError
-from deepseek.core.llm import Completion, Delta, Prompt, SamplingParams, Score, ScoreRequest
+from deepseek.core.llm import (
+    Completion,
+    Delta,
+    Pooling,
+    Prompt,
+    SamplingParams,
+    Score,
+    ScoreRequest,
+)
 from deepseek.core.log import LOGGER
 from deepseek.engine import batch, context
 from deepseek.engine.adapters import Adapters, LoadedAdapter
 from deepseek.engine.answer import Answer, check_sampling
 from deepseek.engine.context import Context, Identity, beginning_of, shared_ids
 from deepseek.engine.draft_model import DraftModel
+from deepseek.engine.embedding import embed_many
 from deepseek.engine.loop import FairLock, Loop, keep_prefixes, loop_of
 from deepseek.engine.native_runner import NativeRunner
 from deepseek.engine.prefix_folder import PrefixSettings
@@ -259,6 +269,22 @@ class Engine:
         number = self._adapters.number(adapter)
         pairs = [self._pair(request.prompt, request.continuations) for request in requests]
         return self._in_turns(batch.score_many(self.runner, pairs), number)
+
+    def embed(
+        self, texts: Sequence[str], *, pooling: Pooling = "mean", adapter: str | None = None
+    ) -> Float32[ndarray, "N D"]:
+        """A vector of length 1 for each text, whatever the others are.
+
+        Raises:
+            RequestError: A text is empty or does not fit the context window, or there is no such
+                adapter.
+        """
+        encoded = [encode_prompt(self.tokenizer, text) for text in texts]
+        for ids in encoded:
+            self._require_room(len(ids), 0)
+        number = self._adapters.number(adapter)
+        rows = list(self._in_turns(embed_many(self.runner, encoded, pooling), number))
+        return torch.cat(rows or [torch.empty(0, self.runner.model.config.d_model)]).numpy()
 
     def generate_many(
         self,
