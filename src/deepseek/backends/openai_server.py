@@ -226,7 +226,8 @@ class ServedModel:
         length = np.linalg.norm(made, axis=-1, keepdims=True)
         if not (np.isfinite(length).all() and (length > 0).all()):
             raise RequestError("the server's vectors are no directions", "see its log")
-        return made / length
+        scaled: ndarray = made / length
+        return scaled
 
     def _served(self) -> str:
         served = self._call(self._client.models.list).data
