@@ -26,6 +26,7 @@ from deepseek.engine.answer import Answer, check_sampling
 from deepseek.engine.context import Context, Identity, beginning_of, shared_ids
 from deepseek.engine.draft_model import DraftModel
 from deepseek.engine.loop import FairLock, Loop, keep_prefixes, loop_of
+from deepseek.engine.memory import Memory
 from deepseek.engine.native_runner import NativeRunner
 from deepseek.engine.prefix_folder import PrefixSettings
 from deepseek.engine.recall import Recall, RecallCounts, recall_of
@@ -35,6 +36,7 @@ from deepseek.engine.torch_runner import TorchRunner
 from deepseek.model.budget import Budget
 from deepseek.model.context_file import ContextInfo
 from deepseek.model.decoder import can_decode
+from deepseek.model.memory_plan import MemoryPlan
 from deepseek.model.transformer import Transformer
 from deepseek.ops.cold import ColdTier
 from deepseek.ops.hierarchical import NEVER, Hierarchy
@@ -96,7 +98,7 @@ class Engine:
         self.on_prefill = on_prefill
         self._name = name
         self._fingerprint = fingerprint
-        self._adapters = Adapters(self.runner)
+        self._adapters = Adapters(self.runner, self._turn, self._forget_context)
         self._context: Context | None = None
         self._context_ids: list[int] = []
         trained = model.config.context_window
@@ -115,6 +117,9 @@ class Engine:
             )
             for pool in self.runner.decoder.pools:
                 pool.on_full = self._give_way
+            if budget is not None:
+                make_room = self._loop.scheduler.make_room
+                self._adapters.memory = Memory(budget, self.runner.decoder.pool, make_room)
         if prefixes is not None:
             self._keep_prefixes(prefixes)
 
@@ -142,16 +147,20 @@ class Engine:
         """What requests can name."""
         return self._adapters.loaded
 
+    @property
+    def memory_plan(self) -> MemoryPlan | None:
+        """What takes how much of the memory budget; None: there is none."""
+        memory = self._adapters.memory
+        return None if memory is None else memory.plan
+
     def load_adapter(self, name: str, path: Path) -> LoadedAdapter:
         """Let requests run with a low-rank adapter in PEFT's format; the weights stay as they are.
 
         Raises:
-            ConfigError: The name is taken, or the model keeps a memory budget.
+            ConfigError: The name is taken, or the memory budget has no room for it.
             CheckpointError: The adapter is damaged, of an unsupported kind, or of another model.
         """
-        file, parts = self._adapters.read(name, path)
-        with self._turn():
-            return self._adapters.add(name, file, parts)
+        return self._adapters.load(name, path)
 
     def unload_adapter(self, name: str) -> None:
         """Give an adapter's memory back, and what was read with it.
@@ -159,10 +168,7 @@ class Engine:
         Raises:
             RequestError: There is none of that name, or requests that are not answered have it.
         """
-        with self._turn():
-            self._adapters.remove(name)
-            if self._context is not None and self._context.adapter == name:
-                self._context, self._context_ids = None, []
+        self._adapters.unload(name)
 
     def generate(
         self, prompt: Prompt, params: SamplingParams | None = None, *, adapter: str | None = None
@@ -349,6 +355,11 @@ class Engine:
             self._context, self._context_ids = found, list(self.runner.tokens)
             self._share_context()
         return found
+
+    def _forget_context(self, adapter: str) -> None:
+        """Do without the text that was read, if it was with an adapter that goes."""
+        if self._context is not None and self._context.adapter == adapter:
+            self._context, self._context_ids = None, []
 
     @property
     def _identity(self) -> Identity:

@@ -27,8 +27,8 @@ class Room:
             reclaim: Asked to give back what else holds pages; False: there is nothing.
         """
         self._pool, self._memory, self._tree = decoder.pool, decoder.memory, tree
-        self._n_pages = n_pages if self._pool.most is None else min(n_pages, self._pool.most)
-        self._reclaim = reclaim or (lambda: False)
+        self._n_pages = n_pages
+        self.reclaim = reclaim or (lambda: False)
 
     def find(self, missing: Sequence[tuple[int, int]]) -> bool:
         """Make sure that pages are free; give up what is kept only if that suffices.
@@ -38,21 +38,22 @@ class Room:
         """
         keys, nodes = (sum(kind) for kind in zip(*missing, strict=True))
         if self.n_free < keys and self.n_free + self._tree.n_unused < keys:
-            self._reclaim()
+            self.reclaim()
             if self.n_free + self._tree.n_unused < keys:
                 return False
         while self.n_free < keys:
             self._tree.evict()
         while self.n_free_nodes < nodes:
             # A page of memory nodes may be the tree's alone, though its keys are in use.
-            if not (self._tree.evict() or self._reclaim() or self._tree.evict(used_too=True)):
+            if not (self._tree.evict() or self.reclaim() or self._tree.evict(used_too=True)):
                 return False
         return True
 
     @property
     def n_free(self) -> int:
         """Pages of keys and values that may be taken at once."""
-        return self._n_pages - self._pool.n_used
+        most = self._pool.most
+        return (self._n_pages if most is None else min(self._n_pages, most)) - self._pool.n_used
 
     @property
     def n_free_nodes(self) -> int:

@@ -27,7 +27,6 @@ from deepseek.engine.sharing import LEAST, chunk_end, shareable_length
 from deepseek.engine.speculator import Speculator
 from deepseek.model.decoder import NativeDecoder
 from deepseek.ops.hierarchical import PAGE, Hierarchy
-from deepseek.ops.native_model import NO_ADAPTER
 
 HEAD_START = 256
 """Passes by which each step of priority puts a request before those that came earlier. It is not
@@ -168,6 +167,10 @@ class Scheduler:
             return True
         return self.tree.evict(used_too=True)
 
+    def make_room(self) -> bool:
+        """Give pages back, of whomever; False: none are left."""
+        return self.give_way() or self._room.reclaim()
+
     # Who runs.
 
     def _admit(self) -> None:
@@ -191,12 +194,12 @@ class Scheduler:
 
     def _comes_back(self, request: Request) -> bool:
         """Fetch pages that a request begins with from the disk; whether more are to come."""
-        if self.prefixes is None or request.adapter != NO_ADAPTER:
-            return False
-        if len(self.running) >= self.limits.n_running:
+        if self.prefixes is None or len(self.running) >= self.limits.n_running:
             return False
         start, most = time.perf_counter(), self._shareable(request)
-        more = self.prefixes.fetch(request.tokens, most, is_beside=bool(self.running))
+        more = self.prefixes.fetch(
+            request.tokens, most, adapter=request.adapter, is_beside=bool(self.running)
+        )
         request.fetch_seconds += time.perf_counter() - start
         return more
 

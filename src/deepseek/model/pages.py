@@ -13,7 +13,7 @@ from deepseek.model.config import ModelConfig
 from deepseek.model.context_file import check_numbers
 from deepseek.ops.cold import ColdBits, ColdTier, extremes, key_bytes, page_bytes
 from deepseek.ops.hierarchical import GROUP, NEVER, NODES, PAGE
-from deepseek.ops.huge_pages import empty
+from deepseek.ops.huge_pages import empty, give_back
 from deepseek.ops.native_model import NO_ADAPTER, NewTokens, Pages
 
 COVERED = PAGE * GROUP
@@ -55,6 +55,7 @@ class PagePool:
         """Asked to give pages back when there may be no more; False: there are none to give."""
         self._users: list[int] = []
         self._free: list[int] = []
+        self._n_withdrawn = 0
         self.pages = Pages(keys=())
         """Where everything is, until it grows."""
         self._grow()
@@ -62,12 +63,17 @@ class PagePool:
     @property
     def n_used(self) -> int:
         """Pages that a sequence holds."""
-        return len(self._users) - len(self._free)
+        return len(self._users) - len(self._free) - self._n_withdrawn
+
+    @property
+    def n_free(self) -> int:
+        """Pages that can be taken without growing."""
+        return len(self._free)
 
     @property
     def most(self) -> int | None:
         """Pages that there may be; None: it grows."""
-        return self._most
+        return None if self._most is None else self._most - self._n_withdrawn
 
     @property
     def n_bytes(self) -> int:
@@ -87,6 +93,33 @@ class PagePool:
         page = self._free.pop()
         self._users[page] = 1
         return page
+
+    def withdraw(self, n_bytes: int) -> list[int]:
+        """Do without free pages, whose memory something else takes.
+
+        Args:
+            n_bytes: That it needs at least.
+
+        Returns:
+            Their numbers, for `put_back`; none if those that are free do not suffice.
+        """
+        # Those at the beginning were used last of all, or never.
+        pages, gained = list[int](), 0
+        for page in self._free:
+            if gained >= n_bytes:
+                break
+            pages.append(page)
+            gained += sum(give_back(run) for part in self.pages.of(page) for run in part)
+        if gained < n_bytes:
+            return []
+        del self._free[: len(pages)]
+        self._n_withdrawn += len(pages)
+        return pages
+
+    def put_back(self, pages: Sequence[int]) -> None:
+        """Use pages again that were withdrawn."""
+        self._free[:0] = pages
+        self._n_withdrawn -= len(pages)
 
     def users(self, page: int) -> int:
         """How many hold a page."""
@@ -194,7 +227,8 @@ class PagePool:
         had = len(self._users)
         if had and self._most is not None:
             raise RequestError(
-                f"all {had:,} pages of memory are in use, and the memory budget allows no more",
+                f"all {self.most:,} pages of memory are in use, and the memory budget allows no "
+                "more",
                 "ask fewer or shorter prompts at once, or give a larger memory budget",
             )
         self._reserve()
