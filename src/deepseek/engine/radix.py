@@ -71,8 +71,7 @@ class Node:
     place: int = -1
     """How many pages stand before it."""
     adapter: int = NO_ADAPTER
-    """What it was read with. The numbers mean others in another process: their pages do not go
-    below."""
+    """What it was read with."""
     page: int = -1
     memory: int = -1
     children: "dict[tuple[int, ...], Node]" = field(default_factory=dict)
@@ -112,6 +111,9 @@ class RadixTree:
         self._tenant = ""
         self._roots: dict[int, Node] = {}
         """By adapter."""
+        self._fingerprints: dict[int, str] = {}
+        """Of adapters. Their numbers mean others in another process: pages of one without a
+        fingerprint do not go below."""
         # Least recently used first. A page stands behind those that follow it, so that the first
         # one that no sequence uses is always a leaf.
         self._order: OrderedDict[Node, None] = OrderedDict()
@@ -127,6 +129,11 @@ class RadixTree:
         assert not self._order
         self._below, self._tenant = below, tenant
         self._roots.clear()
+
+    def know(self, adapter: int, fingerprint: str) -> None:
+        """Take in what an adapter adds; nothing was read with it yet."""
+        assert adapter not in self._roots
+        self._fingerprints[adapter] = fingerprint
 
     def __len__(self) -> int:
         """Pages of keys and values that it holds."""
@@ -178,18 +185,25 @@ class RadixTree:
         return path
 
     def following(
-        self, token_ids: Sequence[int], most: int, path: Sequence[Node]
+        self,
+        token_ids: Sequence[int],
+        most: int,
+        path: Sequence[Node],
+        adapter: int = NO_ADAPTER,
     ) -> Iterator[bytes]:
-        """Digests of the whole pages that follow those which are here, read with no adapter."""
-        digest = path[-1].digest if path else self._root(NO_ADAPTER).digest
+        """Digests of the whole pages that follow those which are here; none if they are not kept
+        below."""
+        if not self._goes_below(adapter):
+            return
+        digest = path[-1].digest if path else self._root(adapter).digest
         for tokens in islice(_pages(token_ids, most), len(path), None):
             digest = key_after(digest, tokens)
             yield digest
 
     def nodes(self) -> list[Node]:
-        """All pages that were read with no adapter; each stands before those that follow it."""
-        plain = (node for node in self._order if node.adapter == NO_ADAPTER)
-        return sorted(plain, key=lambda node: node.place)
+        """All pages that are kept below; each stands before those that follow it."""
+        kept = (node for node in self._order if self._goes_below(node.adapter))
+        return sorted(kept, key=lambda node: node.place)
 
     def insert(self, token_ids: Sequence[int], sequence: PagedSequence) -> None:
         """Keep the whole pages of some leading tokens of a sequence.
@@ -214,7 +228,7 @@ class RadixTree:
             node = child
             path.append(node)
         self._touch(path)
-        if self._below is not None and adapter == NO_ADAPTER:
+        if self._below is not None and self._goes_below(adapter):
             for each in new:
                 self._below.came(each)
         while len(self) > self.most and self.evict():
@@ -236,13 +250,17 @@ class RadixTree:
         return True
 
     def forget(self, adapter: int) -> None:
-        """Give back all pages that were read with an adapter, which will never be used again."""
+        """Give back all pages that were read with an adapter, whose number is never used again.
+
+        What is below keeps them: the same adapter may be loaded again.
+        """
         nodes = list(self._root(adapter).children.values())
         for node in nodes:
             nodes.extend(node.children.values())
         for node in reversed(nodes):
-            self._remove(node)
+            self._remove(node, is_evicted=True)
         del self._roots[adapter]
+        self._fingerprints.pop(adapter, None)
 
     def clear(self) -> None:
         """Give all pages back, and forget that they were there."""
@@ -253,13 +271,17 @@ class RadixTree:
     def _root(self, adapter: int) -> Node:
         """Where the pages begin that were read with an adapter, or with none."""
         if adapter not in self._roots:
-            of = self._tenant if adapter == NO_ADAPTER else f"{self._tenant}\0adapter {adapter}"
-            self._roots[adapter] = Node((), None, first_key(of))
+            known = "" if adapter == NO_ADAPTER else self._fingerprints.get(adapter, str(adapter))
+            self._roots[adapter] = Node((), None, first_key(self._tenant, known))
         return self._roots[adapter]
+
+    def _goes_below(self, adapter: int) -> bool:
+        """Whether pages that were read with an adapter mean the same in another process."""
+        return adapter == NO_ADAPTER or adapter in self._fingerprints
 
     def _remove(self, node: Node, *, is_evicted: bool = False) -> None:
         assert not node.children
-        if self._below is not None and node.adapter == NO_ADAPTER:
+        if self._below is not None and self._goes_below(node.adapter):
             self._below.goes(node, is_evicted=is_evicted)
         assert node.parent is not None
         del node.parent.children[node.tokens]
