@@ -125,7 +125,7 @@ class DraftModel:
         new, promised = dict[int, list[int]](), 0
         for i, (reading, tokens, n) in enumerate(wanted):
             rest = reading.follow(tokens)
-            needed, _ = reading.sequence.missing(len(rest) + n - 1)
+            needed = reading.sequence.missing(len(rest) + n - 1).keys
             if self._has_room(promised + needed, asked):
                 new[i] = rest
                 promised += needed

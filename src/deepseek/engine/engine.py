@@ -107,7 +107,7 @@ class Engine:
         self._lock = FairLock()
         self._served: int | None = None  # the thread whose request is running
         self._loop: Loop | None = None
-        if isinstance(self.runner, NativeRunner) and tier is None:
+        if isinstance(self.runner, NativeRunner):
             self._loop = loop_of(
                 self.runner,
                 self._context_window,
@@ -115,8 +115,9 @@ class Engine:
                 speculates=speculates,
                 draft_model=draft_model,
             )
-            for pool in self.runner.decoder.pools:
-                pool.on_full = self._give_way
+            decoder = self.runner.decoder
+            for pool in decoder.pools:
+                pool.on_full = partial(self._give_way, is_cold=pool is decoder.cold)
             if budget is not None:
                 make_room = self._loop.scheduler.make_room
                 self._adapters.memory = Memory(budget, self.runner.decoder.pool, make_room)
@@ -403,7 +404,8 @@ class Engine:
                 self._loop.forget()
 
     def _keep_prefixes(self, settings: PrefixSettings) -> None:
-        if self._loop is not None and isinstance(self.runner, NativeRunner):
+        is_exact = self.runner.tier is None
+        if self._loop is not None and isinstance(self.runner, NativeRunner) and is_exact:
             keep_prefixes(self.runner, self._loop, self._lock, settings, self._fingerprint())
             return
         why = "they need quantised weights on a CPU, and keys and values in bfloat16"
@@ -452,11 +454,11 @@ class Engine:
         if self._loop is not None and isinstance(self.runner, NativeRunner):
             self._loop.scheduler.tree.insert(self._context_ids, self.runner.sequence)
 
-    def _give_way(self) -> bool:
+    def _give_way(self, *, is_cold: bool) -> bool:
         """Whether the scheduler gave pages to what runs in a turn; its own passes fit anyway."""
         if self._loop is None or self._served is None:
             return False
-        return self._loop.scheduler.give_way()
+        return self._loop.scheduler.give_way(is_cold=is_cold)
 
     @contextlib.contextmanager
     def _turn(self, adapter: int | None = None) -> Iterator[None]:

@@ -13,8 +13,9 @@ from deepseek.engine.native_runner import NativeRunner
 from deepseek.engine.prefix_folder import PrefixSettings
 from deepseek.engine.prefix_tier import PrefixTier, open_folder
 from deepseek.engine.request import AnswerStream, Request
-from deepseek.engine.room import Room
+from deepseek.engine.room import ENDLESS, Room
 from deepseek.engine.scheduler import Limits, Scheduler
+from deepseek.model.budget import ROWS
 from deepseek.ops.hierarchical import PAGE
 
 LAST_PASS = 10.0
@@ -177,11 +178,17 @@ def keep_prefixes(
 
 def limits_of(runner: NativeRunner, context_window: int) -> Limits:
     """A memory budget's pages; without one, what the context window takes or a fixed size."""
-    pool, n_window = runner.decoder.pool, -(-context_window // PAGE)
+    pool, cold, n_window = runner.decoder.pool, runner.decoder.cold, -(-context_window // PAGE)
+    n_cold = ENDLESS
+    if cold is not None:
+        n_cold = cold.most or max(n_window, USED_BYTES // cold.page_bytes)
     if pool.most is not None:
-        return Limits(n_pages=pool.most, n_kept=pool.most)
-    n_used, n_kept = (max(n_window, size // pool.page_bytes) for size in (USED_BYTES, KEPT_BYTES))
-    return Limits(n_pages=n_used, n_kept=n_kept)
+        return Limits(n_pages=pool.most, n_kept=pool.most, n_cold=n_cold)
+    n_least = n_window
+    if runner.tier is not None:
+        n_least = runner.tier.at_once(n_window, ROWS)
+    n_used, n_kept = (max(n_least, size // pool.page_bytes) for size in (USED_BYTES, KEPT_BYTES))
+    return Limits(n_pages=n_used, n_kept=n_kept, n_cold=n_cold)
 
 
 _LOOPS: "weakref.WeakSet[Loop]" = weakref.WeakSet()

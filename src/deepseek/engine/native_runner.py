@@ -104,11 +104,13 @@ class NativeRunner(Runner):
         if self.prefixes is not None:
             while self.prefixes.fetch(token_ids, most, adapter=self.adapter):
                 pass
-        match = self.tree.match(token_ids, most, in_pages=True, adapter=self.adapter)
+        # So much behind as if it had been read here: it may be cut back.
+        slack = 0 if self.tier is None else self.tier.slack
+        match = self.tree.match(token_ids, most, in_pages=True, adapter=self.adapter, slack=slack)
         if match.length > self.reusable(token_ids):
             self.rewind(0)
             self.asks_from = NEVER
-            self._sequence.begin(match.length, match.keys, match.memory)
+            self._sequence.begin(match.length, match.keys, match.memory, match.cold)
             self.tokens = list(token_ids[: match.length])
 
     def _leave(self, n_tokens: int) -> None:

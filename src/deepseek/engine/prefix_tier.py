@@ -171,7 +171,7 @@ class PrefixTier:
 
     def _has_room(self, sequence: PagedSequence) -> bool:
         """Whether there is room for one more page, if what is kept of others makes way."""
-        keys, nodes = sequence.missing(PAGE)
+        keys, nodes, _ = sequence.missing(PAGE)
         while self._room.n_free < keys or self._room.n_free_nodes < nodes:
             if not self._tree.evict():
                 return False

@@ -107,9 +107,7 @@ class Needs:
         tier = choose_tier(kv_format)
         if tier is None:
             return PageCounts(hot=n_pages, nodes=nodes)
-        # A pass begins in a page and takes pages for all its tokens before any are given back.
-        kept = (tier.sinks + tier.window + tier.slack + ROWS) // PAGE + 1
-        return PageCounts(hot=min(n_pages, kept), cold=n_pages, nodes=nodes)
+        return PageCounts(hot=tier.at_once(n_pages, ROWS), cold=n_pages, nodes=nodes)
 
     def cache_bytes(self, pages: PageCounts, kv_format: str) -> int:
         """Bytes of that many pages."""

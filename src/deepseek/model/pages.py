@@ -3,12 +3,14 @@
 from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from jaxtyping import BFloat16, UInt8
 from torch import Tensor
 
 from deepseek.core.errors import RequestError
+from deepseek.model.budget import ROWS
 from deepseek.model.config import ModelConfig
 from deepseek.model.context_file import check_numbers
 from deepseek.ops.cold import ColdBits, ColdTier, extremes, key_bytes, page_bytes
@@ -254,6 +256,17 @@ class ColdPages:
     tier: ColdTier
     expand: Callable[[int, int], None]
     """Makes a page of what a cold page stands for."""
+    rows: int = ROWS
+    """Most tokens of a sequence in a pass."""
+
+
+class Missing(NamedTuple):
+    """Pages of each kind that new tokens take."""
+
+    keys: int = 0
+    """Of keys and values as they are."""
+    nodes: int = 0
+    cold: int = 0
 
 
 class PagedSequence:
@@ -274,7 +287,8 @@ class PagedSequence:
         self._memory = None if memory is None else Table("memory nodes", memory, COVERED)
         self._cold = None if cold is None else Table("cold keys and values", cold.pool, PAGE)
         self._cold_pages = cold
-        self._was_expanded = False
+        self.was_expanded = False
+        """Whether pages were made from their cold form, and so are not those that were read."""
         self.length = 0
         self.asks_from = NEVER
         """The position from which tokens choose by keys what they recall."""
@@ -289,30 +303,50 @@ class PagedSequence:
     def is_as_read(self, length: int) -> bool:
         """Whether the first tokens are here as reading them leaves them, so far as it is saved."""
         places = self._keys.places(length)
-        return not self._was_expanded and all(self._keys.pages[p] != GONE for p in places)
+        return not self.was_expanded and all(self._keys.pages[p] != GONE for p in places)
 
-    def begin(self, length: int, keys: Sequence[int], memory: Sequence[int] = ()) -> None:
+    def begin(
+        self,
+        length: int,
+        keys: Sequence[int],
+        memory: Sequence[int] = (),
+        cold: Sequence[int] = (),
+    ) -> None:
         """Begin an empty sequence with pages that someone else holds.
 
         Args:
             length: Tokens that they hold for it.
-            keys: Numbers of its pages of keys and values, none of them cold.
+            keys: Numbers of its pages of keys and values; `GONE` for those that it sees in their
+                cold form only.
             memory: Numbers of its pages of memory nodes, if it has any.
+            cold: Numbers of its cold pages, one for each that is complete, if it has any.
         """
         assert not self.length
-        assert self._cold is None
-        self._keys.pages.extend(self._keys.pool.share(page) for page in keys)
+        self._keys.begin(keys)
         if self._memory is not None:
-            self._memory.pages.extend(self._memory.pool.share(page) for page in memory)
+            self._memory.begin(memory)
+        if self._cold is not None:
+            assert len(cold) == length // PAGE
+            self._cold.begin(cold)
         self.length = length
 
-    def missing(self, n_tokens: int) -> tuple[int, int]:
-        """Pages of keys and values, and of memory nodes, that `extend` would take."""
+    def missing(self, n_tokens: int) -> Missing:
+        """Pages that `extend` would take.
+
+        With cold pages, if they are more than the tokens of a pass: at once, in several passes.
+        """
         end = self.length + n_tokens
-        keys = self._keys.missing(self.length, end)
-        if self._memory is None:
-            return keys, 0
-        return keys, self._memory.missing(self.length // PAGE * PAGE, end)
+        keys, nodes, cold = self._keys.missing(self.length, end), 0, 0
+        begun = self.length // PAGE * PAGE
+        if self._memory is not None:
+            nodes = self._memory.missing(begun, end)
+        if self._cold is not None and self._cold_pages is not None:
+            cold = self._cold.missing(begun, end // PAGE * PAGE)
+            rows = self._cold_pages.rows
+            if n_tokens > rows:
+                most = self._cold_pages.tier.at_once(-(-end // PAGE), rows)
+                keys = min(keys, max(0, most - self._keys.n_there))
+        return Missing(keys, nodes, cold)
 
     def fork(self, length: int) -> "PagedSequence":
         """A sequence that begins with the first `length` tokens of this one.
@@ -329,7 +363,7 @@ class PagedSequence:
         fork._cold_pages = self._cold_pages
         fork._cold = None if self._cold is None else self._cold.fork(length)
         fork.length, fork.asks_from, fork.adapter = length, self.asks_from, self.adapter
-        fork._was_expanded = self._was_expanded
+        fork.was_expanded = self.was_expanded
         fork._restore(length)
         return fork
 
@@ -395,12 +429,12 @@ class PagedSequence:
                 if pages[place] == GONE:
                     pages[place] = self._keys.pool.take()
                     self._cold_pages.expand(self._cold.pages[place], pages[place])
-                    self._was_expanded = True
+                    self.was_expanded = True
         except RequestError:
             self.release()
             raise
         self._cold.truncate(length // PAGE * PAGE)
-        self._was_expanded &= length > 0
+        self.was_expanded &= length > 0
 
 
 class Table:
@@ -444,6 +478,15 @@ class Table:
         self.pages.extend([GONE] * (place - len(self.pages)))
         self.pages.append(self.pool.take())
         self.pool.write(self.pages[-1], content)
+
+    @property
+    def n_there(self) -> int:
+        """Pages that were not given back."""
+        return len(self.pages) - self.pages.count(GONE)
+
+    def begin(self, pages: Sequence[int]) -> None:
+        """Hold pages that someone else holds, too."""
+        self.pages.extend(p if p == GONE else self.pool.share(p) for p in pages)
 
     def fork(self, length: int) -> "Table":
         """A table that begins with the pages of the first `length` positions."""
