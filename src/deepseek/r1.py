@@ -100,7 +100,7 @@ class R1Model:
                 kept with quantised weights on a CPU. Without a context window, the largest that
                 fits is taken, up to the trained one.
             speculation: `auto`: next tokens are guessed and checked together where that is faster
-                (quantised weights on a CPU, `bfloat16` above); `off`: never. Answers are the same.
+                (quantised weights on a CPU); `off`: never. Answers are the same.
             draft_model: A small model with the same vocabulary, which guesses where the text does
                 not. It pays if the model is many times its size.
             prefix_cache: A folder in which beginnings of prompts are kept, so that they are not

@@ -116,6 +116,7 @@ class RadixTree:
         most: int = 1 << 40,
         cold: PagePool | None = None,
         tier: ColdTier | None = None,
+        most_cold: int = 1 << 40,
     ) -> None:
         """Make an empty one.
 
@@ -125,8 +126,9 @@ class RadixTree:
             most: Pages that it keeps as they are; those that a sequence uses anyway may be more.
             cold: Has cold pages; None: there are none.
             tier: What is seen of these.
+            most_cold: Of these, pages that it keeps, likewise.
         """
-        self.most = most
+        self.most, self._most_cold = most, most_cold
         self._pool, self._memory, self._cold = pool, memory, cold
         self._n_sinks = 0 if tier is None else tier.sinks // PAGE
         self._n_window = 0 if tier is None else tier.window // PAGE
@@ -291,6 +293,8 @@ class RadixTree:
             for each in new:
                 self._below.came(each)
         while self.n_exact > self.most and self.give_up():
+            pass
+        while self._cold is not None and len(self) > self._most_cold and self.evict():
             pass
 
     def _unite(self, node: Node, tables: Sequence[Table]) -> None:

@@ -46,7 +46,9 @@ class Limits:
     n_kept: int
     """Of these, pages that the tree keeps for prompts to come."""
     n_cold: int = ENDLESS
-    """Pages in 8 or 4 bits, where there are any; the tree may keep all of them."""
+    """Pages in 8 or 4 bits, where there are any."""
+    n_kept_cold: int = ENDLESS
+    """Of these, pages that the tree keeps."""
     n_running: int = 32
     """Requests in one pass."""
     n_tokens: int = 1_024
@@ -100,9 +102,9 @@ class Scheduler:
             draft_model: Guesses where the text does not.
         """
         self.limits, self.counts = limits, Counts()
-        self.tree = RadixTree(
-            decoder.pool, decoder.memory, limits.n_kept, decoder.cold, decoder.tier
-        )
+        pools = decoder.pool, decoder.memory
+        kept_cold = decoder.cold, decoder.tier, limits.n_kept_cold
+        self.tree = RadixTree(*pools, limits.n_kept, *kept_cold)
         self.waiting: list[Request] = []
         """By order."""
         self.running: list[Request] = []
