@@ -95,10 +95,9 @@ class R1Model:
             dtype: `int8`, `bfloat16`, `float16`, `float32`, or `auto`: quantised weights stay so
                 and are multiplied in 8 bits by the native kernels, others as suits the machine.
             threads: CPU threads; default: what the machine grants this process.
-            memory_budget: Bytes, or a size such as `4GiB`, that weights, cache, draft model,
-                adapters and working memory stay below (`memory_plan` tells what takes how much);
-                kept with quantised weights on a CPU. Without a context window, the largest that
-                fits is taken, up to the trained one.
+            memory_budget: Bytes, or a size such as `4GiB`, that all stays below (`memory_plan`);
+                kept with quantised weights on a CPU. Without a context window, the
+                largest that fits is taken, up to the trained one.
             speculation: `auto`: next tokens are guessed and checked together where that is faster
                 (quantised weights on a CPU); `off`: never. Answers are the same.
             draft_model: A small model with the same vocabulary, which guesses where the text does

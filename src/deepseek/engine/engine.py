@@ -120,7 +120,7 @@ class Engine:
                 pool.on_full = partial(self._give_way, is_cold=pool is decoder.cold)
             if budget is not None:
                 make_room = self._loop.scheduler.make_room
-                self._adapters.memory = Memory(budget, self.runner.decoder.pool, make_room)
+                self._adapters.memory = Memory(budget, decoder.pool, make_room)
         if prefixes is not None:
             self._keep_prefixes(prefixes)
 
