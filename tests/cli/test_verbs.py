@@ -128,7 +128,7 @@ def test_models_and_doctor_report(smollm2_path, capsys):
 @pytest.mark.skipif(not native.is_available(), reason="the kernels were not built")
 def test_doctor_and_verbose_tell_what_a_memory_budget_is_for(smollm2_path, capsys):
     """Numbers add up to the budget, with a draft model in it."""
-    model = ["--model", str(smollm2_path), "--context-window", "512", "--threads", "1"]
+    model = ["--model", str(smollm2_path), "--context-window", "1024", "--threads", "1"]
     model += ["--memory-budget", "8GiB", "--draft-model", str(smollm2_path)]
     assert main(["doctor", "--load", "--json", *model]) == 0
     plan = json.loads(capsys.readouterr().out)["memory plan"]

@@ -233,7 +233,8 @@ def test_each_miss_says_why(base: Engine, tmp_path: Path) -> None:
     file = next(f for f in files(tmp_path) if f.stem == third.digest.hex())
     file.write_bytes(file.read_bytes()[:-1] + b"?")
     assert miss_of(engine_in(base, tmp_path, None), IDS) == "damaged on disk"
-    assert not file.exists()
+    # What was read anew may be written already.
+    assert not file.exists() or not file.read_bytes().endswith(b"?")
     other = engine_in(base, tmp_path, None, fingerprint=lambda: "other")
     assert miss_of(other, IDS) == "read with other weights or settings"
     assert miss_of(engine_in(base, tmp_path, None), [5] * 300) == "never seen"
