@@ -36,7 +36,7 @@ class PutInError(Exception):
 
 def small_engine(tiny_folder: Path, kind: str = "dense") -> Engine:
     """So few pages that two of the longest requests do not fit together."""
-    pages = PageCounts(hot=24, nodes=8, cold=24)
+    pages = PageCounts(hot=24 if kind != "int8" else 16, nodes=8, cold=18)
     return native_engine(
         tiny_folder,
         budget=Budget(kv_format="bfloat16", context_window=1_000, pages=pages, peak_bytes=0),
