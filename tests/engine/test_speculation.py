@@ -29,6 +29,7 @@ from deepseek.engine.request import Request
 from deepseek.engine.scheduler import Limits, Scheduler
 from deepseek.engine.speculator import GAIN, MOST, Draft, best_sizes
 from deepseek.engine.suffix import SuffixAutomaton
+from deepseek.model.budget import PageCounts
 from deepseek.model.decoder import NativeDecoder
 from deepseek.ops import native
 from deepseek.tokenizer.tokenizer import Tokenizer
@@ -44,6 +45,11 @@ STEEP = [float(n) for n in ROWS]
 def engine(request: pytest.FixtureRequest, tiny_folder: Path) -> Engine:
     hierarchy = TINY_HIERARCHY if request.param == "hierarchical" else None
     return native_engine(tiny_folder, hierarchy=hierarchy)
+
+
+@pytest.fixture(scope="module")
+def dense(tiny_folder: Path) -> Engine:
+    return native_engine(tiny_folder)
 
 
 class Believed(PassTimes):
@@ -178,6 +184,49 @@ def test_a_draft_model_changes_nothing_but_guesses_well_if_it_is_good(
     assert (share > 0.5) == (seed == 1)
     no_page_is_lost(scheduler, engine)
     assert decoder.pool.n_used == 0, "what the draft model has read is given back"
+
+
+@pytest.mark.parametrize("n_pages", [1, 3, 6])
+def test_a_draft_model_with_few_pages_changes_nothing_either(dense: Engine, n_pages: int) -> None:
+    """Requests without pages go on without its guesses; one is cancelled, and no page is lost."""
+    generator = random.Random(n_pages)
+    prompts = [random_ids(generator, generator.randrange(1, 200)) for _ in range(5)]
+    params = SamplingParams(max_tokens=40, logit_bias={2: -100.0})
+    wanted = [alone(dense, p, params) for p in prompts]
+    decoder = NativeDecoder(native_model(1), most=PageCounts(hot=n_pages))
+    scheduler = speculating(dense, FLAT, draft_model=DraftModel(decoder))
+    requests = [request_of(dense, p, params) for p in prompts]
+    for request in requests:
+        scheduler.add(request)
+    most = 0
+    while not scheduler.is_idle:
+        scheduler.step()
+        most = max(most, decoder.pool.n_used)
+        if len(requests[0].answer.token_ids) > 10:
+            requests[0].cancelled = True
+    ends = [completion(request) for request in requests]
+    assert [end.token_ids for end in ends[1:]] == wanted[1:]
+    assert ends[0].token_ids == wanted[0][: len(ends[0].token_ids)]
+    assert 0 < most <= n_pages
+    no_page_is_lost(scheduler, dense)
+    assert decoder.pool.n_used == 0
+
+
+def test_a_draft_model_reads_long_texts_in_bounded_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    decoder = NativeDecoder(native_model())
+    tokens = [random_ids(random.Random(n), SEEN + n) for n in range(3)]
+    alone_ = [
+        DraftModel(decoder).guess([(Reading(decoder.sequence(), 0), one, 3)])[0] for one in tokens
+    ]
+    sizes, run_ = list[int](), decoder.run
+    monkeypatch.setattr(
+        decoder, "run", lambda ids, s: sizes.append(sum(map(len, ids))) or run_(ids, s)
+    )
+    draft_model = DraftModel(decoder)
+    readings = [Reading(decoder.sequence(), 0) for _ in tokens]
+    wanted = [(reading, one, 3) for reading, one in zip(readings, tokens, strict=True)]
+    assert draft_model.guess(wanted) == alone_
+    assert max(sizes) <= 1_024
 
 
 def test_a_draft_model_begins_anew_when_a_text_is_long() -> None:

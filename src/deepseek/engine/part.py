@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from deepseek.engine.request import Progress, Request
-from deepseek.model.pages import PagedSequence
+from deepseek.model.pages import Missing, PagedSequence
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +26,8 @@ class Part:
         return self.request.tokens[start : start + self.size]
 
     @property
-    def missing(self) -> tuple[int, int]:
-        """Pages of keys and values, and of memory nodes, that they take."""
+    def missing(self) -> Missing:
+        """Pages that they take."""
         return self.sequence.missing(self.size)
 
     def report(self) -> None:

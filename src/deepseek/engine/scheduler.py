@@ -7,13 +7,13 @@ through `Runner.read` and `step`: a token's numbers are the same in any company.
 import time
 from bisect import insort
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from deepseek.core.errors import ConfigError, RequestError
+from deepseek.core.errors import ConfigError, DiskError, RequestError
 from deepseek.core.llm import Delta
 from deepseek.core.log import LOGGER
 from deepseek.engine.draft_model import DraftModel
@@ -21,14 +21,17 @@ from deepseek.engine.part import Part
 from deepseek.engine.prefix_tier import PrefixTier
 from deepseek.engine.radix import RadixTree
 from deepseek.engine.request import Request
-from deepseek.engine.room import Room
+from deepseek.engine.room import ENDLESS, Room
 from deepseek.engine.runner import attended, first_asking, places_of_ends
 from deepseek.engine.sharing import LEAST, chunk_end, shareable_length
 from deepseek.engine.speculator import Speculator
 from deepseek.model.decoder import NativeDecoder
+from deepseek.model.pages import Missing
 from deepseek.ops.hierarchical import PAGE, Hierarchy
-from deepseek.ops.native_model import NO_ADAPTER
 
+SLACK = 256
+"""Tokens before the window of a sequence with cold pages that it keeps as they are: it is never cut
+back by more than what ran ahead."""
 HEAD_START = 256
 """Passes by which each step of priority puts a request before those that came earlier. It is not
 for ever: what waits long enough gets its turn."""
@@ -42,6 +45,10 @@ class Limits:
     """Pages of keys and values, of running requests and of the tree together."""
     n_kept: int
     """Of these, pages that the tree keeps for prompts to come."""
+    n_cold: int = ENDLESS
+    """Pages in 8 or 4 bits, where there are any."""
+    n_kept_cold: int = ENDLESS
+    """Of these, pages that the tree keeps."""
     n_running: int = 32
     """Requests in one pass."""
     n_tokens: int = 1_024
@@ -54,6 +61,11 @@ class Limits:
         for name, least in least_of.items():
             if getattr(self, name) < least:
                 raise ConfigError(f"{name} is {getattr(self, name)}", f"use {least} or more")
+
+    @property
+    def n_rows(self) -> int:
+        """Most tokens of a request in a pass."""
+        return max(self.n_tokens, self.n_tokens_beside)
 
 
 @dataclass(slots=True)
@@ -90,7 +102,9 @@ class Scheduler:
             draft_model: Guesses where the text does not.
         """
         self.limits, self.counts = limits, Counts()
-        self.tree = RadixTree(decoder.pool, decoder.memory, limits.n_kept)
+        pools = decoder.pool, decoder.memory
+        kept_cold = decoder.cold, decoder.tier, limits.n_kept_cold
+        self.tree = RadixTree(*pools, limits.n_kept, *kept_cold)
         self.waiting: list[Request] = []
         """By order."""
         self.running: list[Request] = []
@@ -98,7 +112,7 @@ class Scheduler:
         self.prefixes: PrefixTier | None = None
         """Pages of earlier prompts on a disk."""
         self._decoder, self._hierarchy = decoder, hierarchy
-        self._room = Room(decoder, self.tree, limits.n_pages, reclaim)
+        self._room = Room(decoder, self.tree, limits.n_pages, reclaim, limits.n_cold)
         self.speculator = Speculator(draft_model) if speculates else None
         self._n_added = 0
 
@@ -114,13 +128,20 @@ class Scheduler:
                 "encode it with the model's own tokenizer",
             )
         # The answer's last token is not run.
-        needed = -(-(len(prompt_ids) + max_tokens - 1) // PAGE)
-        if needed > self.limits.n_pages:
-            raise RequestError(
-                f"prompt ({len(prompt_ids):,} tokens) and answer (up to {max_tokens:,}) need "
-                f"{needed:,} pages of memory, and there are {self.limits.n_pages:,}",
-                "shorten the prompt, lower max_tokens, or give a larger memory budget",
-            )
+        n_pages = -(-(len(prompt_ids) + max_tokens - 1) // PAGE)
+        tier, limits = self._decoder.tier, self.limits
+        needs = [(n_pages, limits.n_pages, "pages")]
+        if tier is not None:
+            n_exact = replace(tier, slack=SLACK).at_once(n_pages, limits.n_rows)
+            in_codes = f"pages in int{tier.bits}"
+            needs = [(n_exact, limits.n_pages, "pages"), (n_pages, limits.n_cold, in_codes)]
+        for needed, there, kind in needs:
+            if needed > there:
+                raise RequestError(
+                    f"prompt ({len(prompt_ids):,} tokens) and answer (up to {max_tokens:,}) need "
+                    f"{needed:,} {kind} of memory, and there are {there:,}",
+                    "shorten the prompt, lower max_tokens, or give a larger memory budget",
+                )
 
     def add(self, request: Request) -> None:
         """Let a request wait for its turn."""
@@ -159,14 +180,22 @@ class Scheduler:
         for request in [*self.waiting, *self.running]:
             self._end(request, error)
 
-    def give_way(self) -> bool:
-        """Give pages back to someone who cannot wait; False: there are none left to give."""
-        if self.tree.evict():
+    def give_way(self, *, is_cold: bool = False) -> bool:
+        """Give pages back to someone who cannot wait; False: there are none left to give.
+
+        Args:
+            is_cold: Whether pages in 8 or 4 bits are wanted, or others.
+        """
+        if self.tree.evict() if is_cold else self.tree.give_up():
             return True
         if self.running:
             self._preempt(self.running[-1])
             return True
         return self.tree.evict(used_too=True)
+
+    def make_room(self) -> bool:
+        """Give pages back, of whomever; False: none are left."""
+        return self.give_way() or self._room.reclaim()
 
     # Who runs.
 
@@ -191,12 +220,12 @@ class Scheduler:
 
     def _comes_back(self, request: Request) -> bool:
         """Fetch pages that a request begins with from the disk; whether more are to come."""
-        if self.prefixes is None or request.adapter != NO_ADAPTER:
-            return False
-        if len(self.running) >= self.limits.n_running:
+        if self.prefixes is None or len(self.running) >= self.limits.n_running:
             return False
         start, most = time.perf_counter(), self._shareable(request)
-        more = self.prefixes.fetch(request.tokens, most, is_beside=bool(self.running))
+        more = self.prefixes.fetch(
+            request.tokens, most, adapter=request.adapter, is_beside=bool(self.running)
+        )
         request.fetch_seconds += time.perf_counter() - start
         return more
 
@@ -216,9 +245,9 @@ class Scheduler:
         in_pages = self._hierarchy is not None
         most, adapter = self._shareable(request), request.adapter
         match = self.tree.match(request.tokens, most, in_pages=in_pages, adapter=adapter)
-        sequence = self._decoder.sequence()
+        sequence = self._decoder.sequence(SLACK, self.limits.n_rows)
         sequence.adapter = adapter
-        sequence.begin(match.length, match.keys, match.memory)
+        sequence.begin(match.length, match.keys, match.memory, match.cold)
         sequence.asks_from = first_asking(len(request.prompt_ids))
         request.sequence = sequence
         # All that they must still read, and a page more for each answer.
@@ -279,7 +308,7 @@ class Scheduler:
     def _plan(self) -> list[Part]:
         """New tokens of each running request; those that find no pages for them make way."""
         parts: list[Part] = []
-        missing: list[tuple[int, int]] = []
+        missing: list[Missing] = []
         for request, size in self._sizes().items():
             while request.sequence is not None:
                 part = Part(request, size)
@@ -344,6 +373,8 @@ class Scheduler:
         except Exception as error:
             for part in parts:
                 self._end(part.request, error)
+            if isinstance(error, DiskError):  # what cannot be read back is read anew
+                self.tree.clear()
             return []
         self.counts.passes += 1
         self.counts.read_tokens += len(hidden)

@@ -10,13 +10,11 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from deepseek.engine.draft_model import DraftModel
+from deepseek.engine.draft_model import MOST, DraftModel
 from deepseek.engine.guesses import Answers, Chances, Guesses, Kind
 from deepseek.engine.pass_times import ROWS, PassTimes
 from deepseek.engine.request import Request
 
-MOST = 31
-"""Guessed tokens in a pass."""
 GAIN = 1.03
 """By how much more tokens a second are expected of a pass with guesses than without."""
 DRAFT_MODEL: Kind = ("draft model", 3)
@@ -99,8 +97,8 @@ class Speculator:
 
     def leave(self, request: Request) -> None:
         """Give back what the draft model holds of a request."""
-        if request.reading is not None:
-            request.reading.sequence.release()
+        if request.reading is not None and self._draft_model is not None:
+            self._draft_model.leave(request.reading)
             request.reading = None
 
     def _possible(self, request: Request) -> list[Draft]:
@@ -130,7 +128,8 @@ class Speculator:
                 request.reading = request.reading or self._draft_model.read(request.tokens)
             wanted = [(r.reading, r.tokens, size) for r, size in asked if r.reading is not None]
             for (request, _), tokens in zip(asked, self._draft_model.guess(wanted), strict=True):
-                request.run_ahead(request.answer.fitting(tokens), DRAFT_MODEL)
+                if tokens:
+                    request.run_ahead(request.answer.fitting(tokens), DRAFT_MODEL)
         for draft, size in chosen:
             if draft.tokens:
                 draft.request.run_ahead(draft.tokens[:size], draft.kind)
