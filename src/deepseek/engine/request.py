@@ -9,7 +9,7 @@ from deepseek.core.errors import RequestError
 from deepseek.core.llm import Completion, Delta
 from deepseek.engine.answer import Answer
 from deepseek.engine.draft_model import Reading
-from deepseek.engine.guesses import Guesses, Kind
+from deepseek.engine.guesses import Guesses
 from deepseek.engine.radix import Miss
 from deepseek.model.pages import PagedSequence
 from deepseek.ops.native_model import NO_ADAPTER
@@ -45,9 +45,11 @@ class Request:
     n_ahead: int = 0
     """Last tokens that run with the one before them and count if they are chosen: a constraint
     leaves no other choice, or they are guessed."""
+    n_guessed: int = 0
+    """The last of these, which are guessed."""
+    by_model: bool = False
+    """Whether a draft model guessed them."""
     guesses: Guesses | None = None
-    guess: Kind | None = None
-    """Which kind of guess they are; None: a constraint's."""
     reading: Reading | None = None
     """What a draft model has read of it."""
     n_drafted: int = 0
@@ -81,15 +83,36 @@ class Request:
         """The tokens that run ahead."""
         return self.tokens[len(self.tokens) - self.n_ahead :]
 
-    def run_ahead(self, tokens: Sequence[int], guess: Kind | None = None) -> None:
-        """Let tokens run with the one before them."""
+    @property
+    def n_forced(self) -> int:
+        """The first of them, which a constraint leaves no choice for."""
+        return self.n_ahead - self.n_guessed
+
+    def run_ahead(self, tokens: Sequence[int]) -> None:
+        """Let tokens that must follow run with the one before them."""
         self.tokens += tokens
-        self.n_ahead, self.guess = len(tokens), guess
+        self.n_ahead = len(tokens)
+
+    def guess(self, tokens: Sequence[int], *, by_model: bool = False) -> None:
+        """Let tokens that may follow run behind these."""
+        self.tokens += tokens
+        self.n_ahead += len(tokens)
+        self.n_guessed, self.by_model = len(tokens), by_model
+
+    def fitting(self, tokens: Sequence[int]) -> list[int]:
+        """Of tokens behind all others, those up to the first that the constraint forbids."""
+        return self.answer.fitting([*self.ahead, *tokens])[self.n_ahead :]
+
+    def drop_guesses(self) -> None:
+        """Do without the guessed ones."""
+        del self.tokens[len(self.tokens) - self.n_guessed :]
+        self.n_ahead -= self.n_guessed
+        self.n_guessed, self.by_model = 0, False
 
     def drop_ahead(self, n_kept: int = 0) -> None:
         """Do without the tokens that run ahead, but for the first ones."""
         del self.tokens[len(self.tokens) - self.n_ahead + n_kept :]
-        self.n_ahead, self.guess = 0, None
+        self.n_ahead, self.n_guessed, self.by_model = 0, 0, False
 
     def go_back(self, n_right: int) -> None:
         """Keep only the first of the tokens that ran ahead, and what was computed of them."""

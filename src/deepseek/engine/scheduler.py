@@ -269,12 +269,11 @@ class Scheduler:
     def _guess(self) -> None:
         """Let guesses run with the next tokens of answers, where that gains."""
         answering = [r for r in self.running if r.is_answering]
-        open_ = [r for r in answering if not r.n_ahead]
-        if self.speculator is None or not open_:
+        if self.speculator is None or not answering:
             return
         n_rows = sum(r.n_pending for r in answering)
         n_pending = sum(r.n_pending for r in self.running) - n_rows
-        self.speculator.draft(open_, n_rows, min(n_pending, self.limits.n_tokens_beside))
+        self.speculator.draft(answering, n_rows, min(n_pending, self.limits.n_tokens_beside))
 
     def _plan(self) -> list[Part]:
         """New tokens of each running request; those that find no pages for them make way."""
@@ -287,8 +286,8 @@ class Scheduler:
                     parts.append(part)
                     missing.append(part.missing)
                     break
-                if request.guess is not None:  # nobody makes way for guesses
-                    request.drop_ahead()
+                if request.n_guessed:  # nobody makes way for guesses
+                    request.drop_guesses()
                     size = request.n_pending
                 else:
                     self._make_way(self.running[-1])

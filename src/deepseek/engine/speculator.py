@@ -3,23 +3,26 @@
 Guesses run in the same pass as the token before them, and each is kept if it is the one that the
 request chooses anyway, by its own sampler: an answer is the same with and without them, whatever
 the temperature (Leviathan et al. 2023, for guesses that are certain of themselves). More rows make
-a pass slower: tokens are guessed as long as they make up for it.
+a pass slower: tokens are guessed as long as they save more time in later passes.
 """
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from deepseek.engine.draft_model import DraftModel
 from deepseek.engine.guesses import Answers, Chances, Guesses, Kind
 from deepseek.engine.pass_times import ROWS, PassTimes
 from deepseek.engine.request import Request
 
-MOST = 31
+MOST = 63
 """Guessed tokens in a pass."""
-GAIN = 1.03
-"""By how much more tokens a second are expected of a pass with guesses than without."""
-DRAFT_MODEL: Kind = ("draft model", 3)
+GAIN = 0.03
+"""Of the time of a pass without guesses, what they must be expected to save."""
+LEAST_CHANCE = 0.01
+DRAFT_MODEL: Kind = ("draft model", 0)
 """The chance that it is right is the same whatever was before."""
 TENANTS = 64
 """Tenants whose answers are remembered."""
@@ -30,14 +33,12 @@ class Draft:
     """Tokens that may be guessed for a request."""
 
     request: Request
-    kind: Kind
-    chance: float
+    chances: Sequence[float]
     """That each is right, if those before it are."""
-    most: int
-    cost: float = 0.0
-    """Seconds that each takes before it runs."""
     tokens: Sequence[int] = ()
     """None: the draft model is asked for them."""
+    cost: float = 0.0
+    """Seconds that each takes before it runs."""
 
 
 class Speculator:
@@ -74,19 +75,21 @@ class Speculator:
         def seconds(n_guessed: int) -> float:
             return self.times.at(n_rows + n_guessed) + beside
 
-        def rate(draft: Draft) -> float:
+        def saved(draft: Draft) -> float:
             return best_sizes([draft], seconds, n_rows)[0]
 
-        drafts = [some[0] if len(some) == 1 else max(some, key=rate) for some in possible]
+        drafts = [some[0] if len(some) == 1 else max(some, key=saved) for some in possible]
         sizes = best_sizes(drafts, seconds, n_rows)[1]
         self._put([(draft, size) for draft, size in zip(drafts, sizes, strict=True) if size])
 
     def learn(self, request: Request, n_right: int) -> None:
         """Take in how many of the tokens that ran ahead were chosen."""
-        if request.guesses is not None and request.guess is not None:
-            request.guesses.learn(request.guess, request.n_ahead, n_right)
-            request.n_drafted += request.n_ahead
-            request.n_accepted += n_right
+        n_right = max(0, n_right - request.n_forced)
+        if request.by_model and request.guesses is not None:
+            n_tried = min(request.n_guessed, n_right + 1)
+            request.guesses.learn(DRAFT_MODEL, n_right, n_tried)
+        request.n_drafted += request.n_guessed
+        request.n_accepted += n_right
 
     def remember(self, request: Request) -> None:
         """Take in a whole answer, for requests to come."""
@@ -105,20 +108,22 @@ class Speculator:
 
     def _possible(self, request: Request) -> list[Draft]:
         """What may be guessed for a request, and by whom."""
-        room = min(MOST, request.max_tokens - len(request.answer.token_ids) - 1)
-        guesses, found = request.guesses, []
+        n_left = request.max_tokens - len(request.answer.token_ids) - request.n_ahead - 1
+        room, guesses, found = min(MOST, n_left), request.guesses, []
         if room <= 0 or guesses is None:
             return []
         guesses.follow(request.tokens)
-        guess = guesses.best()
-        tokens = request.answer.fitting(guess.tokens(room)) if guess else []
-        if guess and tokens:
-            found.append(Draft(request, guess.kind, guess.chance, len(tokens), tokens=tokens))
+        said = guesses.all(room)
+        if said:
+            best = max(said, key=lambda guess: guess.expected)
+            tokens = request.fitting(best.tokens)
+            if tokens:
+                found.append(Draft(request, best.chances[: len(tokens)], tokens))
         if self._draft_model is not None:
             if not self._draft_model.seconds:
                 self._draft_model.measure()
-            chance = guesses.chance(DRAFT_MODEL)
-            found.append(Draft(request, DRAFT_MODEL, chance, room, self._draft_model.seconds))
+            chances = [guesses.chance(DRAFT_MODEL)] * room
+            found.append(Draft(request, chances, cost=self._draft_model.seconds))
         return found
 
     def _put(self, chosen: Sequence[tuple[Draft, int]]) -> None:
@@ -130,10 +135,10 @@ class Speculator:
                 request.reading = request.reading or self._draft_model.read(request.tokens)
             wanted = [(r.reading, r.tokens, size) for r, size in asked if r.reading is not None]
             for (request, _), tokens in zip(asked, self._draft_model.guess(wanted), strict=True):
-                request.run_ahead(request.answer.fitting(tokens), DRAFT_MODEL)
+                request.guess(request.fitting(tokens), by_model=True)
         for draft, size in chosen:
             if draft.tokens:
-                draft.request.run_ahead(draft.tokens[:size], draft.kind)
+                draft.request.guess(draft.tokens[:size])
 
     def _of(self, request: Request) -> Answers:
         """The answers of a request's tenant; of many, the one not heard of longest is forgotten."""
@@ -147,26 +152,50 @@ class Speculator:
 def best_sizes(
     drafts: Sequence[Draft], seconds: Callable[[int], float], n_certain: int
 ) -> tuple[float, list[int]]:
-    """How many tokens of each draft run, so that most tokens a second are expected; and these.
+    """How many tokens of each draft run, so that most time is saved; and what that is.
 
     Args:
         drafts: One for each request.
         seconds: What a pass takes by its guessed tokens.
         n_certain: Tokens that come of a pass anyway.
     """
+    taken = [seconds(n) for n in range(MOST + 1)]
+    worth = [worth_of(draft.chances[:MOST], taken, n_certain) for draft in drafts]
     sizes, best = [0] * len(drafts), [0] * len(drafts)
-    gains = [draft.chance for draft in drafts]  # of the next token of each
-    expected, cost = float(n_certain), 0.0
-    rate = GAIN * expected / seconds(0)
+    saved, most = 0.0, GAIN * taken[0]
     for n_guessed in range(1, MOST + 1):
-        open_ = [i for i, draft in enumerate(drafts) if sizes[i] < draft.most]
+        open_ = [i for i, size in enumerate(sizes) if size < len(worth[i])]
         if not open_:
             break
-        likeliest = max(open_, key=gains.__getitem__)
-        expected += gains[likeliest]
-        cost += drafts[likeliest].cost
-        gains[likeliest] *= drafts[likeliest].chance
-        sizes[likeliest] += 1
-        if expected / (seconds(n_guessed) + cost) > rate:
-            rate, best = expected / (seconds(n_guessed) + cost), list(sizes)
-    return rate, best
+        i = max(open_, key=lambda i: worth[i][sizes[i]] - drafts[i].cost)
+        saved += worth[i][sizes[i]] - drafts[i].cost - (taken[n_guessed] - taken[n_guessed - 1])
+        sizes[i] += 1
+        if saved > most:
+            most, best = saved, list(sizes)
+    return most, best
+
+
+def worth_of(
+    chances: Sequence[float], seconds: Sequence[float], n_certain: int
+) -> list[float]:
+    """Seconds that each token of a draft saves on average, if it runs with those before it.
+
+    A token that comes now need not come of a later pass. What it would take there depends on how
+    well that one would guess: it pays to wait where a guess is open and those behind it are not,
+    since they will be cheap when they are sure.
+
+    Args:
+        chances: Of each token, if those before it are right.
+        seconds: What passes take with 0, 1, … guessed tokens.
+        n_certain: Tokens that come of a pass anyway.
+    """
+    n, n_sizes = len(chances), len(seconds)
+    # Where the draft ends, the text is expected to go on as it does there.
+    known = np.clip([*chances, *(chances[-1:] * n_sizes)], LEAST_CHANCE, None)
+    all_right = np.cumprod([1.0, *known])
+    sums = np.cumsum(all_right)
+    places, sizes = np.arange(n)[:, None], np.arange(n_sizes)
+    expected = n_certain + (sums[places + sizes] - sums[places]) / all_right[places]
+    rates = (expected / np.asarray(seconds)).max(1)
+    found: list[float] = (all_right[1 : n + 1] / rates).tolist()
+    return found
