@@ -6,6 +6,7 @@ import math
 import random
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from test_scheduler import (
@@ -13,18 +14,21 @@ from test_scheduler import (
     alone,
     completion,
     no_page_is_lost,
+    pieces,
     random_ids,
     request_of,
+    runner_of,
     scheduler_of,
 )
 from tiny_native import native_engine, native_model
+from torch import Tensor
 
 from deepseek.core.constraint import Constraint
 from deepseek.core.errors import ConfigError
 from deepseek.core.llm import SamplingParams
 from deepseek.engine.draft_model import SEEN, WINDOW, DraftModel, Reading, check_vocabulary
 from deepseek.engine.engine import Engine
-from deepseek.engine.guesses import KEPT_ANSWERS, Answers, Chances, Guess, Guesses, Recollection
+from deepseek.engine.guesses import KEPT_ANSWERS, Answers, Guess, Guesses, Recollection
 from deepseek.engine.pass_times import ROWS, PassTimes
 from deepseek.engine.request import Request
 from deepseek.engine.scheduler import Limits, Scheduler
@@ -126,6 +130,136 @@ def test_wrong_guesses_change_nothing(engine: Engine, monkeypatch: pytest.Monkey
         ends = [completion(request) for request in requests]
         assert [end.token_ids for end in ends] == wanted
         assert sum(end.n_drafted for end in ends) > 100
+        no_page_is_lost(scheduler, engine)
+
+
+class Prompter:
+    """Guesses of which the first is wrong and another right, from answers that are known."""
+
+    def __init__(self, prompts: list[list[int]], wanted: list[tuple[int, ...]], seed: int) -> None:
+        self.texts = [[*p, *w] for p, w in zip(prompts, wanted, strict=True)]
+        self.generator = random.Random(seed)
+        self.n_branched = 0
+
+    def follow(self, guesses: Guesses, tokens: list[int]) -> None:
+        self.tokens = list(tokens)
+
+    def all(self, guesses: Guesses, n: int) -> list[Guess]:
+        """A wrong one, one that is right up to somewhere, and another wrong one."""
+        n_known = len(self.tokens)
+        (text,) = [t for t in self.texts if t[:n_known] == self.tokens]
+        right = text[n_known : n_known + self.generator.randrange(1, 9)]
+        right += random_ids(self.generator, self.generator.randrange(1, 4))
+        wrong = [random_ids(self.generator, self.generator.randrange(1, 9)) for _ in range(2)]
+        made = [wrong[0], right, wrong[1]]
+        return [
+            Guess(g[:n], [c] + [0.9] * (len(g[:n]) - 1))
+            for g, c in zip(made, (0.5, 0.4, 0.3), strict=True)
+        ]
+
+
+def prompting(
+    monkeypatch: pytest.MonkeyPatch, prompts: list[list[int]], wanted: list[tuple[int, ...]]
+) -> Prompter:
+    """All guesses are those of a `Prompter`; branches that run are counted."""
+    prompter = Prompter(prompts, wanted, seed=3)
+    monkeypatch.setattr(Guesses, "follow", lambda guesses, tokens: prompter.follow(guesses, tokens))
+    monkeypatch.setattr(Guesses, "all", lambda guesses, n: prompter.all(guesses, n))
+    branch_off = Request.branch_off
+
+    def counted(request: Request, tokens: list[int]) -> None:
+        prompter.n_branched += 1
+        branch_off(request, tokens)
+
+    monkeypatch.setattr(Request, "branch_off", counted)
+    return prompter
+
+
+@pytest.mark.parametrize("n_pages", [500, 12])
+def test_the_branch_that_is_chosen_goes_on(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, n_pages: int
+) -> None:
+    generator = random.Random(6)
+    params = all_params(4)
+    prompts = [random_ids(generator, generator.randrange(60, 130)) for _ in params]
+    wanted = [alone(engine, p, one) for p, one in zip(prompts, params, strict=True)]
+    prompter = prompting(monkeypatch, prompts, wanted)
+    scheduler = speculating(engine, FLAT, Limits(n_pages=n_pages, n_kept=500, n_tokens_beside=128))
+    requests = [request_of(engine, p, one) for p, one in zip(prompts, params, strict=True)]
+    run(scheduler, requests)
+    ends = [completion(request) for request in requests]
+    assert [end.token_ids for end in ends] == wanted
+    assert prompter.n_branched > 20
+    assert all(end.n_accepted <= end.n_drafted for end in ends)
+    if n_pages == 500:
+        n_tokens = sum(map(len, wanted))
+        assert sum(end.n_accepted for end in ends) > n_tokens / 3
+        assert scheduler.counts.passes < max(map(len, wanted))
+    else:
+        assert scheduler.counts.preempted
+    no_page_is_lost(scheduler, engine)
+
+
+@pytest.mark.parametrize("what", ["cancel", "pass", "sampler"])
+def test_no_page_of_a_branch_is_lost_when_something_ends_it(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    generator = random.Random(8)
+    prompts = [random_ids(generator, 100) for _ in range(2)]
+    params = SamplingParams(max_tokens=60, temperature=1.0, seed=1)
+    wanted = [alone(engine, prompt, params) for prompt in prompts]
+    prompter = prompting(monkeypatch, prompts, wanted)
+    scheduler = speculating(engine, FLAT)
+    requests = [request_of(engine, prompt, params) for prompt in prompts]
+    decoder, n_before = runner_of(engine).decoder, prompter.n_branched
+    decode, choose = decoder.run, requests[0].answer.add
+
+    def is_time() -> bool:
+        return bool(requests[0].branches) and len(requests[0].answer.token_ids) > 5
+
+    def run_and_disturb(*args: Any) -> Any:
+        if is_time() and what == "pass":
+            raise RuntimeError("the pass failed")
+        requests[0].cancelled |= is_time() and what == "cancel"
+        return decode(*args)
+
+    def choose_or_fail(logits: Tensor) -> str:
+        if is_time() and what == "sampler":
+            raise RuntimeError("the sampler failed")
+        return choose(logits)
+
+    monkeypatch.setattr(decoder, "run", run_and_disturb)
+    monkeypatch.setattr(requests[0].answer, "add", choose_or_fail)
+    run(scheduler, requests)
+    assert prompter.n_branched > n_before
+    lasts = [pieces(request)[-1] for request in requests]
+    if what == "cancel":
+        end = lasts[0].completion
+        assert end.finish_reason == "cancelled"
+        assert end.token_ids == wanted[0][: len(end.token_ids)]
+    else:
+        assert str(lasts[0]) == f"the {what} failed"
+    if what == "pass":
+        assert lasts[1] is lasts[0]
+    else:
+        assert lasts[1].completion.token_ids == wanted[1]
+    no_page_is_lost(scheduler, engine)
+
+
+def test_branches_run_where_rows_cost_little_and_not_where_they_cost_much(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = random.Random(7)
+    prompt, params = random_ids(generator, 70), SamplingParams(max_tokens=40)
+    wanted = alone(engine, prompt, params)
+    for seconds, has_branches in ((FLAT, True), ([0.7 + 0.3 * n for n in ROWS], False)):
+        with monkeypatch.context() as patch:
+            prompter = prompting(patch, [prompt], [wanted])
+            scheduler = speculating(engine, seconds)
+            request = request_of(engine, prompt, params)
+            run(scheduler, [request])
+            assert completion(request).n_drafted > 0
+            assert bool(prompter.n_branched) == has_branches
         no_page_is_lost(scheduler, engine)
 
 
@@ -275,7 +409,9 @@ def slow_worth(chances: list[float], seconds: list[float], n_certain: int) -> li
 def test_sizes_are_the_best_ones(engine: Engine, seed: int) -> None:
     """Beside all that there are."""
     generator = random.Random(seed)
-    chances = [[generator.uniform(0.3, 1.0) for _ in range(generator.randrange(1, 5))] for _ in "abc"]
+    chances = [
+        [generator.uniform(0.3, 1.0) for _ in range(generator.randrange(1, 5))] for _ in "abc"
+    ]
     times = PassTimes([1.0 + generator.random() / 4 * n for n in ROWS])
     taken = [times.at(3 + n) for n in range(MOST + 1)]
     worth = [slow_worth(some, taken, 3) for some in chances]

@@ -180,7 +180,9 @@ class Recollection:
     def path(self, n: int) -> Iterator[tuple[int, Kind]]:
         """What followed there."""
         match = self._text.match_of(self._state, self._length)
-        for token, kind in _path(("answered in some ways", "answered one way"), self._text, match, n):
+        for token, kind in _path(
+            ("answered in some ways", "answered one way"), self._text, match, n
+        ):
             if token == PARTED:
                 return
             yield token, kind

@@ -15,6 +15,15 @@ from deepseek.model.pages import PagedSequence
 from deepseek.ops.native_model import NO_ADAPTER
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Branch:
+    """Other tokens that may come in place of the guessed ones, for the time of a pass."""
+
+    tokens: list[int]
+    sequence: PagedSequence
+    """Shares the pages of what was run before."""
+
+
 @dataclass(slots=True, eq=False)
 class Request:
     """A prompt, its answer so far, and the pages of both while it runs."""
@@ -49,6 +58,8 @@ class Request:
     """The last of these, which are guessed."""
     by_model: bool = False
     """Whether a draft model guessed them."""
+    branches: list[Branch] = field(default_factory=list)
+    """Each begins with another token than these."""
     guesses: Guesses | None = None
     reading: Reading | None = None
     """What a draft model has read of it."""
@@ -99,20 +110,44 @@ class Request:
         self.n_ahead += len(tokens)
         self.n_guessed, self.by_model = len(tokens), by_model
 
+    def branch_off(self, tokens: list[int]) -> None:
+        """Let others run beside the guessed ones."""
+        assert self.sequence is not None
+        self.branches.append(Branch(tokens, self.sequence.fork(self.sequence.length)))
+
+    def take_branch(self, branch: Branch) -> None:
+        """Go on with a branch, whose tokens have run, in place of the guessed ones."""
+        assert self.sequence is not None
+        n_before = len(self.tokens) - self.n_guessed
+        self.tokens[n_before:] = branch.tokens
+        self.n_ahead = self.n_forced + len(branch.tokens)
+        self.n_guessed, self.by_model = len(branch.tokens), False
+        self.branches.remove(branch)
+        self.sequence.release()
+        self.sequence = branch.sequence
+
+    def drop_branches(self) -> None:
+        """Do without all of them."""
+        for branch in self.branches:
+            branch.sequence.release()
+        self.branches.clear()
+
     def fitting(self, tokens: Sequence[int]) -> list[int]:
-        """Of tokens behind all others, those up to the first that the constraint forbids."""
-        return self.answer.fitting([*self.ahead, *tokens])[self.n_ahead :]
+        """Of tokens that may be guessed, those up to the first that the constraint forbids."""
+        forced = self.ahead[: self.n_forced]
+        return self.answer.fitting([*forced, *tokens])[len(forced) :]
 
     def drop_guesses(self) -> None:
         """Do without the guessed ones."""
-        del self.tokens[len(self.tokens) - self.n_guessed :]
-        self.n_ahead -= self.n_guessed
-        self.n_guessed, self.by_model = 0, False
+        n_forced = self.n_forced
+        self.drop_ahead(n_forced)
+        self.n_ahead = n_forced
 
     def drop_ahead(self, n_kept: int = 0) -> None:
         """Do without the tokens that run ahead, but for the first ones."""
         del self.tokens[len(self.tokens) - self.n_ahead + n_kept :]
         self.n_ahead, self.n_guessed, self.by_model = 0, 0, False
+        self.drop_branches()
 
     def go_back(self, n_right: int) -> None:
         """Keep only the first of the tokens that ran ahead, and what was computed of them."""

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from deepseek.engine.draft_model import DraftModel
-from deepseek.engine.guesses import Answers, Chances, Guesses, Kind
-from deepseek.engine.pass_times import ROWS, PassTimes
+from deepseek.engine.guesses import Answers, Chances, Guess, Guesses, Kind
+from deepseek.engine.pass_times import LEARNING, ROWS, PassTimes
 from deepseek.engine.request import Request
 
 MOST = 63
@@ -22,6 +22,8 @@ MOST = 63
 GAIN = 0.03
 """Of the time of a pass without guesses, what they must be expected to save."""
 LEAST_CHANCE = 0.01
+BRANCHES = 3
+"""Other guesses that may run beside one."""
 DRAFT_MODEL: Kind = ("draft model", 0)
 """The chance that it is right is the same whatever was before."""
 TENANTS = 64
@@ -39,6 +41,8 @@ class Draft:
     """None: the draft model is asked for them."""
     cost: float = 0.0
     """Seconds that each takes before it runs."""
+    others: Sequence[Guess] = ()
+    """What may come in place of it: each begins with another token."""
 
 
 class Speculator:
@@ -47,6 +51,8 @@ class Speculator:
     def __init__(self, draft_model: DraftModel | None = None) -> None:
         """Begin; where the text does not guess, a draft model does, if there is one."""
         self.times = PassTimes()
+        self._fork_seconds = 0.0
+        """What a branch takes beside its rows: its last page is a copy."""
         self._draft_model = draft_model
         self._chances = Chances()
         self._answers: OrderedDict[str, Answers] = OrderedDict()
@@ -80,7 +86,9 @@ class Speculator:
 
         drafts = [some[0] if len(some) == 1 else max(some, key=saved) for some in possible]
         sizes = best_sizes(drafts, seconds, n_rows)[1]
-        self._put([(draft, size) for draft, size in zip(drafts, sizes, strict=True) if size])
+        chosen = [(draft, size) for draft, size in zip(drafts, sizes, strict=True) if size]
+        self._put(chosen)
+        self._branch(chosen, seconds, n_rows)
 
     def learn(self, request: Request, n_right: int) -> None:
         """Take in how many of the tokens that ran ahead were chosen."""
@@ -88,16 +96,20 @@ class Speculator:
         if request.by_model and request.guesses is not None:
             n_tried = min(request.n_guessed, n_right + 1)
             request.guesses.learn(DRAFT_MODEL, n_right, n_tried)
-        request.n_drafted += request.n_guessed
         request.n_accepted += n_right
 
     def remember(self, request: Request) -> None:
         """Take in a whole answer, for requests to come."""
         self._of(request).add(request.answer.token_ids)
 
-    def note(self, n_rows: int, seconds: float) -> None:
+    def note(self, n_rows: int, seconds: float, n_branches: int = 0) -> None:
         """Take in what a pass took in which nothing was read."""
-        if n_rows <= ROWS[-1]:
+        if n_rows > ROWS[-1]:
+            return
+        if n_branches:
+            each = (seconds - self.times.at(n_rows)) / n_branches
+            self._fork_seconds += LEARNING * (max(each, 0.0) - self._fork_seconds)
+        else:
             self.times.note(n_rows, seconds)
 
     def leave(self, request: Request) -> None:
@@ -118,7 +130,8 @@ class Speculator:
             best = max(said, key=lambda guess: guess.expected)
             tokens = request.fitting(best.tokens)
             if tokens:
-                found.append(Draft(request, best.chances[: len(tokens)], tokens))
+                others = _others(said, tokens[0])
+                found.append(Draft(request, best.chances[: len(tokens)], tokens, others=others))
         if self._draft_model is not None:
             if not self._draft_model.seconds:
                 self._draft_model.measure()
@@ -139,6 +152,27 @@ class Speculator:
         for draft, size in chosen:
             if draft.tokens:
                 draft.request.guess(draft.tokens[:size])
+
+    def _branch(
+        self, chosen: Sequence[tuple[Draft, int]], seconds: Callable[[int], float], n_certain: int
+    ) -> None:
+        """Let other guesses run beside those that were chosen, where that saves more time."""
+        taken = [seconds(n) for n in range(MOST + 1)]
+        n_guessed = sum(size for _, size in chosen)
+        for draft, size in chosen:
+            request, all_wrong = draft.request, 1.0 - draft.chances[0]
+            n_again = request.n_pending - size  # a branch runs the tokens before it itself
+            for other in draft.others[:BRANCHES]:
+                start = n_guessed + n_again
+                chances = [other.chances[0] * all_wrong, *other.chances[1 : MOST - start]]
+                worth = worth_of(chances, taken, n_certain)
+                spent = [t - taken[n_guessed] + self._fork_seconds for t in taken[start + 1 :]]
+                n_best = _best_size(worth, spent, GAIN * taken[0])
+                tokens = request.fitting(other.tokens[:n_best])
+                if tokens:
+                    request.branch_off(tokens)
+                    n_guessed = start + len(tokens)
+                    all_wrong *= 1.0 - other.chances[0]
 
     def _of(self, request: Request) -> Answers:
         """The answers of a request's tenant; of many, the one not heard of longest is forgotten."""
@@ -175,9 +209,7 @@ def best_sizes(
     return most, best
 
 
-def worth_of(
-    chances: Sequence[float], seconds: Sequence[float], n_certain: int
-) -> list[float]:
+def worth_of(chances: Sequence[float], seconds: Sequence[float], n_certain: int) -> list[float]:
     """Seconds that each token of a draft saves on average, if it runs with those before it.
 
     A token that comes now need not come of a later pass. What it would take there depends on how
@@ -199,3 +231,19 @@ def worth_of(
     rates = (expected / np.asarray(seconds)).max(1)
     found: list[float] = (all_right[1 : n + 1] / rates).tolist()
     return found
+
+
+def _best_size(worth: Sequence[float], spent: Sequence[float], least: float) -> int:
+    """How many tokens save most, if that is more than `least`; else none."""
+    saved = [sum(worth[: n + 1]) - taken for n, taken in enumerate(spent[: len(worth)])]
+    best = max(saved, default=0.0)
+    return saved.index(best) + 1 if best > least else 0
+
+
+def _others(guesses: Sequence[Guess], first: int) -> list[Guess]:
+    """Guesses that begin with other tokens, of each the best one, and the best first."""
+    by_first: dict[int, Guess] = {}
+    for guess in sorted(guesses, key=lambda guess: guess.expected, reverse=True):
+        if guess.tokens[0] != first:
+            by_first.setdefault(guess.tokens[0], guess)
+    return list(by_first.values())
