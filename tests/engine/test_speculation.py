@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from test_scheduler import (
     TINY_HIERARCHY,
@@ -391,7 +392,7 @@ def test_earlier_answers_are_parted_and_bounded() -> None:
     assert said()[:2] == [4, 4]
 
 
-def slow_worth(chances: list[float], seconds: list[float], n_certain: int) -> list[float]:
+def slow_worth(chances: list[float], seconds: Any, n_certain: int) -> list[float]:
     """What each token of a draft saves, by trying what later passes might guess."""
     found, all_right = [], 1.0
     for place, chance in enumerate(chances):
@@ -413,7 +414,8 @@ def test_sizes_are_the_best_ones(engine: Engine, seed: int) -> None:
         [generator.uniform(0.3, 1.0) for _ in range(generator.randrange(1, 5))] for _ in "abc"
     ]
     times = PassTimes([1.0 + generator.random() / 4 * n for n in ROWS])
-    taken = [times.at(3 + n) for n in range(MOST + 1)]
+    taken = times.beginning_at(3, MOST + 1)
+    assert taken == pytest.approx([times.at(3 + n) for n in range(MOST + 1)])
     worth = [slow_worth(some, taken, 3) for some in chances]
     for some, wanted in zip(chances, worth, strict=True):
         assert worth_of(some, taken, 3) == pytest.approx(wanted)
@@ -423,7 +425,7 @@ def test_sizes_are_the_best_ones(engine: Engine, seed: int) -> None:
         return gained - (taken[sum(sizes)] - taken[0])
 
     drafts = [Draft(request_of(engine, [5], SamplingParams()), some) for some in chances]
-    most, found = best_sizes(drafts, lambda n: taken[n], 3)
+    most, found = best_sizes(drafts, taken, 3)
     best = max(saved(sizes) for sizes in itertools.product(*(range(len(c) + 1) for c in chances)))
     if best > GAIN * taken[0]:
         assert saved(tuple(found)) == pytest.approx(best)
@@ -437,19 +439,19 @@ def test_where_all_guesses_are_alike_most_tokens_a_second_come(
     engine: Engine, chance: float
 ) -> None:
     """Later passes are like this one, so that it need not look ahead."""
-    taken = [1.0 + 0.2 * n for n in range(MOST + 1)]
+    taken = 1.0 + 0.2 * np.arange(MOST + 1)
     rates = [sum(chance**n for n in range(size + 1)) / taken[size] for size in range(MOST + 1)]
     draft = Draft(request_of(engine, [5], SamplingParams()), [chance] * MOST)
-    assert best_sizes([draft], lambda n: taken[n], 1)[1] == [rates.index(max(rates))]
+    assert best_sizes([draft], taken, 1)[1] == [rates.index(max(rates))]
 
 
 def test_it_waits_until_what_is_open_is_known(engine: Engine) -> None:
     """A copy that is found by a short match: the next pass knows whether it is one."""
-    taken = [1.0 + 0.2 * n for n in range(MOST + 1)]
+    taken = 1.0 + 0.2 * np.arange(MOST + 1)
 
     def size(chances: list[float]) -> int:
         draft = Draft(request_of(engine, [5], SamplingParams()), chances)
-        return best_sizes([draft], lambda n: taken[n], 1)[1][0]
+        return best_sizes([draft], taken, 1)[1][0]
 
     assert size([0.6] + [0.99] * 40) <= 1
     assert size([0.99] * 40) > 20

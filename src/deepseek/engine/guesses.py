@@ -2,8 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
-from operator import mul
 from typing import Protocol
 
 from deepseek.engine.suffix import ROOT, Match, SuffixAutomaton
@@ -94,7 +92,11 @@ class Guess:
     @property
     def expected(self) -> float:
         """How many of them are expected to be right."""
-        return sum(accumulate(self.chances, mul))
+        expected, all_right = 0.0, 1.0
+        for chance in self.chances:
+            all_right *= chance
+            expected += all_right
+        return expected
 
 
 class Voice(Protocol):

@@ -1,10 +1,10 @@
 """How long a pass of the model takes with so many rows, learnt from those that ran."""
 
 import math
-from bisect import bisect_left
 from collections.abc import Sequence
 
 import numpy as np
+from jaxtyping import Float
 
 ROWS = (1, 2, 4, 8, 16, 32, 64)
 """Numbers of rows whose times are kept; between them time is a line."""
@@ -55,10 +55,13 @@ class PassTimes:
 
     def at(self, n_rows: int) -> float:
         """Seconds expected of a pass."""
-        right = min(max(bisect_left(ROWS, n_rows), 1), len(ROWS) - 1)
-        left = right - 1
-        slope = (self._seconds[right] - self._seconds[left]) / (ROWS[right] - ROWS[left])
-        return self._seconds[left] + max(slope, 0.0) * (n_rows - ROWS[left])
+        return float(self.beginning_at(n_rows, 1)[0])
+
+    def beginning_at(self, n_rows: int, n: int) -> Float[np.ndarray, " N"]:
+        """Seconds expected of passes with so many rows, one more, …: `n` of them."""
+        rows = np.arange(n_rows, n_rows + n)
+        known = np.interp(rows, ROWS, np.maximum.accumulate(self._seconds))
+        return known + self.of_many * np.maximum(rows - ROWS[-1], 0)
 
     @property
     def of_many(self) -> float:

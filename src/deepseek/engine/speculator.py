@@ -7,10 +7,12 @@ a pass slower: tokens are guessed as long as they save more time in later passes
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from heapq import heapify, heappop, heapreplace
 
 import numpy as np
+from jaxtyping import Float
 
 from deepseek.engine.draft_model import DraftModel
 from deepseek.engine.guesses import Answers, Chances, Guess, Guesses, Kind
@@ -28,6 +30,8 @@ DRAFT_MODEL: Kind = ("draft model", 0)
 """The chance that it is right is the same whatever was before."""
 TENANTS = 64
 """Tenants whose answers are remembered."""
+
+Seconds = Float[np.ndarray, " _"]
 
 
 @dataclass(slots=True)
@@ -76,19 +80,16 @@ class Speculator:
         possible = [some for request in requests if (some := self._possible(request))]
         if not possible:
             return
-        beside = n_reading * self.times.of_many
-
-        def seconds(n_guessed: int) -> float:
-            return self.times.at(n_rows + n_guessed) + beside
+        taken = self.times.beginning_at(n_rows, MOST + 1) + n_reading * self.times.of_many
 
         def saved(draft: Draft) -> float:
-            return best_sizes([draft], seconds, n_rows)[0]
+            return best_sizes([draft], taken, n_rows)[0]
 
         drafts = [some[0] if len(some) == 1 else max(some, key=saved) for some in possible]
-        sizes = best_sizes(drafts, seconds, n_rows)[1]
+        sizes = best_sizes(drafts, taken, n_rows)[1]
         chosen = [(draft, size) for draft, size in zip(drafts, sizes, strict=True) if size]
         self._put(chosen)
-        self._branch(chosen, seconds, n_rows)
+        self._branch(chosen, taken, n_rows)
 
     def learn(self, request: Request, n_right: int) -> None:
         """Take in how many of the tokens that ran ahead were chosen."""
@@ -153,11 +154,8 @@ class Speculator:
             if draft.tokens:
                 draft.request.guess(draft.tokens[:size])
 
-    def _branch(
-        self, chosen: Sequence[tuple[Draft, int]], seconds: Callable[[int], float], n_certain: int
-    ) -> None:
+    def _branch(self, chosen: Sequence[tuple[Draft, int]], taken: Seconds, n_certain: int) -> None:
         """Let other guesses run beside those that were chosen, where that saves more time."""
-        taken = [seconds(n) for n in range(MOST + 1)]
         n_guessed = sum(size for _, size in chosen)
         for draft, size in chosen:
             request, all_wrong = draft.request, 1.0 - draft.chances[0]
@@ -166,10 +164,10 @@ class Speculator:
                 start = n_guessed + n_again
                 chances = [other.chances[0] * all_wrong, *other.chances[1 : MOST - start]]
                 worth = worth_of(chances, taken, n_certain)
-                spent = [t - taken[n_guessed] + self._fork_seconds for t in taken[start + 1 :]]
-                n_best = _best_size(worth, spent, GAIN * taken[0])
+                spent = taken[start + 1 :] - taken[n_guessed] + self._fork_seconds
+                saved, n_best = _best_size(worth, spent)
                 tokens = request.fitting(other.tokens[:n_best])
-                if tokens:
+                if tokens and saved > GAIN * taken[0]:
                     request.branch_off(tokens)
                     n_guessed = start + len(tokens)
                     all_wrong *= 1.0 - other.chances[0]
@@ -183,33 +181,38 @@ class Speculator:
         return answers
 
 
-def best_sizes(
-    drafts: Sequence[Draft], seconds: Callable[[int], float], n_certain: int
-) -> tuple[float, list[int]]:
+def best_sizes(drafts: Sequence[Draft], taken: Seconds, n_certain: int) -> tuple[float, list[int]]:
     """How many tokens of each draft run, so that most time is saved; and what that is.
 
     Args:
         drafts: One for each request.
-        seconds: What a pass takes by its guessed tokens.
+        taken: Seconds of passes with 0, 1, … guessed tokens.
         n_certain: Tokens that come of a pass anyway.
     """
-    taken = [seconds(n) for n in range(MOST + 1)]
-    worth = [worth_of(draft.chances[:MOST], taken, n_certain) for draft in drafts]
-    sizes, best = [0] * len(drafts), [0] * len(drafts)
-    saved, most = 0.0, GAIN * taken[0]
+    worth = [worth_of(draft.chances[:MOST], taken, n_certain) - draft.cost for draft in drafts]
+    if len(drafts) == 1:
+        most, n = _best_size(worth[0], taken[1:] - taken[0])
+        return (most, [n]) if most > GAIN * taken[0] else (0.0, [0])
+    sizes, best = [0] * len(worth), [0] * len(worth)
+    saved, most = 0.0, float(GAIN * taken[0])
+    open_ = [(-float(tokens[0]), i) for i, tokens in enumerate(worth)]
+    heapify(open_)
     for n_guessed in range(1, MOST + 1):
-        open_ = [i for i, size in enumerate(sizes) if size < len(worth[i])]
         if not open_:
             break
-        i = max(open_, key=lambda i: worth[i][sizes[i]] - drafts[i].cost)
-        saved += worth[i][sizes[i]] - drafts[i].cost - (taken[n_guessed] - taken[n_guessed - 1])
+        of_next, i = open_[0]
+        saved -= of_next + float(taken[n_guessed] - taken[n_guessed - 1])
         sizes[i] += 1
+        if sizes[i] < len(worth[i]):
+            heapreplace(open_, (-float(worth[i][sizes[i]]), i))
+        else:
+            heappop(open_)
         if saved > most:
             most, best = saved, list(sizes)
-    return most, best
+    return (most, best) if any(best) else (0.0, best)
 
 
-def worth_of(chances: Sequence[float], seconds: Sequence[float], n_certain: int) -> list[float]:
+def worth_of(chances: Sequence[float], taken: Seconds, n_certain: int) -> Seconds:
     """Seconds that each token of a draft saves on average, if it runs with those before it.
 
     A token that comes now need not come of a later pass. What it would take there depends on how
@@ -218,26 +221,34 @@ def worth_of(chances: Sequence[float], seconds: Sequence[float], n_certain: int)
 
     Args:
         chances: Of each token, if those before it are right.
-        seconds: What passes take with 0, 1, … guessed tokens.
+        taken: Seconds of passes with 0, 1, … guessed tokens.
         n_certain: Tokens that come of a pass anyway.
     """
-    n, n_sizes = len(chances), len(seconds)
+    n, n_sizes = len(chances), len(taken)
     # Where the draft ends, the text is expected to go on as it does there.
-    known = np.clip([*chances, *(chances[-1:] * n_sizes)], LEAST_CHANCE, None)
-    all_right = np.cumprod([1.0, *known])
-    sums = np.cumsum(all_right)
+    known = np.array([1.0, *chances, *(chances[-1:] * n_sizes)])
+    all_right = np.maximum(known, LEAST_CHANCE).cumprod()
+    sums = all_right.cumsum()
     places, sizes = np.arange(n)[:, None], np.arange(n_sizes)
-    expected = n_certain + (sums[places + sizes] - sums[places]) / all_right[places]
-    rates = (expected / np.asarray(seconds)).max(1)
-    found: list[float] = (all_right[1 : n + 1] / rates).tolist()
+    expected = n_certain + (sums[places + sizes] - sums[:n, None]) / all_right[:n, None]
+    rates = (expected / taken).max(1)
+    found: Seconds = all_right[1 : n + 1] / rates
     return found
 
 
-def _best_size(worth: Sequence[float], spent: Sequence[float], least: float) -> int:
-    """How many tokens save most, if that is more than `least`; else none."""
-    saved = [sum(worth[: n + 1]) - taken for n, taken in enumerate(spent[: len(worth)])]
-    best = max(saved, default=0.0)
-    return saved.index(best) + 1 if best > least else 0
+def _best_size(worth: Seconds, spent: Seconds) -> tuple[float, int]:
+    """What the best number of a draft's tokens saves, and how many these are.
+
+    Args:
+        worth: Seconds that each saves.
+        spent: More seconds that a pass takes with 1, 2, … of them.
+    """
+    n = min(len(worth), len(spent))
+    if not n:
+        return 0.0, 0
+    saved = worth[:n].cumsum() - spent[:n]
+    best = int(saved.argmax())
+    return float(saved[best]), best + 1
 
 
 def _others(guesses: Sequence[Guess], first: int) -> list[Guess]:
