@@ -19,7 +19,7 @@ SEEN, WINDOW = 1_024, 2_048
 farther away helps little, and reading it would take time."""
 READINGS = 2
 """Requests of which it can have read a whole window, within a memory budget."""
-MOST = 31
+MOST = 63
 """Guessed tokens in a pass."""
 LEARNING = 0.1
 MANY = 32

@@ -17,7 +17,7 @@ from deepseek.core.errors import ConfigError, DiskError, RequestError
 from deepseek.core.llm import Delta
 from deepseek.core.log import LOGGER
 from deepseek.engine.draft_model import DraftModel
-from deepseek.engine.part import Part
+from deepseek.engine.part import Part, parts_of
 from deepseek.engine.prefix_tier import PrefixTier
 from deepseek.engine.radix import RadixTree
 from deepseek.engine.request import Request
@@ -165,8 +165,8 @@ class Scheduler:
         self._guess()
         parts = self._plan()
         if parts:
-            for request, logits in self._run(parts):
-                self._choose(request, logits)
+            for request, logits in self._run(parts).items():
+                self._choose(request, *logits)
 
     def drop_cancelled(self) -> None:
         """End the requests that nobody wants any more; their pages are free at once."""
@@ -287,6 +287,7 @@ class Scheduler:
         (self.running if request in self.running else self.waiting).remove(request)
         if self.speculator is not None:
             self.speculator.leave(request)
+        request.drop_branches()
         if request.sequence is not None:
             if keep:
                 self._keep(request, ends=True)
@@ -298,12 +299,11 @@ class Scheduler:
     def _guess(self) -> None:
         """Let guesses run with the next tokens of answers, where that gains."""
         answering = [r for r in self.running if r.is_answering]
-        open_ = [r for r in answering if not r.n_ahead]
-        if self.speculator is None or not open_:
+        if self.speculator is None or not answering:
             return
         n_rows = sum(r.n_pending for r in answering)
         n_pending = sum(r.n_pending for r in self.running) - n_rows
-        self.speculator.draft(open_, n_rows, min(n_pending, self.limits.n_tokens_beside))
+        self.speculator.draft(answering, n_rows, min(n_pending, self.limits.n_tokens_beside))
 
     def _plan(self) -> list[Part]:
         """New tokens of each running request; those that find no pages for them make way."""
@@ -311,13 +311,13 @@ class Scheduler:
         missing: list[Missing] = []
         for request, size in self._sizes().items():
             while request.sequence is not None:
-                part = Part(request, size)
-                if self._room.find([*missing, part.missing]):
-                    parts.append(part)
-                    missing.append(part.missing)
+                mine = parts_of(request, size)
+                needed = [*missing, *(part.missing for part in mine)]
+                if self._room.find(needed):
+                    parts, missing = [*parts, *mine], needed
                     break
-                if request.guess is not None:  # nobody makes way for guesses
-                    request.drop_ahead()
+                if request.n_guessed:  # nobody makes way for guesses
+                    request.drop_guesses()
                     size = request.n_pending
                 else:
                     self._make_way(self.running[-1])
@@ -355,9 +355,9 @@ class Scheduler:
         start, n_prompt = request.sequence.length, len(request.prompt_ids)
         return chunk_end(start, len(request.tokens), most, n_prompt, self._hierarchy) - start
 
-    def _run(self, parts: Sequence[Part]) -> list[tuple[Request, Tensor]]:
+    def _run(self, parts: Sequence[Part]) -> dict[Request, list[Tensor]]:
         """Run new tokens; those requests of which all tokens were run, with the logits that are
-        needed of them."""
+        needed of them and of each branch."""
         for part in parts:
             part.report()
         tokens = [part.tokens for part in parts]
@@ -365,41 +365,56 @@ class Scheduler:
         start = time.perf_counter()
         try:
             hidden = self._decoder.run(tokens, [part.sequence for part in parts])
-            ends = places_of_ends(tokens)
-            ended = [(part.request, end) for part, end in zip(parts, ends, strict=True)]
-            ended = [(request, end) for request, end in ended if not request.n_pending]
-            rows = [row for r, end in ended for row in range(end - r.n_ahead, end + 1)]
-            logits = self._decoder.logits(hidden[rows]) if ended else hidden[:0]
+            sizes = [part.n_choosing for part in parts]
+            ends = zip(places_of_ends(tokens), sizes, strict=True)
+            rows = [row for end, size in ends for row in range(end + 1 - size, end + 1)]
+            logits = self._decoder.logits(hidden[rows]) if rows else hidden[:0]
         except Exception as error:
-            for part in parts:
-                self._end(part.request, error)
+            for request in dict.fromkeys(part.request for part in parts):
+                self._end(request, error)
             if isinstance(error, DiskError):  # what cannot be read back is read anew
                 self.tree.clear()
-            return []
+            return {}
         self.counts.passes += 1
         self.counts.read_tokens += len(hidden)
         if not reading and self.speculator is not None:
-            self.speculator.note(len(hidden), time.perf_counter() - start)
+            n_branches = sum(part.branch is not None for part in parts)
+            self.speculator.note(len(hidden), time.perf_counter() - start, n_branches)
         for request in reading:
             self._keep(request)
-        each = torch.split(logits, [request.n_ahead + 1 for request, _ in ended])
-        return [(request, part) for (request, _), part in zip(ended, each, strict=True)]
+        found: dict[Request, list[Tensor]] = {}
+        for part, some in zip(parts, torch.split(logits, sizes), strict=True):
+            part.request.n_drafted += part.n_guessed
+            if len(some):
+                found.setdefault(part.request, []).append(some)
+        return found
 
     # What comes of it.
 
-    def _choose(self, request: Request, logits: Float[Tensor, "A V"]) -> None:
+    def _choose(
+        self, request: Request, logits: Float[Tensor, "A V"], *others: Float[Tensor, "_ V"]
+    ) -> None:
         """Choose a request's next tokens: as long as those that ran ahead are the chosen ones, the
-        next row counts. An error in that is the request's own."""
+        next row counts. An error in that is the request's own.
+
+        Args:
+            request: Whose.
+            logits: Behind its last certain token, and those that ran ahead.
+            others: Behind the tokens of each branch.
+        """
         request.answering = request.answering or time.perf_counter()
-        answer, ahead, n_right = request.answer, request.ahead, 0
+        answer, n_right = request.answer, 0
         try:
-            for row in logits:
-                text = answer.add(row)
+            while True:
+                text = answer.add(logits[n_right])
                 if answer.finish_reason is not None:
                     break
                 if text or answer.thought:
                     request.pieces.put(Delta(text, reasoning=answer.thought))
-                if n_right == len(ahead) or ahead[n_right] != answer.token_ids[-1]:
+                chosen = answer.token_ids[-1]
+                if n_right == request.n_forced and request.branches:
+                    logits = _of_branch(request, chosen, logits, others)
+                if n_right == request.n_ahead or request.ahead[n_right] != chosen:
                     break
                 n_right += 1
             if self.speculator is not None:
@@ -448,6 +463,15 @@ class Scheduler:
         if self._hierarchy is not None:
             length = min(length, shareable_length(len(request.prompt_ids), self._hierarchy))
         self.tree.insert(request.tokens[:length], request.sequence, ends=ends)
+
+
+def _of_branch(request: Request, chosen: int, logits: Tensor, others: Sequence[Tensor]) -> Tensor:
+    """Take the branch that begins with the chosen token, if there is one; the rows that count."""
+    for branch, behind in zip(list(request.branches), others, strict=True):
+        if branch.tokens[0] == chosen:
+            logits = torch.cat([logits[: request.n_forced + 1], behind])
+            request.take_branch(branch)
+    return logits
 
 
 def _order(request: Request) -> tuple[int, int]:
