@@ -102,9 +102,14 @@ class Scheduler:
             draft_model: Guesses where the text does not.
         """
         self.limits, self.counts = limits, Counts()
-        pools = decoder.pool, decoder.memory
-        kept_cold = decoder.cold, decoder.tier, limits.n_kept_cold
-        self.tree = RadixTree(*pools, limits.n_kept, *kept_cold)
+        self.tree = RadixTree(
+            decoder.pool,
+            decoder.memory,
+            limits.n_kept,
+            decoder.cold,
+            decoder.tier,
+            limits.n_kept_cold,
+        )
         self.waiting: list[Request] = []
         """By order."""
         self.running: list[Request] = []
