@@ -225,7 +225,7 @@ def worth_of(chances: Sequence[float], taken: Seconds, n_certain: int) -> Second
     """
     n, n_sizes = len(chances), len(taken)
     # Where the draft ends, the text is expected to go on as it does there.
-    known = np.array([1.0, *chances, *(list(chances[-1:]) * n_sizes)])
+    known = np.array([1.0, *chances, *[chances[-1]] * n_sizes])
     all_right = np.maximum(known, LEAST_CHANCE).cumprod()
     sums = all_right.cumsum()
     places, sizes = np.arange(n)[:, None], np.arange(n_sizes)
