@@ -1,0 +1,52 @@
+"""Learns a byte-level BPE from texts, for models that are trained from scratch."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+import tokenizers
+from tokenizers import decoders, models, pre_tokenizers, trainers
+
+from deepseek.core.errors import ConfigError, TokenizerError
+from deepseek.tokenizer.tokenizer import Tokenizer
+from deepseek.weights.cache import write_atomically
+
+CONTROL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+"""Begins and ends of documents and turns; the first ends a document."""
+SMALLEST = 256 + len(CONTROL)
+"""Every byte, and control tokens: no merges."""
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int, folder: Path) -> Tokenizer:
+    """Learn merges from texts and write `tokenizer.json` with its settings.
+
+    Args:
+        texts: What to learn from.
+        vocab_size: Entries in all, control tokens included.
+        folder: Where the files go.
+
+    Raises:
+        ConfigError: The vocabulary is too small for all bytes.
+        TokenizerError: The files cannot be written.
+    """
+    if vocab_size < SMALLEST:
+        raise ConfigError(f"a vocabulary of {vocab_size}", f"bytes alone need {SMALLEST}")
+    backend = tokenizers.Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=list(CONTROL),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    backend.train_from_iterator(texts, trainer)
+    settings = {"eos_token": CONTROL[0]}
+    try:
+        write_atomically(folder / "tokenizer.json", backend.to_str().encode())
+        write_atomically(folder / "tokenizer_config.json", json.dumps(settings).encode())
+    except OSError as error:
+        raise TokenizerError(
+            f"cannot write {folder}: {error.strerror}", "free some space or choose another folder"
+        ) from None
+    return Tokenizer.from_folder(folder)
