@@ -5,13 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from token_sources import END, write_source
 
 from deepseek.core.errors import ConfigError
 from deepseek.data.mixture import DynamicSettings, Mixture, ProgressWeights, weight_at
 from deepseek.data.packed import Window, pack
 from deepseek.data.sampler import Sampler, StageMix
 from deepseek.data.stream import IGNORED, DocumentStream
-from token_sources import END, write_source
 
 LENGTHS = [5, 30, 2, 17, 1, 9, 64, 3]
 

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import pytest
+from token_sources import write_source
 
 from deepseek.core.errors import CheckpointError
 from deepseek.data.token_file import EncodedDocument, TokenFile, write_token_file
-from token_sources import write_source
 
 
 def test_documents_come_back(tmp_path: Path) -> None:
@@ -27,8 +27,7 @@ def test_a_flipped_bit_anywhere_is_found(tmp_path: Path) -> None:
         damaged[place] ^= 2
         path.write_bytes(damaged)
         with pytest.raises(CheckpointError):
-            opened = TokenFile.open(path)
-            assert whole[8:place] != whole[8:], opened  # unreachable: every place counts
+            TokenFile.open(path)
 
 
 def test_a_cut_file_is_found(tmp_path: Path) -> None:

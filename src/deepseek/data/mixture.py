@@ -7,6 +7,7 @@ share. So the mix is right after every few windows, and three numbers resume it.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from deepseek.core.errors import ConfigError
@@ -129,7 +130,7 @@ def weight_at(weight: Weight, progress: float) -> float:
     points = [(float(at), float(value)) for at, value in weight]
     if progress <= points[0][0]:
         return points[0][1]
-    for (start, low), (end, high) in zip(points, points[1:], strict=False):
+    for (start, low), (end, high) in pairwise(points):
         if progress < end:
             return low + (high - low) * (progress - start) / (end - start)
     return points[-1][1]
@@ -162,5 +163,5 @@ def _values(weight: Any) -> list[float] | None:
         values = [float(value) for _, value in weight]
     except (TypeError, ValueError):
         return None
-    rising = all(a < b for a, b in zip(places, places[1:], strict=False))
-    return values if places and rising and 0 <= places[0] and places[-1] <= 1 else None
+    rising = all(a < b for a, b in pairwise(places))
+    return values if places and rising and places[0] >= 0 and places[-1] <= 1 else None

@@ -1,15 +1,14 @@
 """Learns a byte-level BPE from texts, for models that are trained from scratch."""
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from deepseek.core.errors import ConfigError, TokenizerError
+from deepseek.core.errors import ConfigError
 from deepseek.tokenizer.tokenizer import Tokenizer
-from deepseek.weights.cache import write_atomically
+from deepseek.tokenizer.vocabulary import Vocabulary
 
 CONTROL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 """Begins and ends of documents and turns; the first ends a document."""
@@ -41,12 +40,13 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, folder: Path) -> Toke
         show_progress=False,
     )
     backend.train_from_iterator(texts, trainer)
-    settings = {"eos_token": CONTROL[0]}
-    try:
-        write_atomically(folder / "tokenizer.json", backend.to_str().encode())
-        write_atomically(folder / "tokenizer_config.json", json.dumps(settings).encode())
-    except OSError as error:
-        raise TokenizerError(
-            f"cannot write {folder}: {error.strerror}", "free some space or choose another folder"
-        ) from None
+    vocabulary = Vocabulary(
+        backend=backend,
+        control={token: i for i, token in enumerate(CONTROL)},
+        bos_id=None,
+        eos_ids=frozenset((0,)),
+        add_bos=False,
+        chat_template=None,
+    )
+    Tokenizer(vocabulary).save(folder)
     return Tokenizer.from_folder(folder)
