@@ -88,7 +88,7 @@ class PackedCache:
 def _lines(row: Tensor, bucket: _Bucket) -> Tensor:
     """One padded line a piece. [n, H, W, K]"""
     taken = row[0].index_select(1, bucket.source)
-    return taken.unflatten(1, (bucket.n_pieces, bucket.width)).transpose(0, 1)
+    return taken.view(len(taken), bucket.n_pieces, bucket.width, -1).transpose(0, 1)
 
 
 def _width(length: int) -> int:

@@ -232,7 +232,7 @@ def load_training_config(path: Path, overrides: tuple[str, ...] = ()) -> Trainin
             raise ConfigError(f"unknown section [{key}] in {path}", suggest(key, known))
         if not isinstance(value, list if key == "stages" else dict):
             raise ConfigError(f"{key} is no section", f"write [{key}], or [[stages]] for stages")
-    sections = {
+    sections: dict[str, Any] = {
         name: build(kind, table.get(name, {}), f"{name}.") for name, kind in _SECTIONS.items()
     }
     sources = {

@@ -3,7 +3,8 @@
 import math
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -253,7 +254,8 @@ class Trainer:
                 auxiliary += share * extra.detach().double()
             ends = [pair for pair in ends if pair[0].requires_grad]
             if ends:
-                torch.autograd.backward(*zip(*ends, strict=True))
+                tensors, gradients = zip(*ends, strict=True)
+                torch.autograd.backward(tensors, gradients)
             self._balance.drop()
             nats += sums.nats
             counts += sums.counts
@@ -311,18 +313,19 @@ class Trainer:
         return torch.autocast(self._device.type, dtype, enabled=dtype is not torch.float32)
 
 
-class deterministic:
+@contextmanager
+def deterministic() -> Iterator[None]:
     """A block in which torch chooses algorithms that always give the same bits."""
-
-    def __enter__(self) -> None:
-        self._before = torch.are_deterministic_algorithms_enabled()
-        self._fills = torch.utils.deterministic.fill_uninitialized_memory
-        torch.use_deterministic_algorithms(True, warn_only=True)
-        torch.utils.deterministic.fill_uninitialized_memory = False
-
-    def __exit__(self, *_: object) -> None:
-        torch.use_deterministic_algorithms(self._before)
-        torch.utils.deterministic.fill_uninitialized_memory = self._fills
+    before = torch.are_deterministic_algorithms_enabled()
+    settings: Any = torch.utils.deterministic
+    fills = settings.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    settings.fill_uninitialized_memory = False
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+        settings.fill_uninitialized_memory = fills
 
 
 def check_identity(saved: Mapping[str, Any], own: Mapping[str, Any], path: Path) -> None:

@@ -55,7 +55,7 @@ def backward_from_logits(
     places = (labels >= 0).nonzero()[:, 0]
     nats = torch.zeros(n_sources, dtype=torch.float64, device=hidden.device)
     gradient = torch.zeros_like(hidden)
-    for part in places.split(chunk):
+    for part in torch.split(places, chunk):
         rows = hidden.detach()[:, part].requires_grad_()
         logits = project(rows)[0].float()
         losses = F.cross_entropy(logits, labels[part], reduction="none")
@@ -79,7 +79,7 @@ def sum_nats(
 ) -> float:
     """Cross entropy of the labelled positions, without gradients."""
     total = 0.0
-    for part in (labels >= 0).nonzero()[:, 0].split(chunk):
+    for part in torch.split((labels >= 0).nonzero()[:, 0], chunk):
         logits = project(hidden[:, part])[0].float()
         total += float(F.cross_entropy(logits, labels[part], reduction="none").double().sum())
     return total

@@ -23,7 +23,8 @@ def render_report(config: TrainingConfig, rows: Sequence[Row], funnels: Mapping[
     """
     steps = [row for row in rows if row.get("loss") is not None]
     result = next((row for row in reversed(rows) if "result" in row), {})
-    begun = next((row["bits_per_byte"] for row in rows if row.get("bits_per_byte")), {})
+    evaluated = (row["bits_per_byte"] for row in rows if row.get("bits_per_byte"))
+    begun: dict[str, float] = next(evaluated, {})
     seconds = sum(row["seconds"] for row in steps)
     tokens = steps[-1]["tokens"] if steps else 0
     template = resources.files("deepseek.train").joinpath("report.html.jinja")
