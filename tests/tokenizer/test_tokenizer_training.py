@@ -11,8 +11,13 @@ from deepseek.tokenizer.training import SMALLEST, train_tokenizer
 TEXTS = ["the cat and the other cat", "naïve façades 猫 and \U0001f431", "tabs\tand\r\nlines"]
 
 
-def test_it_encodes_every_text_and_has_the_size_asked_for(tmp_path: Path) -> None:
-    tokenizer = train_tokenizer(TEXTS, SMALLEST + 10, tmp_path)
+def write(tokenizer: Tokenizer, folder: Path) -> None:
+    for name, text in tokenizer.files().items():
+        (folder / name).write_text(text, encoding="utf-8")
+
+
+def test_it_encodes_every_text_and_has_the_size_asked_for() -> None:
+    tokenizer = train_tokenizer(TEXTS, SMALLEST + 10)
     assert tokenizer.vocab_size == SMALLEST + 10
     for text in [*TEXTS, "never seen: Ω <|endoftext|>"]:
         ids = tokenizer.encode(text)
@@ -22,14 +27,15 @@ def test_it_encodes_every_text_and_has_the_size_asked_for(tmp_path: Path) -> Non
 
 
 def test_the_same_texts_give_the_same_vocabulary(tmp_path: Path) -> None:
-    digests = {train_tokenizer(TEXTS, SMALLEST + 10, tmp_path / x).digest for x in "ab"}
-    assert len(digests) == 1
-    assert digests == {Tokenizer.from_folder(tmp_path / "a").digest}
+    tokenizers = [train_tokenizer(TEXTS, SMALLEST + 10) for _ in range(2)]
+    write(tokenizers[0], tmp_path)
+    again = Tokenizer.from_folder(tmp_path)
+    assert {again.digest} == {tokenizer.digest for tokenizer in tokenizers}
 
 
 def test_a_tokenizer_that_is_saved_is_the_same(tiny_folder: Path, tmp_path: Path) -> None:
     tokenizer = Tokenizer.from_folder(tiny_folder)
-    tokenizer.save(tmp_path)
+    write(tokenizer, tmp_path)
     again = Tokenizer.from_folder(tmp_path)
     assert again.digest == tokenizer.digest
     assert again.eos_ids == tokenizer.eos_ids
@@ -42,7 +48,7 @@ def test_a_gguf_files_tokenizer_is_saved_as_a_folder(smollm2_path: Path, tmp_pat
     from deepseek.weights.source import open_weights
 
     tokenizer = Tokenizer.from_gguf_metadata(open_weights(smollm2_path).metadata)
-    tokenizer.save(tmp_path)
+    write(tokenizer, tmp_path)
     again = Tokenizer.from_folder(tmp_path)
     text = "def f(x):\n    return x  # naïve 猫 <|im_end|> 1,234"
     assert again.encode(text) == tokenizer.encode(text)
@@ -51,6 +57,6 @@ def test_a_gguf_files_tokenizer_is_saved_as_a_folder(smollm2_path: Path, tmp_pat
     assert again.end_id == tokenizer.end_id
 
 
-def test_bytes_must_fit(tmp_path: Path) -> None:
+def test_bytes_must_fit() -> None:
     with pytest.raises(ConfigError, match="a vocabulary of 100"):
-        train_tokenizer(TEXTS, 100, tmp_path)
+        train_tokenizer(TEXTS, 100)

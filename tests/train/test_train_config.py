@@ -7,7 +7,7 @@ import pytest
 from deepseek.core.errors import ConfigError
 from deepseek.train.config import load_training_config
 from deepseek.train.plan import plan_run
-from deepseek.train.prepare import model_config
+from deepseek.train.prepare import model_config, source_files
 
 GOOD = """
 [model]
@@ -94,3 +94,13 @@ def test_what_does_not_change_results_is_no_part_of_a_run(file: Path) -> None:
     assert load_training_config(file, same).identity() == first
     for change in ("run.seed=1", "optimiser.decay=0.2", "evaluation.held_out=0.1"):
         assert load_training_config(file, (change,)).identity() != first
+
+
+def test_texts_for_evaluation_are_not_trained_on(file: Path) -> None:
+    for name in "xy":
+        (file.parent / name).mkdir()
+        (file.parent / name / "a.txt").write_text(name)
+    config = load_training_config(file, ('evaluation.paths=["y/a.txt"]',))
+    with pytest.raises(ConfigError, match=r"a\.txt is in evaluation\.paths and in source b"):
+        source_files(config)
+    assert set(source_files(load_training_config(file))) == {"a", "b"}

@@ -15,7 +15,6 @@ from deepseek.core.llm import Message
 from deepseek.tokenizer.bytelevel import BYTE_TO_CHARACTER, text_to_bytes
 from deepseek.tokenizer.template import CHATML, TAGS, ChatTemplate
 from deepseek.tokenizer.vocabulary import Vocabulary, end_ids, vocabulary_of_gguf
-from deepseek.weights.cache import write_atomically
 
 MAX_JSON_BYTES = 200 << 20
 MAX_TEMPLATE_BYTES = 4 << 20
@@ -68,30 +67,17 @@ class Tokenizer:
         """
         return cls(_vocabulary_of_folder(folder))
 
-    def save(self, folder: Path) -> None:
-        """Write `tokenizer.json` and its settings, for `from_folder`.
-
-        Raises:
-            TokenizerError: The folder cannot be written.
-        """
+    def files(self) -> dict[str, str]:
+        """What `from_folder` reads: texts by the names of their files."""
         named = {"bos_token": self.bos_id, "eos_token": min(self.eos_ids)}
         settings: dict[str, Any] = {
             key: self.token_text(i) for key, i in named.items() if i is not None
         }
         settings |= {"add_bos_token": self._add_bos, "chat_template": self._chat_template}
-        texts = {
+        return {
             "tokenizer.json": self._backend.to_str(),
             "tokenizer_config.json": json.dumps(settings, ensure_ascii=False, indent=2),
         }
-        try:
-            for name, text in texts.items():
-                write_atomically(folder / name, text.encode())
-                (folder / name).chmod(0o644)
-        except OSError as error:
-            raise TokenizerError(
-                f"cannot write {folder}: {error.strerror}",
-                "free some space or choose another place",
-            ) from None
 
     @property
     def digest(self) -> str:

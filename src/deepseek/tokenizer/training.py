@@ -1,7 +1,6 @@
 """Learns a byte-level BPE from texts, for models that are trained from scratch."""
 
 from collections.abc import Iterable
-from pathlib import Path
 
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
@@ -16,17 +15,15 @@ SMALLEST = 256 + len(CONTROL)
 """Every byte, and control tokens: no merges."""
 
 
-def train_tokenizer(texts: Iterable[str], vocab_size: int, folder: Path) -> Tokenizer:
-    """Learn merges from texts and write `tokenizer.json` with its settings.
+def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
+    """Learn merges from texts.
 
     Args:
         texts: What to learn from.
         vocab_size: Entries in all, control tokens included.
-        folder: Where the files go.
 
     Raises:
         ConfigError: The vocabulary is too small for all bytes.
-        TokenizerError: The files cannot be written.
     """
     if vocab_size < SMALLEST:
         raise ConfigError(f"a vocabulary of {vocab_size}", f"bytes alone need {SMALLEST}")
@@ -48,5 +45,4 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, folder: Path) -> Toke
         add_bos=False,
         chat_template=None,
     )
-    Tokenizer(vocabulary).save(folder)
-    return Tokenizer.from_folder(folder)
+    return Tokenizer(vocabulary)

@@ -115,7 +115,7 @@ class EvaluationSettings:
     """Share of each source's documents."""
     paths: list[str] = field(default_factory=list)
     """More texts, which must not be among the sources."""
-    tokens: int = 50_000
+    tokens: int = 20_000
     """Most of a set."""
 
     def __post_init__(self) -> None:

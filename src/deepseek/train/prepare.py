@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from deepseek.core.config import build
-from deepseek.core.errors import ConfigError
+from deepseek.core.errors import ConfigError, TokenizerError
 from deepseek.data.contamination import ContaminationIndex
 from deepseek.data.documents import Document, Funnel, documents
 from deepseek.data.text import text_files
@@ -45,7 +45,7 @@ def source_files(config: TrainingConfig) -> dict[str, list[Path]]:
 
     Raises:
         DocumentError: A path does not exist.
-        ConfigError: A source has no files.
+        ConfigError: A source has no files, or a file is for evaluation, too.
     """
     found = {}
     for name, source in config.sources.items():
@@ -59,6 +59,13 @@ def source_files(config: TrainingConfig) -> dict[str, list[Path]]:
         if not files:
             raise ConfigError(f"source {name} has no text files", "look at its paths")
         found[name] = files
+    evaluated = {f.resolve() for f in text_files([*map(config.path, config.evaluation.paths)])}
+    for name, files in found.items():
+        both = [file for file in files if file.resolve() in evaluated]
+        if both:
+            raise ConfigError(
+                f"{both[0]} is in evaluation.paths and in source {name}", "take it out of one"
+            )
     return found
 
 
@@ -92,7 +99,25 @@ def make_tokenizer(
         found = Tokenizer.from_folder(folder)
         if found.vocab_size == config.tokenizer.vocab_size:
             return found
-    return train_tokenizer(_sample(config, files), config.tokenizer.vocab_size, folder)
+    tokenizer = train_tokenizer(_sample(config, files), config.tokenizer.vocab_size)
+    save_tokenizer(tokenizer, folder)
+    return tokenizer
+
+
+def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
+    """Write its files, each whole or not at all.
+
+    Raises:
+        TokenizerError: The folder cannot be written.
+    """
+    try:
+        for name, text in tokenizer.files().items():
+            write_atomically(folder / name, text.encode())
+            (folder / name).chmod(0o644)
+    except OSError as error:
+        raise TokenizerError(
+            f"cannot write {folder}: {error.strerror}", "free some space or choose another place"
+        ) from None
 
 
 def _sample(config: TrainingConfig, files: Mapping[str, Sequence[Path]]) -> Iterator[str]:

@@ -63,7 +63,7 @@ def _charts(rows: Sequence[Row], steps: Sequence[Row]) -> list[tuple[str, str]]:
 
 
 def _points(rows: Sequence[Row], key: str) -> list[tuple[float, float]]:
-    return [(row["step"], row[key]) for row in rows if row.get(key) is not None]
+    return [(float(row["step"]), float(row[key])) for row in rows if row.get(key) is not None]
 
 
 def _by_name(rows: Sequence[Row], key: str) -> dict[str, list[tuple[float, float]]]:
@@ -71,5 +71,5 @@ def _by_name(rows: Sequence[Row], key: str) -> dict[str, list[tuple[float, float
     for row in rows:
         for name, value in (row.get(key) or {}).items():
             if value is not None:
-                found.setdefault(name, []).append((row["step"], value))
+                found.setdefault(name, []).append((float(row["step"]), float(value)))
     return found

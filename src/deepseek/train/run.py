@@ -26,6 +26,7 @@ from deepseek.train.prepare import (
     make_model,
     make_tokenizer,
     model_config,
+    save_tokenizer,
     source_files,
 )
 from deepseek.train.ranks import Ranks
@@ -86,7 +87,7 @@ class Run:
         folder: Path | None = self.out / "model"
         try:
             save_model(trainer.model, self.out / "model")
-            self.tokenizer.save(self.out / "model")
+            save_tokenizer(self.tokenizer, self.out / "model")
         except ConfigError as error:
             LOGGER.warning("no model folder is written: %s", error.message)
             folder = None
@@ -194,4 +195,6 @@ def _held_out(
     sets = {name: c.held_out for name, c in corpora.items() if c.held_out.n_documents}
     if config.evaluation.paths:
         sets[NAMED_FILES] = encode_files(config, tokenizer, config.evaluation.paths, out)
+    if not sets:
+        LOGGER.warning("no text is held out: raise evaluation.held_out, or name evaluation.paths")
     return HeldOut(sets, config.run.window, config.evaluation.tokens)
