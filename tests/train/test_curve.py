@@ -22,7 +22,7 @@ def test_all_points_lie_within_the_picture(values: list) -> None:
     assert len(numbers) == 2 * len(values)
     assert all(0 <= x <= WIDTH for x in numbers[::2])
     assert all(0 <= y <= HEIGHT for y in numbers[1::2])
-    ElementTree.fromstring(chart.split("<p")[0])
+    ElementTree.fromstring(chart.split("<p class")[0])
 
 
 def test_names_are_escaped_and_gaps_left_out() -> None:

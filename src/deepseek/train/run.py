@@ -164,9 +164,7 @@ def prepare_run(
         config.optimiser,
         out,
         mask=mask,
-        held_out=_held_out(config, corpora, tokenizer, out / f"rank-{ranks.rank}")
-        if ranks.size > 1
-        else _held_out(config, corpora, tokenizer, out),
+        held_out=_held_out(config, corpora, tokenizer, out),
         identity=identity(config, corpora, tokenizer),
         ranks=ranks,
     )
