@@ -184,6 +184,31 @@ def test_a_run_with_other_settings_is_not_gone_on_with(tmp_path: Path) -> None:
         other.resume()
 
 
+@pytest.mark.parametrize("damage", ["cut", "facts", "missing"])
+def test_a_damaged_checkpoint_is_an_error_that_names_it(tmp_path: Path, damage: str) -> None:
+    from safetensors.torch import load_file, save_file
+
+    tiny_trainer(tmp_path).run()
+    last = tmp_path / "run/checkpoints/step-00000006.safetensors"
+    if damage == "cut":
+        last.write_bytes(last.read_bytes()[:-9])
+    else:
+        tensors = load_file(last)
+        facts = json.loads(bytes(tensors["facts"]))
+        del facts["sampler"]
+        tensors["facts"] = torch.tensor(list(json.dumps(facts).encode()), dtype=torch.uint8)
+        if damage == "missing":
+            del tensors["model.norm.weight"]
+        save_file(tensors, last)
+    with pytest.raises(CheckpointError, match="step-00000006") as error:
+        tiny_trainer(tmp_path).resume()
+    assert error.value.hint
+    last.unlink()  # the one before is whole
+    resumed = tiny_trainer(tmp_path)
+    assert resumed.resume()
+    assert resumed.step == 4
+
+
 def test_a_full_disk_leaves_the_checkpoint_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -116,11 +116,16 @@ class Trainer:
             return False
         saved = self.checkpoints.load(steps[-1])
         facts = saved.facts
-        check_identity(facts["identity"], self._identity, saved.path)
-        saved.restore(self.model, self._optimiser)
-        self.step, self._norms, self._n_bad = facts["step"], facts["norms"], facts["n_bad"]
-        self.sampler.begin(self.plan.stages[facts["stage"]].mix)
-        self.sampler.resume(facts["sampler"])
+        try:
+            check_identity(facts["identity"], self._identity, saved.path)
+            saved.restore(self.model, self._optimiser)
+            self.step, self._norms, self._n_bad = facts["step"], facts["norms"], facts["n_bad"]
+            self.sampler.begin(self.plan.stages[facts["stage"]].mix)
+            self.sampler.resume(facts["sampler"])
+        except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
+            raise CheckpointError(
+                f"{saved.path} lacks a part of the run's state: {error!r}", "remove it"
+            ) from None
         if self._ranks.is_first:
             self._metrics.rewind(self.step)
         return True
