@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -69,38 +68,62 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def command(project: Path, out: Path, *more: str) -> list[str]:
-    verb = [sys.executable, "-m", "deepseek", "train", str(project / "config.toml")]
-    return [*verb, "--out", str(out), *more]
+# Runs the command line, and dies or is asked to stop at a call that the test names.
+PROGRAM = """
+import os, signal, sys
+from types import SimpleNamespace
+from deepseek.cli.main import main
+from deepseek.train import loop, metrics, state
+how, where, count, *argv = sys.argv[1:]
+n_calls = 0
+
+def counted(function):
+    def call(*args, **more):
+        global n_calls
+        n_calls += 1
+        if n_calls == int(count):
+            os.kill(os.getpid(), getattr(signal, how))
+        return function(*args, **more)
+    return call
+
+if where == "pass":  # within a step
+    loop.backward_from_logits = counted(loop.backward_from_logits)
+elif where == "line":  # after a step, before its line in the metrics
+    metrics.MetricsFile.append = counted(metrics.MetricsFile.append)
+elif where == "rename":  # a checkpoint is written, and has not its name yet
+    state.os = SimpleNamespace(**{**vars(os), "replace": counted(os.replace)})
+elif where == "renamed":
+    state._sync_folder = counted(state._sync_folder)
+sys.exit(main(argv))
+"""
 
 
-def environment(project: Path) -> dict[str, str]:
-    return {**os.environ, "DEEPSEEK_HOME": str(project / "home"), "OMP_NUM_THREADS": "1"}
+def arguments(project: Path, out: Path, *more: str) -> list[str]:
+    return ["train", str(project / "config.toml"), "--out", str(out), *more]
 
 
-def start(project: Path, out: Path, *more: str) -> "subprocess.Popen[str]":
-    return subprocess.Popen(
-        command(project, out, *more),
-        env=environment(project),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+def run(
+    project: Path, out: Path, *more: str, dying: tuple[str, str, int] = ("SIGKILL", "never", 0)
+) -> "subprocess.CompletedProcess[str]":
+    """The command line in a process of its own."""
+    how, where, count = dying
+    return subprocess.run(
+        [sys.executable, "-c", PROGRAM, how, where, str(count), *arguments(project, out, *more)],
+        env={**os.environ, "DEEPSEEK_HOME": str(project / "home"), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
         text=True,
+        timeout=500,
+        check=False,
     )
 
 
 @pytest.fixture(scope="module")
 def unbroken(project: Path) -> Path:
-    run = start(project, project / "unbroken")
-    output, errors = run.communicate(timeout=500)
-    assert run.returncode == 0, errors
-    assert "bits per byte" in output
-    assert "next: deepseek generate" in errors
+    done = run(project, project / "unbroken")
+    assert done.returncode == 0, done.stderr
+    assert "bits per byte" in done.stdout
+    assert "next: deepseek generate" in done.stderr
     return project / "unbroken"
-
-
-def lines_of(out: Path) -> int:
-    file = out / "metrics.jsonl"
-    return len(file.read_text().splitlines()) if file.exists() else 0
 
 
 def result_bytes(out: Path) -> dict[str, bytes]:
@@ -110,19 +133,15 @@ def result_bytes(out: Path) -> dict[str, bytes]:
 
 def test_a_killed_run_ends_in_the_same_bytes(project: Path, unbroken: Path) -> None:
     out = project / "killed"
-    for n_lines in (6, 14, 25):  # in the first stage, in the first again or not, in the second
-        run = start(project, out, "--resume")
-        end = time.monotonic() + 500
-        while run.poll() is None and lines_of(out) < n_lines and time.monotonic() < end:
-            time.sleep(0.005)
-        assert run.poll() is None, run.communicate()[1]
-        run.send_signal(signal.SIGKILL)
-        run.communicate()
-        assert run.returncode == -signal.SIGKILL
-    run = start(project, out, "--resume")
-    errors = run.communicate(timeout=500)[1]
-    assert run.returncode == 0, errors
-    assert "going on after step" in errors
+    moments = [("pass", 8, 3), ("line", 9, 9), ("rename", 3, 15), ("renamed", 4, 24)]
+    for where, count, saved in moments:
+        killed = run(project, out, "--resume", dying=("SIGKILL", where, count))
+        assert killed.returncode == -signal.SIGKILL, killed.stderr
+        names = sorted(file.name for file in (out / "checkpoints").glob("step-*"))
+        assert names[-1] == f"step-{saved:08d}.safetensors", where
+    done = run(project, out, "--resume")
+    assert done.returncode == 0, done.stderr
+    assert "going on after step 24" in done.stderr
     assert result_bytes(out) == result_bytes(unbroken)
     rows = [
         [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
@@ -133,25 +152,19 @@ def test_a_killed_run_ends_in_the_same_bytes(project: Path, unbroken: Path) -> N
         assert [row.get(key) for row in rows[0]] == [row.get(key) for row in rows[1]], key
 
 
-def test_a_stopped_run_saves_its_state_and_says_how_to_go_on(project: Path, unbroken: Path) -> None:
+def test_a_stopped_run_saves_its_state_and_says_how_to_go_on(project: Path) -> None:
     out = project / "stopped"
-    run = start(project, out)
-    while run.poll() is None and lines_of(out) < 5:
-        time.sleep(0.005)
-    run.send_signal(signal.SIGTERM)
-    errors = run.communicate(timeout=500)[1]
-    assert run.returncode == 130, errors
-    assert "its state is saved" in errors
-    assert "--resume" in errors
-    # Nothing is lost, and without --resume nothing is overwritten.
-    step = lines_of(out) - 1
-    assert (out / f"checkpoints/step-{step:08d}.safetensors").exists()
+    stopped = run(project, out, dying=("SIGTERM", "line", 5))
+    assert stopped.returncode == 130, stopped.stderr
+    assert "stopped after step 5; its state is saved" in stopped.stderr
+    assert "--resume" in stopped.stderr
+    assert (out / "checkpoints/step-00000005.safetensors").exists()
 
 
 def test_a_run_is_not_overwritten(
     project: Path, unbroken: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(command(project, unbroken)[3:]) == 2
+    assert main(arguments(project, unbroken)) == 2
     assert "--resume" in capsys.readouterr().err
 
 
@@ -174,7 +187,7 @@ def test_a_dry_run_shows_the_plan_and_writes_nothing(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = project / "dry"
-    argv = command(project, out, "--dry-run", "--set", "run.batch=8")[3:]
+    argv = arguments(project, out, "--dry-run", "--set", "run.batch=8")
     assert main(argv) == 0
     output = capsys.readouterr()
     for wanted in ("run.batch = 8", "parameters: ", "stage foundation: 10 steps, 2,560 tokens"):
