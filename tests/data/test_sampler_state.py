@@ -142,6 +142,22 @@ def test_what_is_learned_faster_gains_weight_within_bounds() -> None:
     assert np.isfinite(list(weights.factors.values())).all()
 
 
+def test_a_source_that_is_read_again_gains_nothing(tmp_path: Path) -> None:
+    sources = {
+        "small": write_source(tmp_path, "small", [16] * 4),
+        "large": write_source(tmp_path, "large", [16] * 400),
+    }
+    sampler = Sampler(sources, window=16, dynamic=DynamicSettings())
+    sampler.begin(StageMix(weights={"small": 1.0, "large": 1.0}, n_windows=300))
+    shares = []
+    for step in range(300):  # the small one is learned by heart
+        sampler.draw()
+        sampler.observe({"small": 3.0 * 0.97**step, "large": 3.0})
+        shares.append(sampler.shares()["small"])
+    assert max(shares[:8]) > 0.5
+    assert shares[-1] == pytest.approx(0.5, abs=0.01)
+
+
 @pytest.mark.parametrize(
     "weights",
     [{}, {"a": 0.0}, {"a": -1.0}, {"b": 1.0}, {"a": [[0.5, 1.0], [0.2, 1.0]]}, {"a": [[0, "x"]]}],

@@ -61,14 +61,17 @@ class ProgressWeights:
             self._fast[name] = fast + settings.fast * (loss - fast)
             self._slow[name] = slow + settings.slow * (loss - slow)
         progress = self.progress()
-        if not progress:
-            return
-        mean = sum(progress.values()) / len(progress)
+        mean = sum(progress.values()) / max(1, len(progress))
         for name in self.factors:
             ahead = progress.get(name, mean) - mean
             exponent = settings.retain * math.log(self.factors[name]) + settings.gain * ahead
             limit = math.log(settings.bound)
             self.factors[name] = math.exp(min(limit, max(-limit, exponent)))
+
+    def rest(self, name: str) -> None:
+        """Leave a source out of the comparison: its weight goes back to its own."""
+        self._fast.pop(name, None)
+        self._slow.pop(name, None)
 
     def progress(self) -> dict[str, float]:
         """By how much of its loss each source was learned lately."""

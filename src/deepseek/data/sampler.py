@@ -82,9 +82,16 @@ class Sampler:
         return cut_window(self._streams[name], self.names.index(name), self._window)
 
     def observe(self, losses: Mapping[str, float]) -> None:
-        """Tell the mean loss of each source in the last step."""
-        if self._dynamic is not None:
-            self._dynamic.observe(losses)
+        """Tell the mean loss of each source in the last step.
+
+        What is read again is learned by heart, which looks like progress: such sources rest.
+        """
+        if self._dynamic is None:
+            return
+        fresh = {n: loss for n, loss in losses.items() if not self._streams[n].position.epoch}
+        for name in losses.keys() - fresh.keys():
+            self._dynamic.rest(name)
+        self._dynamic.observe(fresh)
 
     def shares(self) -> dict[str, float]:
         """The mix that is wanted now."""
