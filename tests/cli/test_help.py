@@ -52,6 +52,7 @@ def test_version(capsys):
         (["papers", "analyze", "/nowhere/x.pdf"], "cannot read /nowhere/x.pdf"),
         (["generate", "hello", "--model", "/nowhere/x.gguf"], "/nowhere/x.gguf"),
         (["pull", "smollm3-135m"], "smollm2-135m"),
+        (["train", "/nowhere/x.toml", "--out", "x"], "cannot read /nowhere/x.toml"),
     ],
 )
 def test_mistakes_give_error_and_hint_and_no_traceback(argv, said, capsys):

@@ -12,6 +12,8 @@ import deepseek
 from deepseek.apps.papers.tasks import builtin_tasks
 from deepseek.cli.main import VERBS, parser_of
 from deepseek.model.config import load_preset
+from deepseek.train.config import load_training_config
+from deepseek.train.prepare import model_config
 from deepseek.weights.registry import load_registry
 
 ROOT = Path(__file__).parents[2]
@@ -70,7 +72,21 @@ def test_extras_and_make_targets_are_documented():
         assert f"`{extra}`" in PROSE, extra
 
 
-@pytest.mark.parametrize("preset", sorted((ROOT / "configs").glob("*.toml")), ids=lambda p: p.stem)
+CONFIGS = sorted((ROOT / "configs").glob("*.toml"))
+RUNS = [path for path in CONFIGS if path.stem.startswith("train-")]
+PRESETS = [path for path in CONFIGS if path not in RUNS]
+
+
+@pytest.mark.parametrize("run", RUNS, ids=lambda p: p.stem)
+def test_every_training_config_loads_and_states_its_size(run):
+    config = load_training_config(run)
+    shape = model_config(config, config.tokenizer.vocab_size)
+    stated = re.search(r"([\d,.]+) M parameters", run.read_text(encoding="utf-8"))
+    assert stated, "say how many parameters the model has"
+    assert float(stated[1].replace(",", "")) == round(shape.n_parameters / 1e6, 1)
+
+
+@pytest.mark.parametrize("preset", PRESETS, ids=lambda p: p.stem)
 def test_every_preset_loads_and_states_its_size(preset):
     config = load_preset(preset)
     stated = re.search(r"([\d,.]+) M parameters", preset.read_text(encoding="utf-8"))

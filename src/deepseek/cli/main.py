@@ -16,6 +16,7 @@ VERBS = {
     "chat": "talk with a model in the terminal",
     "context": "read a long text once, and ask about it later",
     "papers": "analyse a scientific paper with verified quotes",
+    "train": "train a model on your texts, in stages",
     "eval": "run public benchmarks, compare runs, read failures",
     "doctor": "show what this machine can do, and measure loading a model",
 }

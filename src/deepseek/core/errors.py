@@ -70,3 +70,7 @@ class DocumentError(DeepSeekError):
 
 class MissingDependencyError(DeepSeekError):
     """An optional package is needed for this feature and is not installed."""
+
+
+class TrainingError(DeepSeekError):
+    """A training run cannot go on: its numbers are not finite any more."""

@@ -3,6 +3,7 @@
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from deepseek.model.adapter import Additions
 from deepseek.model.block import Block
@@ -26,6 +27,8 @@ class Transformer(nn.Module):
         self.head = Linear(config.d_model, config.vocab_size)
         if config.tied_embeddings:
             self.head.weight = self.embedding.weight
+        self.recompute = False
+        """Whether training computes a block's activations again instead of keeping them."""
 
     def forward(
         self,
@@ -68,7 +71,11 @@ class Transformer(nn.Module):
             positions = cache.positions(n_tokens)
         rope = rope_table(positions, self.config.d_head, self.config.rope_theta, x.dtype)
         for layer, block in enumerate(self.blocks):
-            x = block(x, rope, cache, None if additions is None else additions.of(layer))
+            own = None if additions is None else additions.of(layer)
+            if self.recompute and torch.is_grad_enabled():
+                x = checkpoint(block, x, rope, cache, own, use_reentrant=False)
+            else:
+                x = block(x, rope, cache, own)
         if cache is not None:
             cache.advance(n_tokens)
         return x  # type: ignore[no-any-return]

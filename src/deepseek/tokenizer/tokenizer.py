@@ -1,6 +1,7 @@
 """`Tokenizer`: text to ids and back, safe against control tokens typed by users."""
 
 import codecs
+import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,6 +18,7 @@ from deepseek.tokenizer.vocabulary import Vocabulary, end_ids, vocabulary_of_ggu
 
 MAX_JSON_BYTES = 200 << 20
 MAX_TEMPLATE_BYTES = 4 << 20
+DOCUMENT_ENDS = ("<|endoftext|>", "<|end_of_text|>", "</s>")
 
 
 class Tokenizer:
@@ -39,6 +41,7 @@ class Tokenizer:
         # Tags around reasoning and tool calls are text for programs, whatever token they are.
         self.hidden_ids = self.control_ids - {self._control.get(tag, -1) for tag in TAGS}
         self.unused_ids = vocabulary.unused_ids
+        self._chat_template = vocabulary.chat_template
         self._template = ChatTemplate(
             vocabulary.chat_template or CHATML,
             control=longest_first,
@@ -63,6 +66,34 @@ class Tokenizer:
             TokenizerError: The file is missing, invalid or of an unsupported kind.
         """
         return cls(_vocabulary_of_folder(folder))
+
+    def files(self) -> dict[str, str]:
+        """What `from_folder` reads: texts by the names of their files."""
+        named = {"bos_token": self.bos_id, "eos_token": min(self.eos_ids)}
+        settings: dict[str, Any] = {
+            key: self.token_text(i) for key, i in named.items() if i is not None
+        }
+        settings |= {"add_bos_token": self._add_bos, "chat_template": self._chat_template}
+        return {
+            "tokenizer.json": self._backend.to_str(),
+            "tokenizer_config.json": json.dumps(settings, ensure_ascii=False, indent=2),
+        }
+
+    @property
+    def digest(self) -> str:
+        """Of everything that decides how text is encoded, hexadecimal."""
+        return hashlib.sha256(self._backend.to_str().encode()).hexdigest()
+
+    @property
+    def begin_id(self) -> int | None:
+        """What a document begins with, if this model wants something there."""
+        return self.bos_id if self._add_bos else None
+
+    @property
+    def end_id(self) -> int:
+        """What a document ends with: of several ends the one that is no end of a turn."""
+        by_text = {self.token_text(i): i for i in self.eos_ids}
+        return next((by_text[t] for t in DOCUMENT_ENDS if t in by_text), min(self.eos_ids))
 
     @property
     def vocab_size(self) -> int:

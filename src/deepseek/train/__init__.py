@@ -1,1 +1,1 @@
-"""Training: so far the router of hierarchical attention."""
+"""Training: runs from a config to a model, and the router of hierarchical attention."""

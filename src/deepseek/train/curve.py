@@ -1,0 +1,83 @@
+"""Curves as SVG for reports: no script, light and dark."""
+
+import math
+from collections.abc import Mapping, Sequence
+from html import escape
+
+LEFT, RIGHT, TOP, BOTTOM = 58, 12, 10, 30
+WIDTH, HEIGHT = 640, 220
+N_TICKS = 4
+N_POINTS = 600
+"""Points of a curve at most; of more, means of neighbours are drawn."""
+
+Points = Sequence[tuple[float, float]]
+
+
+def line_chart(series: Mapping[str, Points], label: str) -> str:
+    """Curves over steps, with a legend; nothing if there are no points.
+
+    Args:
+        series: Points by name.
+        label: What is drawn, for readers who do not see it.
+    """
+    drawn = {
+        name: _thinned([p for p in points if math.isfinite(p[1])])
+        for name, points in series.items()
+    }
+    drawn = {name: points for name, points in drawn.items() if points}
+    if not drawn:
+        return ""
+    xs = [x for points in drawn.values() for x, _ in points]
+    ys = [y for points in drawn.values() for _, y in points]
+    ticks = _ticks(min(ys), max(ys))
+    low, high = min(ticks[0], min(ys)), max(ticks[-1], max(ys))
+    first, last = min(xs), max(max(xs), min(xs) + 1)
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        along = (x - first) / (last - first)
+        up = (y - low) / ((high - low) or 1.0)
+        return LEFT + along * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - up * (HEIGHT - TOP - BOTTOM)
+
+    parts = [
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(label)}">',
+        *(_grid(tick, place(first, tick)[1]) for tick in ticks),
+        f'<text x="{LEFT}" y="{HEIGHT - 8}">{first:,.0f}</text>',
+        f'<text x="{WIDTH - RIGHT}" y="{HEIGHT - 8}" text-anchor="end">step {last:,.0f}</text>',
+    ]
+    for number, points in enumerate(drawn.values()):
+        line = " ".join(f"{x:.1f},{y:.1f}" for x, y in (place(*point) for point in points))
+        shape = "polyline" if len(points) > 1 else None
+        if shape:
+            parts.append(f'<polyline class="s{number % 6}" points="{line}"/>')
+        else:
+            x, y = place(*points[0])
+            parts.append(f'<circle class="s{number % 6}" cx="{x:.1f}" cy="{y:.1f}" r="3"/>')
+    keys = "".join(
+        f'<span><i class="k{number % 6}"></i>{escape(name)} {points[-1][1]:.4g}</span>'
+        for number, (name, points) in enumerate(drawn.items())
+    )
+    return "\n".join([*parts, "</svg>", f'<p class="keys">{keys}</p>'])
+
+
+def _grid(tick: float, y: float) -> str:
+    return (
+        f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
+        f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{tick:.4g}</text>'
+    )
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Round numbers that span what is drawn."""
+    span = (high - low) or abs(high) or 1.0
+    unit = 10.0 ** math.floor(math.log10(span / N_TICKS))
+    step = next(unit * k for k in (1, 2, 5, 10) if unit * k * N_TICKS >= span)
+    first = math.floor(low / step)
+    return [step * k for k in range(first, math.ceil(high / step - 1e-9) + 1)]
+
+
+def _thinned(points: Points) -> Points:
+    size = -(-len(points) // N_POINTS)
+    if size <= 1:
+        return points
+    groups = [points[i : i + size] for i in range(0, len(points), size)]
+    return [(group[-1][0], sum(y for _, y in group) / len(group)) for group in groups]

@@ -1,0 +1,107 @@
+"""What a run would take: parameters, memory, steps and tokens, without starting it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from deepseek.data.mixture import Mixture
+from deepseek.model.config import ModelConfig
+from deepseek.model.transformer import Transformer
+from deepseek.train.config import TrainingConfig
+from deepseek.train.loss import CHUNK
+from deepseek.train.plan import plan_run
+from deepseek.train.subset import Mask
+
+BYTES_A_TOKEN = 4
+"""Of text, about, for a forecast; small vocabularies have fewer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forecast:
+    """Of a run that was not started. Bytes and tokens of texts are estimates."""
+
+    settings: dict[str, Any]
+    shape: dict[str, Any]
+    n_parameters: int
+    n_trained: int
+    weight_bytes: int
+    optimiser_bytes: int
+    """With gradients."""
+    pass_bytes: int
+    """Activations of a pass and logits of a chunk, about."""
+    stages: list[dict[str, Any]]
+    sources: dict[str, dict[str, int]]
+
+    @property
+    def n_bytes(self) -> int:
+        """Of everything, about."""
+        return self.weight_bytes + self.optimiser_bytes + self.pass_bytes
+
+
+def forecast(
+    config: TrainingConfig, shape: ModelConfig, files: Mapping[str, Sequence[Path]]
+) -> Forecast:
+    """Count without memory: the model is made of tensors that have shapes only.
+
+    Raises:
+        ConfigError: What may change is not there.
+    """
+    with torch.device("meta"):
+        model = Transformer(shape)
+    mask = Mask.everything(model)
+    if config.trainable.only:
+        mask = Mask.matching(model, config.trainable.only)
+    n_parameters = sum(p.numel() for p in model.parameters())
+    n_trained = mask.n_trained(model)
+    per_number = 4 + (8 if config.optimiser.kind == "adamw" else 4)
+    return Forecast(
+        settings=config.identity(),
+        shape=asdict(shape),
+        n_parameters=n_parameters,
+        n_trained=n_trained,
+        weight_bytes=4 * n_parameters,
+        optimiser_bytes=per_number * n_trained,
+        pass_bytes=_pass_bytes(config, shape),
+        stages=_stages(config),
+        sources={
+            name: {
+                "files": len(own),
+                "bytes": (size := sum(f.stat().st_size for f in own if f.exists())),
+                "tokens": size // BYTES_A_TOKEN,
+            }
+            for name, own in files.items()
+        },
+    )
+
+
+def _pass_bytes(config: TrainingConfig, shape: ModelConfig) -> int:
+    run = config.run
+    d_q, d_kv = shape.n_heads * shape.d_head, shape.n_kv_heads * shape.d_head
+    kept = 8 * shape.d_model + 8 * d_q + 4 * d_kv + 4 * shape.d_ff
+    layers = 1 if run.recompute else shape.n_layers
+    width = 4 if run.dtype == "float32" else 3
+    per_token = layers * kept * width + shape.n_layers * shape.d_model * 4
+    n_tokens = min(run.micro, run.batch) * run.window
+    return n_tokens * per_token + 3 * min(CHUNK, n_tokens) * shape.vocab_size * 4
+
+
+def _stages(config: TrainingConfig) -> list[dict[str, Any]]:
+    """What each stage reads of each source, if weights do not move by themselves."""
+    rows = []
+    for stage in plan_run(config).stages:
+        mixture = Mixture(list(config.sources), stage.mix.weights, None)
+        counts = dict.fromkeys(config.sources, 0)
+        for number in range(stage.mix.n_windows):
+            counts[mixture.choose(number / stage.mix.n_windows)] += 1
+        rows.append(
+            {
+                "name": stage.name,
+                "steps": stage.end - stage.start,
+                "tokens": stage.mix.n_windows * config.run.window,
+                "sources": {n: c * config.run.window for n, c in counts.items() if c},
+            }
+        )
+    return rows
