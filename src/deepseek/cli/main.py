@@ -17,6 +17,8 @@ VERBS = {
     "context": "read a long text once, and ask about it later",
     "papers": "analyse a scientific paper with verified quotes",
     "eval": "run public benchmarks, compare runs, read failures",
+    "upcycle": "make a mixture of experts of a dense checkpoint",
+    "experts": "list, add, take out or measure the experts of a mixture",
     "doctor": "show what this machine can do, and measure loading a model",
 }
 

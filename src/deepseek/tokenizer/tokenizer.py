@@ -2,6 +2,7 @@
 
 import codecs
 import json
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ class Tokenizer:
     """A byte-level BPE with its control tokens and chat template."""
 
     def __init__(self, vocabulary: Vocabulary) -> None:
+        self._vocabulary = vocabulary
         self._backend = vocabulary.backend
         # Text is encoded as text: control tokens are recognised by `encode(control=True)` only.
         self._backend.encode_special_tokens = True
@@ -63,6 +65,37 @@ class Tokenizer:
             TokenizerError: The file is missing, invalid or of an unsupported kind.
         """
         return cls(_vocabulary_of_folder(folder))
+
+    def save(self, folder: Path) -> None:
+        """Write `tokenizer.json` and what stands beside it in a Hugging Face folder.
+
+        Raises:
+            TokenizerError: The folder cannot be written.
+        """
+        settings: dict[str, Any] = {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "add_bos_token": self._vocabulary.add_bos,
+            "eos_token": self._backend.id_to_token(min(self.eos_ids)),
+        }
+        if self.bos_id is not None:
+            settings["bos_token"] = self._backend.id_to_token(self.bos_id)
+        if self._vocabulary.chat_template is not None:
+            settings["chat_template"] = self._vocabulary.chat_template
+        files = {
+            "tokenizer.json": self._backend.to_str(),
+            "tokenizer_config.json": json.dumps(settings, indent=2),
+            "generation_config.json": json.dumps({"eos_token_id": sorted(self.eos_ids)}),
+        }
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            for name, text in files.items():
+                partial = folder / f".{name}.partial"
+                partial.write_text(text, encoding="utf-8")
+                os.replace(partial, folder / name)
+        except OSError as error:
+            raise TokenizerError(
+                f"cannot write {folder}: {error.strerror}", "choose another folder"
+            ) from None
 
     @property
     def vocab_size(self) -> int:

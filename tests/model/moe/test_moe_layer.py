@@ -232,7 +232,7 @@ def test_all_parts_learn(moe: MoEConfig) -> None:
     for _ in range(10):
         logits = model(ids[:, :-1])
         loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
-        losses.append(float(loss))
+        losses.append(float(loss.detach()))
         auxiliary = [layer.auxiliary_loss() for layer in layers_of(model)]
         (loss + sum(a for a in auxiliary if a is not None)).backward()
         optimizer.step()
@@ -241,6 +241,23 @@ def test_all_parts_learn(moe: MoEConfig) -> None:
             layer.update_balance(layer.take_counts(), 1e-2)
     assert losses[-1] < 0.8 * losses[0]
     assert all(not torch.equal(p, before[name]) for name, p in model.named_parameters())
+
+
+@pytest.mark.parametrize("moe", FORMS.values(), ids=FORMS)
+def test_autocast_computes_products_in_bfloat16_and_gates_in_float32(moe: MoEConfig) -> None:
+    model = model_of(moe).train()
+    ids = ids_of(30)
+    wanted = model(ids).detach()
+    loads = [layer.take_counts() for layer in layers_of(model)]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = model(ids)
+    found.float().square().mean().backward()
+    assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in model.parameters())
+    # The first layer's tokens go where they went, but for what bfloat16 attention moves.
+    moved = (layers_of(model)[0].take_counts() - loads[0]).abs().sum()
+    assert int(moved) <= 6
+    error = (found.detach().float() - wanted).norm() / wanted.norm()
+    assert float(error) < 0.2
 
 
 def test_warm_start_balances_a_sample() -> None:

@@ -168,9 +168,10 @@ class Gate(nn.Module):
         """Set biases so that experts get equal shares of a sample, of their domain's tokens."""
         config, n_tokens = self.config, x.shape[0]
         scores = gate_logits(x, self.weight).sigmoid()
-        may = torch.ones_like(scores, dtype=torch.bool)
+        known = None
         if domains is not None:
-            may = self.allowed(Routing(torch.zeros_like(domains), domains))
+            known = self.allowed(Routing(torch.zeros_like(domains), domains))
+        may = torch.ones_like(scores, dtype=torch.bool) if known is None else known
         shares = (max(1, config.n_active_experts) / may.sum(1).clamp(min=1)).clamp(max=1)
         for expert in range(config.n_experts):
             own = may[:, expert] if bool(may[:, expert].any()) else may.new_ones(n_tokens)

@@ -102,8 +102,8 @@ class NeuronMixture(MoELayer):
         choice = self.gate(rows, routing)
         if self.scale is not None:
             choice = self._scaled(choice, self.scale)
-        routed = self.experts(rows, choice).view_as(x)
-        return routed if self.dense is None else self.dense(x) + routed
+        routed: Tensor = self.experts(rows, choice).view_as(x)
+        return routed if self.dense is None else routed + self.dense(x)
 
     def _scaled(self, choice: Choice, scale: Tensor) -> Choice:
         """Weights of 1 + score x scale for slices, so that all of them are the dense layer."""

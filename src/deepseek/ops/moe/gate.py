@@ -33,8 +33,9 @@ class Choice:
 
 
 def gate_logits(x: Float[Tensor, "T D"], weight: Float[Tensor, "E D"]) -> Float32[Tensor, "T E"]:
-    """What each expert's row says to each token, in float32."""
-    return F.linear(x.float(), weight.float())
+    """What each expert's row says to each token, in float32 whatever autocast wants."""
+    with torch.autocast(x.device.type, enabled=False):
+        return F.linear(x.float(), weight.float())
 
 
 def choose(

@@ -68,7 +68,8 @@ def low_rank_masked(
         matrices: `down` and `up`.
     """
     down, up = matrices
-    return y.addmm_((x @ down.T) * weights, up)
+    # Under autocast products have another format than what they are made of.
+    return y.addmm_(((x @ down.T) * weights).to(y.dtype), up.to(y.dtype))
 
 
 def low_rank_few(

@@ -46,7 +46,7 @@ def neurons_masked(
     """All neurons of all experts, those of other experts times 0: for when most are chosen."""
     gate_up, down = matrices
     gates = dense_gates(choice, len(widths)).to(x.dtype)
-    parts = F.linear(x, gate_up).split([2 * width for width in widths], -1)
+    parts = torch.split(F.linear(x, gate_up), [2 * width for width in widths], -1)
     inner = torch.cat([swiglu(part) * gates[:, e, None] for e, part in enumerate(parts)], -1)
     return inner @ down
 
