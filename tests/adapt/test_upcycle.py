@@ -138,6 +138,7 @@ def test_the_verb(tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
         (["--form", "B", "--experts", "2", "--groups", "a=300x2"], "have 600 neurons"),
         (["--form", "C", "--experts", "2", "--groups", "a=5x2"], "leave out their sizes"),
         (["--form", "C", "--top-k", "3"], "multiples of the parts"),
+        (["--budget", "3"], "moe.budget is 3.0"),
         (["--calibration", "nowhere.txt"], "nowhere.txt does not exist"),
         (["--calibration", "maths=FILE"], "no group of experts 'maths'"),
         (["--calibration", "FILE"], "shorter than 512 tokens"),

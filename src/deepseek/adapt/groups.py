@@ -22,6 +22,7 @@ def plan_mixture(
     top_k: int = 2,
     groups: str | None = None,
     parts: int = 2,
+    budget: float | None = None,
 ) -> MoEConfig:
     """The mixture that a dense model becomes.
 
@@ -33,6 +34,7 @@ def plan_mixture(
         groups: `name=SIZExN+SIZExN,…`, or `name=N` for N experts of the usual size. Sizes are
             ranks, or neurons. None: three domains for 16 experts of low rank, else one group.
         parts: Form `full`: in how many parts the layer is cut.
+        budget: Experts of a token on average; None: always `top_k`.
 
     Raises:
         ConfigError: The words cannot be read, or the experts do not fit the layer.
@@ -69,6 +71,7 @@ def plan_mixture(
         n_active_experts=top_k,
         shared=d_ff - size if form == "slices" else 0,
         parts=parts if form == "full" else 1,
+        budget=budget,
     )
 
 

@@ -9,12 +9,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
-from deepseek.core.errors import ConfigError
-from deepseek.model.block import Block
-from deepseek.model.moe.config import MoEConfig
-from deepseek.model.moe.layer import MoELayer
 from deepseek.model.moe.layout import group_rows, is_stacked
+from deepseek.model.moe.load import mixtures_of
 from deepseek.model.transformer import Transformer
 
 
@@ -35,15 +33,13 @@ def shares_of(model: Transformer, groups: Iterable[str]) -> list[Share]:
     Raises:
         ConfigError: The model is dense, or there is no such group.
     """
-    moe = _moe_of(model)
-    wanted = list(groups)
+    mixtures = mixtures_of(model)
+    moe, wanted = mixtures[0].gate.config, list(groups)
     found = []
-    for layer, block in enumerate(model.blocks):
-        assert isinstance(block, Block)
-        assert isinstance(block.feed_forward, MoELayer)
-        prefix = f"blocks.{layer}.feed_forward."
-        tensors = dict(block.feed_forward.named_parameters())
-        tensors["gate.bias"] = block.feed_forward.gate.bias  # type: ignore[assignment]
+    for number, layer in enumerate(mixtures):
+        prefix = f"blocks.{number}.feed_forward."
+        tensors: dict[str, Tensor] = dict(layer.named_parameters())
+        tensors["gate.bias"] = layer.gate.bias
         for name, tensor in tensors.items():
             if is_stacked(name):
                 rows = tuple(group_rows(moe, name, wanted))
@@ -79,7 +75,7 @@ class Isolation:
         ]
         by_name = {share.name: share for share in shares}
         self._kept: list[tuple[Tensor, Tensor, Tensor]] = []
-        self._hooks = []
+        self._hooks: list[RemovableHandle] = []
         self.parameters: list[nn.Parameter] = []
         """What the optimiser is to change."""
         for name, parameter in model.named_parameters():
@@ -90,13 +86,15 @@ class Isolation:
                 self.parameters.append(parameter)
             if share is not None and not is_whole:
                 frozen = self._keep(parameter, share.rows)
-                self._hooks.append(parameter.register_hook(_zeroed(frozen)))
+                hook = parameter.register_hook(_zeroed(frozen))  # type: ignore[no-untyped-call]
+                self._hooks.append(hook)
         for share in by_name.values():  # biases of gates, which are no parameters
             self._keep(share.tensor, share.rows)
-        if not router:
-            for layer in (block.feed_forward for block in model.blocks):
-                assert isinstance(layer, MoELayer)
+        for layer in mixtures_of(model):
+            if not router:
                 self._keep(layer.gate.bias, ())
+            if layer.gate.null_bias is not None:  # it belongs to no group
+                self._keep(layer.gate.null_bias, ())
 
     @torch.no_grad()
     def restore(self) -> None:
@@ -122,9 +120,3 @@ class Isolation:
 def _zeroed(frozen: Tensor) -> Callable[[Tensor], Tensor]:
     """Frozen rows have no part in the norm by which gradients are clipped."""
     return lambda gradient: gradient.index_fill(0, frozen, 0.0)
-
-
-def _moe_of(model: Transformer) -> MoEConfig:
-    if model.config.moe is None:
-        raise ConfigError("the model has no experts", "make a mixture of it: deepseek upcycle")
-    return model.config.moe

@@ -193,7 +193,7 @@ class _Conversion:
         positions = torch.arange(states.shape[1])
         config = self._dense
         rope = rope_table(positions, config.d_head, config.rope_theta, self._dtype)
-        for some in states.split(TOGETHER):
+        for some in torch.split(states, TOGETHER):
             some.copy_(block(some, rope, None))
         hook.remove()
         domains = self._calibration.domains.repeat_interleave(WINDOW)

@@ -3,6 +3,7 @@
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 from deepseek.core.errors import ConfigError
 
@@ -135,7 +136,7 @@ def _load(args: argparse.Namespace) -> int:
     windows = [([ids], domain if domain >= 0 else None) for ids, domain in pairs]
     with progress_bar("windows") as on_window:
         load = measure_load(model, windows, lambda done: on_window(done, len(windows)))
-    report = {"text": origin, "tokens": sample.n_tokens} | load.report()
+    report: dict[str, Any] = {"text": origin, "tokens": sample.n_tokens} | load.report()
     if args.svg:
         write_report(args.svg, load.heat_map())
     if args.json:

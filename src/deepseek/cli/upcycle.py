@@ -27,6 +27,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--experts", type=int, default=16, metavar="N", help="default: 16")
     parser.add_argument("--top-k", type=int, default=2, metavar="K", help="of a token; default: 2")
     parser.add_argument(
+        "--budget", type=float, metavar="N", help="experts of a token on average, at most --top-k"
+    )
+    parser.add_argument(
         "--form",
         choices=tuple(FORMS),
         default="A",
@@ -87,6 +90,7 @@ def run(args: argparse.Namespace) -> int:
         n_experts=args.experts,
         top_k=args.top_k,
         groups=args.groups,
+        budget=args.budget,
     )
     if source.folder is not None:
         tokenizer = Tokenizer.from_folder(source.folder)

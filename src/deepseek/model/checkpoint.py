@@ -26,7 +26,8 @@ from deepseek.weights.source import WeightSource
 
 PORTION = 1 << 22  # weights put in order at a time: bounds the scratch memory
 EMBEDDING, HEAD, NORM = "model.embed_tokens.weight", "lm_head.weight", "model.norm.weight"
-BIAS = "gate.bias"
+BIASES = ("gate.bias", "gate.null_bias")
+"""Of a mixture's gate: no parameters."""
 
 Progress = Callable[[int, int], None]
 """Called with layers done and layers in all."""
@@ -164,7 +165,7 @@ class _Placement:
             tensor = self.tensor(prefix + name, own, wide if name.startswith("gate.") else None)
             module, _, attribute = name.rpartition(".")
             owner = layer.get_submodule(module)
-            if name == BIAS:
+            if name in BIASES:
                 owner.register_buffer(attribute, tensor)
             else:
                 setattr(owner, attribute, nn.Parameter(tensor, requires_grad=not self.pack))
@@ -301,7 +302,9 @@ def block_tensors(config: ModelConfig, layer: int, block: Block) -> Iterator[tup
 
 def mixture_tensors(layer: MoELayer) -> dict[str, Tensor]:
     """What a mixture has beside its dense part, by name: gate, biases, stacked experts."""
-    tensors = {BIAS: layer.gate.bias}
+    tensors = {BIASES[0]: layer.gate.bias}
+    if layer.gate.null_bias is not None:
+        tensors[BIASES[1]] = layer.gate.null_bias
     for name, parameter in layer.named_parameters():
         if not name.startswith("dense."):
             tensors[name] = parameter

@@ -51,6 +51,10 @@ class MoEConfig:
     """Weight of the loss that asks for equal loads."""
     z_loss: float = 0.0
     """Weight of the loss that keeps the gate's logits small."""
+    budget: float | None = None
+    """Experts that a token has on average, up to `n_active_experts`: an expert that does nothing
+    competes for each slot, and balancing moves its bias so that this many are left. None: there
+    is no such expert."""
     scale: float = 2.0
     """Form `low_rank`: what experts say is multiplied by this: alpha / rank, for all ranks."""
 
@@ -71,6 +75,8 @@ class MoEConfig:
             )
         if self.parts != 1:
             self._check_parts()
+        if self.budget is not None:
+            self._check_budget(self.budget)
         for name in ("balance_loss", "z_loss", "scale"):
             value = getattr(self, name)
             if not 0 <= value <= 1_000:
@@ -102,6 +108,17 @@ class MoEConfig:
                 f"moe.parts is {self.parts}, groups have {counts} experts and a token "
                 f"{self.n_active_experts}",
                 "all must be multiples of the parts",
+            )
+
+    def _check_budget(self, budget: float) -> None:
+        if not 0 < budget <= self.n_active_experts:
+            raise ConfigError(
+                f"moe.budget is {budget}", f"it must be above 0, at most {self.n_active_experts}"
+            )
+        if self.parts != 1 or self.routing != "learned":
+            raise ConfigError(
+                "moe.budget needs a gate that may leave slots empty",
+                "use it with routing = learned, and without parts",
             )
 
     @property
@@ -138,7 +155,8 @@ class MoEConfig:
 
     def n_parameters(self, d_model: int, d_ff: int) -> int:
         """Weights of one layer, its dense part included; biases of the gate are not trained."""
-        total, gate = sum(self.sizes), self.n_experts * d_model
+        total = sum(self.sizes)
+        gate = (self.n_experts + (self.budget is not None)) * d_model
         if self.form == "low_rank":
             # Gate and up are d_ff x d_model, down is d_model x d_ff: the same sum for all three.
             return 3 * d_model * d_ff + 3 * total * (d_model + d_ff) + gate

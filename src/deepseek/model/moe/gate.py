@@ -19,11 +19,14 @@ from deepseek.ops.moe.gate import (
     best_groups,
     choose,
     chosen_scores,
+    emptied,
     gate_logits,
     hashed,
     normalised,
 )
 
+NEVER = -3.0
+"""A bias with which no other expert's biased score is below that of the one that does nothing."""
 UNKNOWN = -1
 """The domain of tokens that have no label."""
 
@@ -42,8 +45,11 @@ class Gate(nn.Module):
 
     bias: Tensor
     """Of each expert, for the choice only. Balancing moves it, no gradient."""
+    null_bias: Tensor | None
+    """Of the expert that does nothing, if there is one."""
     load: Tensor
-    """Tokens by domain (the last row: unknown) and expert since they were last taken."""
+    """Tokens by domain (the last row: unknown) and expert (the last column: slots left empty)
+    since they were last taken."""
 
     def __init__(self, config: MoEConfig, d_model: int) -> None:
         super().__init__()
@@ -51,7 +57,12 @@ class Gate(nn.Module):
         n = config.n_experts
         self.weight = nn.Parameter(torch.empty(n, d_model, dtype=torch.float32))
         self.register_buffer("bias", torch.zeros(n, dtype=torch.float32))
-        counts = torch.zeros(len(config.groups) + 1, n, dtype=torch.int64)
+        self.null: nn.Parameter | None = None
+        self.register_buffer("null_bias", None)
+        if config.budget is not None:
+            self.null = nn.Parameter(torch.zeros(d_model, dtype=torch.float32))
+            self.register_buffer("null_bias", torch.full((1,), NEVER))
+        counts = torch.zeros(len(config.groups) + 1, n + 1, dtype=torch.int64)
         self.register_buffer("load", counts, persistent=False)
         self.loss: Tensor | None = None
 
@@ -69,10 +80,13 @@ class Gate(nn.Module):
                 )
         else:
             scores, bias = self._static(routing), torch.zeros_like(self.bias)
-        experts = self._choose(scores, bias, allowed)
+        experts, nothing = self._choose(scores, bias, allowed), None
+        if self.null is not None and self.null_bias is not None:
+            nothing = gate_logits(x, self.null[None]).sigmoid()
+            experts = emptied(scores + bias, experts, nothing + self.null_bias)
         self._count(experts, routing.domains)
         self.loss = self._loss(scores, logits, allowed) if self.training else None
-        return Choice(experts, self._weights(scores, experts))
+        return Choice(experts, self._weights(scores, experts, nothing))
 
     def allowed(self, routing: Routing) -> Bool[Tensor, "T E"] | None:
         """Which experts labelled tokens may go to: their domain's and those of all. None: any."""
@@ -105,11 +119,16 @@ class Gate(nn.Module):
         own = torch.cat([torch.arange(n, device=self.bias.device) for n in sizes])
         return own % self.config.parts
 
-    def _weights(self, scores: Tensor, experts: Tensor) -> Float[Tensor, "T K"]:
+    def _weights(
+        self, scores: Tensor, experts: Tensor, nothing: Tensor | None
+    ) -> Float[Tensor, "T K"]:
         config = self.config
         chosen = chosen_scores(scores, experts)
         if config.form == "slices":
             return chosen
+        if nothing is not None:  # it has its share of the weight, and the gate learns by that
+            is_empty = experts == config.n_experts
+            return normalised(torch.where(is_empty, nothing, chosen)).masked_fill(is_empty, 0.0)
         if config.parts == 1:
             return normalised(chosen)
         # Weight 1, with the gradient of the winner's share of its part (straight through).
@@ -139,13 +158,12 @@ class Gate(nn.Module):
     def _count(self, experts: Tensor, domains: Tensor | None) -> None:
         if torch._C._current_graph_task_id() != -1:
             return  # a checkpointed block that is computed again for its gradients
-        n = self.config.n_experts
+        n = self.config.n_experts + 1
         if domains is None:
             self.load[-1] += expert_counts(experts, n)
             return
-        place = domains.remainder(len(self.config.groups) + 1)[:, None] * (n + 1) + experts
-        counts = place.flatten().bincount(minlength=self.load.shape[0] * (n + 1))
-        self.load += counts.view(-1, n + 1)[:, :n]
+        place = domains.remainder(len(self.config.groups) + 1)[:, None] * n + experts
+        self.load += place.flatten().bincount(minlength=self.load.numel()).view(-1, n)
 
     def _loss(self, scores: Tensor, logits: Tensor | None, allowed: Tensor | None) -> Tensor | None:
         config = self.config
@@ -153,15 +171,22 @@ class Gate(nn.Module):
             return None
         total = logits.new_zeros(())
         if config.balance_loss:
-            counts = self.load.sum(0)
+            counts = self.load.sum(0)[:-1]
             total = total + config.balance_loss * balance_loss(scores, counts, allowed)
         return total + config.z_loss * z_loss(logits) if config.z_loss else total
 
     @torch.no_grad()
-    def update_balance(self, counts: Num[Tensor, " E"], rate: float) -> None:
+    def update_balance(self, counts: Num[Tensor, " N"], rate: float) -> None:
         """Move biases against the loads of an optimiser step."""
-        if self.config.balance == "bias" and self.config.routing == "learned":
-            self.bias.copy_(balanced_bias(self.bias, counts, self.config.bounds, rate))
+        config = self.config
+        if config.balance == "bias" and config.routing == "learned":
+            loads = counts[: config.n_experts]
+            self.bias.copy_(balanced_bias(self.bias, loads, config.bounds, rate))
+        if config.budget is not None and self.null_bias is not None and bool(counts.any()):
+            filled = 1 - float(counts[-1] / counts.sum())
+            error = filled - config.budget / config.n_active_experts
+            # The same rate at an error of a tenth, and less near the goal.
+            self.null_bias += rate * max(-1.0, min(1.0, 10 * error))
 
     @torch.no_grad()
     def warm_start(self, x: Float[Tensor, "T D"], domains: Int[Tensor, " T"] | None = None) -> None:
@@ -177,3 +202,20 @@ class Gate(nn.Module):
             own = may[:, expert] if bool(may[:, expert].any()) else may.new_ones(n_tokens)
             share = float(shares[own].mean())
             self.bias[expert] = quantile_bias(scores[own, expert, None], share)[0]
+        self.start_budget(x, known)
+
+    @torch.no_grad()
+    def start_budget(
+        self, x: Float[Tensor, "T D"], allowed: Bool[Tensor, "T E"] | None = None
+    ) -> None:
+        """Let the expert that does nothing take as many slots of a sample as the budget says."""
+        config = self.config
+        if config.budget is None or self.null is None or self.null_bias is None:
+            return
+        biased = gate_logits(x, self.weight).sigmoid() + self.bias
+        if allowed is not None:
+            biased = biased.masked_fill(~allowed, -torch.inf)
+        best = biased.topk(config.n_active_experts, -1).values
+        margins = (best - gate_logits(x, self.null[None]).sigmoid()).flatten().sort().values
+        n_empty = round((1 - config.budget / config.n_active_experts) * len(margins))
+        self.null_bias.fill_(float(margins[n_empty - 1]) if n_empty else NEVER)

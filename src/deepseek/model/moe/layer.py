@@ -31,18 +31,22 @@ class MoELayer(nn.Module):
         """Of the last pass; None in eval, or if no such loss is wanted."""
         return self.gate.loss
 
-    def take_counts(self) -> Num[Tensor, " E"]:
-        """Tokens that went to each expert since the last call."""
-        return self.take_load().sum(0)
+    def take_counts(self) -> Num[Tensor, " N"]:
+        """Tokens that went to each expert since the last call; with a budget, slots left empty
+        come last."""
+        counts = self.gate.load.sum(0)
+        self.gate.load.zero_()
+        return counts if self.gate.config.budget is not None else counts[:-1]
 
     def take_load(self) -> Num[Tensor, "N E"]:
-        """The same by domain; the last row: tokens without a label."""
-        load = self.gate.load.clone()
+        """Tokens by domain (the last row: without a label) and expert since the last call."""
+        load = self.gate.load[:, :-1].clone()
         self.gate.load.zero_()
         return load
 
-    def update_balance(self, counts: Num[Tensor, " E"], rate: float) -> None:
-        """Move biases by `rate` against the loads of one optimiser step."""
+    def update_balance(self, counts: Num[Tensor, " N"], rate: float) -> None:
+        """Move biases by `rate` against the loads of one optimiser step, as `take_counts` gave
+        them."""
         self.gate.update_balance(counts, rate)
 
 

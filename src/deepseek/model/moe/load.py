@@ -151,7 +151,7 @@ def measure_load(
     for number, (batch, domain) in enumerate(windows):
         model.hidden_states(torch.tensor([list(ids) for ids in batch], device=device))
         for place, layer in enumerate(layers):
-            total.counts[place, -1 if domain is None else domain] += layer.take_counts().cpu()
+            total.counts[place, -1 if domain is None else domain] += layer.take_load().sum(0).cpu()
         if on_window:
             on_window(number + 1)
     return total

@@ -59,6 +59,14 @@ def choose(
     return experts if allowed is None else experts.masked_fill(best.isneginf(), scores.shape[1])
 
 
+def emptied(
+    biased: Float[Tensor, "T E"], experts: Int[Tensor, "T K"], level: Float[Tensor, "T 1"]
+) -> Int[Tensor, "T K"]:
+    """Slots without those experts whose biased score is not above a token's level."""
+    own = F.pad(biased.detach(), (0, 1), value=-torch.inf).gather(1, experts)
+    return experts.masked_fill(own <= level.detach(), biased.shape[1])
+
+
 def chosen_scores(
     scores: Float[Tensor, "T E"], experts: Int[Tensor, "T K"]
 ) -> Float[Tensor, "T K"]:
