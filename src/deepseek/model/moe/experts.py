@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from deepseek.ops.moe.gate import Choice, dense_gates
-from deepseek.ops.moe.low_rank import FEW, low_rank_few, low_rank_masked, spread
+from deepseek.ops.moe.low_rank import FEW, Runs, low_rank_masked, low_rank_runs, runs_of, spread
 from deepseek.ops.moe.neurons import neurons
 
 
@@ -39,10 +39,12 @@ class WeightedExperts:
     """Experts of low rank with the weights that tokens gave them."""
 
     def __init__(self, experts: LowRankExperts, choice: Choice, dtype: torch.dtype) -> None:
-        self._experts, self._choice = experts, choice
-        self._is_few = choice.experts.numel() <= FEW and not torch.is_grad_enabled()
-        self._weights = None
-        if not self._is_few:
+        self._experts = experts
+        self._weights: Tensor | None = None
+        self._runs: Runs | None = None
+        if choice.experts.numel() <= FEW and not torch.is_grad_enabled():
+            self._runs = runs_of(choice, experts.sizes, experts.scale, dtype)
+        else:
             gates = dense_gates(choice, len(experts.sizes))
             self._weights = spread(gates, experts.sizes, experts.scale, dtype)
 
@@ -50,9 +52,9 @@ class WeightedExperts:
         """Add in place to the product with the dense layer's `gate`, `up` or `down`."""
         experts = self._experts
         matrices = getattr(experts, f"{name}_a"), getattr(experts, f"{name}_b")
-        if self._weights is None:
-            low_rank_few(x, y, self._choice, experts.sizes, matrices, experts.scale)
-        else:
+        if self._runs is not None:
+            low_rank_runs(x, y, self._runs, matrices)
+        elif self._weights is not None:
             low_rank_masked(x, y, self._weights, matrices)
 
 

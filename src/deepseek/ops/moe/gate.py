@@ -34,6 +34,8 @@ class Choice:
 
 def gate_logits(x: Float[Tensor, "T D"], weight: Float[Tensor, "E D"]) -> Float32[Tensor, "T E"]:
     """What each expert's row says to each token, in float32 whatever autocast wants."""
+    if not torch.is_autocast_enabled(x.device.type):
+        return F.linear(x.float(), weight.float())
     with torch.autocast(x.device.type, enabled=False):
         return F.linear(x.float(), weight.float())
 

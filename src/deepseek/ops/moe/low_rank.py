@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from itertools import accumulate
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
@@ -81,13 +82,44 @@ def low_rank_few(
     scale: float,
 ) -> Float[Tensor, "T O"]:
     """The same for few tokens: only the rows of the chosen experts are read. Changes `y`."""
+    return low_rank_runs(x, y, runs_of(choice, sizes, scale, x.dtype), matrices)
+
+
+Runs = list[tuple[list[tuple[int, int]], Tensor]]
+"""For each token: first row and number of rows of each chosen expert, and its scaled weight for
+each of these rows."""
+
+
+def runs_of(choice: Choice, sizes: Sequence[int], scale: float, dtype: torch.dtype) -> Runs:
+    """What `low_rank_runs` needs of a choice, for all products of a layer."""
+    starts, n_experts, runs = starts_of(sizes), len(sizes), []
+    for experts, weights in zip(choice.experts.tolist(), choice.weights.tolist(), strict=True):
+        rows, wide = [], []
+        for expert, weight in zip(experts, weights, strict=True):
+            if expert < n_experts:
+                rows.append((starts[expert], sizes[expert]))
+                wide += [scale * weight] * sizes[expert]
+        runs.append((rows, torch.tensor(wide, dtype=dtype, device=choice.experts.device)))
+    return runs
+
+
+def low_rank_runs(
+    x: Float[Tensor, "T I"],
+    y: Float[Tensor, "T O"],
+    runs: Runs,
+    matrices: tuple[Float[Tensor, "R I"], Float[Tensor, "R O"]],
+) -> Float[Tensor, "T O"]:
+    """Add for each token what its runs of rows say. Changes `y`.
+
+    A token's runs are copied behind each other: calls cost more than copies of a few rows.
+    """
     down, up = matrices
-    starts = starts_of(sizes)
-    for token, experts in enumerate(choice.experts.tolist()):
-        for slot, expert in enumerate(experts):
-            if expert < len(sizes):
-                first, size = starts[expert], sizes[expert]
-                inner = x[token : token + 1] @ down.narrow(0, first, size).T
-                inner *= (choice.weights[token, slot] * scale).to(x.dtype)
-                y[token : token + 1].addmm_(inner, up.narrow(0, first, size))
+    for token, (rows, weights) in enumerate(runs):
+        if rows:
+            first, second = (
+                torch.cat([matrix.narrow(0, start, size) for start, size in rows])
+                for matrix in (down, up)
+            )
+            inner = F.linear(x.narrow(0, token, 1), first) * weights
+            y.narrow(0, token, 1).addmm_(inner, second)
     return y
