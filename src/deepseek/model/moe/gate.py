@@ -27,6 +27,8 @@ from deepseek.ops.moe.gate import (
 
 NEVER = -3.0
 """A bias with which no other expert's biased score is below that of the one that does nothing."""
+STEPS, FIRST_RATE = 40, 0.02
+"""Of balancing on a sample, at a rate that falls to 0."""
 UNKNOWN = -1
 """The domain of tokens that have no label."""
 
@@ -202,6 +204,11 @@ class Gate(nn.Module):
             own = may[:, expert] if bool(may[:, expert].any()) else may.new_ones(n_tokens)
             share = float(shares[own].mean())
             self.bias[expert] = quantile_bias(scores[own, expert, None], share)[0]
+        # Quantiles balance experts one by one; what they take from each other, only choices show.
+        for step in range(STEPS):
+            counts = expert_counts(self._choose(scores, self.bias, known), config.n_experts)
+            rate = FIRST_RATE * (1 - step / STEPS)
+            self.bias.copy_(balanced_bias(self.bias, counts, config.bounds, rate))
         self.start_budget(x, known)
 
     @torch.no_grad()
