@@ -13,7 +13,15 @@ from deepseek.model.transformer import Transformer
 from tiny_checkpoint import ROOT
 
 PRESETS = sorted((ROOT / "configs").glob("*.toml"))
-COUNTS = {"qwen2.5-coder-1.5b": 1_543_714_304, "smollm2-135m": 134_515_008, "r1-tiny": 853_120}
+COUNTS = {
+    "qwen2.5-coder-1.5b": 1_543_714_304,
+    "smollm2-135m": 134_515_008,
+    "r1-tiny": 853_120,
+    "r1-tiny-moe": 1_205_376,
+    "r1-smol": 183_451_968,
+    "r1-coder": 1_770_108_416,
+    "r1-67b": 66_944_045_056,
+}
 LLAMA: dict[str, Any] = {
     "model_type": "llama",
     "vocab_size": 100,
@@ -36,9 +44,20 @@ def test_presets_count_their_parameters(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", PRESETS, ids=lambda p: p.stem)
-def test_presets_survive_hugging_faces_config(path: Path) -> None:
+def test_presets_survive_a_checkpoints_config(path: Path) -> None:
     config = load_preset(path)
-    assert ModelConfig.from_hf(config.to_hf()) == config
+    assert ModelConfig.from_checkpoint(config.to_checkpoint()) == config
+    if config.moe is None:
+        assert ModelConfig.from_hf(config.to_hf()) == config
+
+
+def test_the_full_size_is_67_billion_and_takes_no_memory_on_paper() -> None:
+    config = load_preset(ROOT / "configs/r1-67b.toml")
+    assert abs(config.n_parameters / 1e9 - 67) < 1
+    assert config.moe is not None
+    assert (config.moe.n_experts, config.moe.n_active_experts) == (16, 2)
+    with torch.device("meta"):
+        assert all(p.is_meta for p in Transformer(config).parameters())
 
 
 def test_untied_embeddings_and_biases_count() -> None:

@@ -18,6 +18,8 @@ VERBS = {
     "papers": "analyse a scientific paper with verified quotes",
     "train": "train a model on your texts, in stages",
     "eval": "run public benchmarks, compare runs, read failures",
+    "upcycle": "make a mixture of experts of a dense checkpoint",
+    "experts": "list, add, take out or measure the experts of a mixture",
     "doctor": "show what this machine can do, and measure loading a model",
 }
 

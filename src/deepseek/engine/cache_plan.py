@@ -58,7 +58,7 @@ def plan_cache(
     Raises:
         ConfigError: Settings do not go together, or the budget does not suffice.
     """
-    config = ModelConfig.from_hf(source.config())
+    config = ModelConfig.from_checkpoint(source.config())
     if kv_disk is not None and kv_dtype == "auto":
         kv_dtype = "int8"
     is_native = compute.quantised and is_quantised(source) and takes_shape(config)

@@ -61,6 +61,9 @@ def fit(file: AdapterFile, config: ModelConfig) -> Parts:
         if match is None or match[2] not in MATRICES:
             raise _misfit(file, f"{module} is no linear layer of the model")
         layer, which = int(match[1]), MATRICES[match[2]]
+        is_routed = config.moe is not None and config.moe.form != "low_rank"
+        if is_routed and match[2].startswith("mlp."):
+            raise _misfit(file, f"{module} is split into experts there")
         if layer >= config.n_layers:
             raise _misfit(file, f"it has a layer {layer}, the model {config.n_layers} layers")
         wanted, found = shape.of(which), (part.up.shape[0], part.down.shape[1])

@@ -8,6 +8,8 @@ from deepseek.model.attention import Attention
 from deepseek.model.cache import KVCache
 from deepseek.model.config import ModelConfig
 from deepseek.model.feed_forward import FeedForward
+from deepseek.model.moe.gate import Routing
+from deepseek.model.moe.layer import MoELayer, mixture_of
 from deepseek.model.norm import RMSNorm
 
 
@@ -19,7 +21,11 @@ class Block(nn.Module):
         self.attention_norm = RMSNorm(config.d_model, config.norm_eps)
         self.attention = Attention(config, layer)
         self.feed_forward_norm = RMSNorm(config.d_model, config.norm_eps)
-        self.feed_forward = FeedForward(config)
+        self.feed_forward: FeedForward | MoELayer
+        if config.moe is None:
+            self.feed_forward = FeedForward(config.d_model, config.d_ff)
+        else:
+            self.feed_forward = mixture_of(config.moe, config.d_model, config.d_ff)
 
     def forward(
         self,
@@ -27,7 +33,14 @@ class Block(nn.Module):
         rope: tuple[Float[Tensor, "T K"], Float[Tensor, "T K"]],
         cache: KVCache | None,
         additions: Additions | None = None,
+        routing: Routing | None = None,
     ) -> Float[Tensor, "B T D"]:
-        """Hidden states in, hidden states out; adapters may add to the products."""
+        """Hidden states in, hidden states out; adapters may add to the products.
+
+        A mixture of experts needs to know what it routes.
+        """
         x = x + self.attention(self.attention_norm(x), rope, cache, additions)
-        return x + self.feed_forward(self.feed_forward_norm(x), additions)  # type: ignore[no-any-return]
+        normed = self.feed_forward_norm(x)
+        if isinstance(self.feed_forward, FeedForward):
+            return x + self.feed_forward(normed, additions)  # type: ignore[no-any-return]
+        return x + self.feed_forward(normed, routing, additions)  # type: ignore[no-any-return]

@@ -12,18 +12,22 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from deepseek.core.errors import CheckpointError
+from deepseek.core.errors import CheckpointError, ConfigError
 from deepseek.model.block import Block
 from deepseek.model.config import ModelConfig
 from deepseek.model.linear import Embedding, Linear
+from deepseek.model.moe.layer import LowRankMixture, MoELayer
 from deepseek.model.norm import RMSNorm
 from deepseek.model.transformer import Transformer
 from deepseek.ops.linear import QuantisedWeight
 from deepseek.ops.native import BLOCK, NativeMatrix, is_available, packed_bytes
+from deepseek.weights.cache import write_atomically
 from deepseek.weights.source import WeightSource
 
 PORTION = 1 << 22  # weights put in order at a time: bounds the scratch memory
 EMBEDDING, HEAD, NORM = "model.embed_tokens.weight", "lm_head.weight", "model.norm.weight"
+BIASES = ("gate.bias", "gate.null_bias")
+"""Of a mixture's gate: no parameters."""
 
 Progress = Callable[[int, int], None]
 """Called with layers done and layers in all."""
@@ -51,9 +55,15 @@ def load_model(
 
     Raises:
         CheckpointError: A tensor is missing or has the wrong shape.
-        ConfigError: The architecture is not supported.
+        ConfigError: The architecture is not supported, or a mixture of experts was asked for
+            quantised.
     """
-    config = ModelConfig.from_hf(source.config())
+    config = ModelConfig.from_checkpoint(source.config())
+    if quantised and config.moe is not None:
+        raise ConfigError(
+            "a mixture of experts is computed through torch, not in int8",
+            "use --dtype auto, bfloat16 or float32",
+        )
     with torch.device("meta"):
         model = Transformer(config)
     place = _Placement(source, dtype, torch.device(device), pack, quantised)
@@ -70,6 +80,34 @@ def load_model(
     if on_progress:
         on_progress(total, total)
     return model.eval()
+
+
+def load_block(source: WeightSource, config: ModelConfig, layer: int, dtype: torch.dtype) -> Block:
+    """One block of a checkpoint, not packed, on the CPU.
+
+    Raises:
+        CheckpointError: A tensor is missing or has the wrong shape.
+    """
+    with torch.device("meta"):
+        block = Block(config, layer)
+    place = _Placement(source, dtype, torch.device("cpu"), pack=False, quantised=False)
+    place.layer(block, f"model.layers.{layer}.")
+    return block.requires_grad_(False).eval()
+
+
+def end_tensors(
+    source: WeightSource, config: ModelConfig, dtype: torch.dtype
+) -> Iterator[tuple[str, Tensor]]:
+    """What a checkpoint has beside its blocks, in the order of `hf_tensors`.
+
+    Raises:
+        CheckpointError: A tensor is missing.
+    """
+    place = _Placement(source, dtype, torch.device("cpu"), pack=False, quantised=False)
+    yield EMBEDDING, place.tensor(EMBEDDING)
+    if not config.tied_embeddings:
+        yield HEAD, place.tensor(HEAD)
+    yield NORM, place.tensor(NORM, dtype=torch.float32)
 
 
 def is_quantised(source: WeightSource) -> bool:
@@ -117,6 +155,21 @@ class _Placement:
             self.linear(linear, [f"{prefix}{part}" for part in parts], f"{prefix}{name}")
         self.norm(block.attention_norm, f"{prefix}input_layernorm.weight")
         self.norm(block.feed_forward_norm, f"{prefix}post_attention_layernorm.weight")
+        if isinstance(block.feed_forward, MoELayer):
+            self.mixture(block.feed_forward, f"{prefix}mlp.")
+
+    def mixture(self, layer: MoELayer, prefix: str) -> None:
+        """Fill gate and experts; the gate stays in float32."""
+        for name, own in mixture_tensors(layer).items():
+            wide = torch.promote_types(self.dtype, torch.float32)
+            tensor = self.tensor(prefix + name, own, wide if name.startswith("gate.") else None)
+            module, _, attribute = name.rpartition(".")
+            owner = layer.get_submodule(module)
+            if name in BIASES:
+                owner.register_buffer(attribute, tensor)
+            else:
+                setattr(owner, attribute, nn.Parameter(tensor, requires_grad=not self.pack))
+        layer.gate.load = torch.zeros(layer.gate.load.shape, dtype=torch.int64, device=self.device)
 
     def ends(self, model: Transformer) -> None:
         """Fill embedding and head, which may be one matrix."""
@@ -226,24 +279,43 @@ def hf_tensors(model: Transformer) -> Iterator[tuple[str, Tensor]]:
     yield NORM, model.norm.weight.detach()
     for layer, block in enumerate(model.blocks):
         assert isinstance(block, Block)
-        prefix = f"model.layers.{layer}."
-        yield f"{prefix}input_layernorm.weight", block.attention_norm.weight.detach()
-        yield f"{prefix}post_attention_layernorm.weight", block.feed_forward_norm.weight.detach()
-        for _, linear, parts in _linears(block):
-            sizes = _part_sizes(model.config, parts)
-            for part, piece in zip(parts, torch.split(linear.dense_weight(), sizes), strict=True):
-                yield f"{prefix}{part}.weight", piece
-            if linear.bias is not None:
-                for part, piece in zip(
-                    parts, torch.split(linear.bias.detach(), sizes), strict=True
-                ):
-                    yield f"{prefix}{part}.bias", piece
+        yield from block_tensors(model.config, layer, block)
+
+
+def block_tensors(config: ModelConfig, layer: int, block: Block) -> Iterator[tuple[str, Tensor]]:
+    """The weights of one block under their names in a checkpoint, projections split again."""
+    prefix = f"model.layers.{layer}."
+    yield f"{prefix}input_layernorm.weight", block.attention_norm.weight.detach()
+    yield f"{prefix}post_attention_layernorm.weight", block.feed_forward_norm.weight.detach()
+    for _, linear, parts in _linears(block):
+        weight = linear.dense_weight()
+        sizes = _part_sizes(config, parts, weight.shape[0])
+        for part, piece in zip(parts, torch.split(weight, sizes), strict=True):
+            yield f"{prefix}{part}.weight", piece
+        if linear.bias is not None:
+            for part, piece in zip(parts, torch.split(linear.bias.detach(), sizes), strict=True):
+                yield f"{prefix}{part}.bias", piece
+    if isinstance(block.feed_forward, MoELayer):
+        for name, tensor in mixture_tensors(block.feed_forward).items():
+            yield f"{prefix}mlp.{name}", tensor.detach()
+
+
+def mixture_tensors(layer: MoELayer) -> dict[str, Tensor]:
+    """What a mixture has beside its dense part, by name: gate, biases, stacked experts."""
+    tensors = {BIASES[0]: layer.gate.bias}
+    if layer.gate.null_bias is not None:
+        tensors[BIASES[1]] = layer.gate.null_bias
+    for name, parameter in layer.named_parameters():
+        if not name.startswith("dense."):
+            tensors[name] = parameter
+    return tensors
 
 
 def save_model(model: Transformer, folder: Path) -> None:
     """Write `config.json` and `model.safetensors`, so that transformers loads them unchanged.
 
-    Each file appears whole or not at all.
+    Mixtures of experts, which it does not know, have a format of their own. Each file appears
+    whole or not at all.
 
     Raises:
         CheckpointError: The folder cannot be written.
@@ -252,22 +324,39 @@ def save_model(model: Transformer, folder: Path) -> None:
     from safetensors.torch import save_file
 
     tensors = {name: tensor.contiguous() for name, tensor in hf_tensors(model)}
-    dtype = str(model.head.dense_weight().dtype).removeprefix("torch.")
-    config = json.dumps(model.config.to_hf() | {"torch_dtype": dtype}, indent=2)
-    weights, shape = folder / ".model.safetensors.partial", folder / ".config.json.partial"
+    model.config.to_checkpoint()  # refuses before anything is written
+    weights = folder / ".model.safetensors.partial"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         save_file(tensors, weights, metadata={"format": "pt"})
-        shape.write_text(config + "\n", encoding="utf-8")
         os.replace(weights, folder / "model.safetensors")
-        os.replace(shape, folder / "config.json")
     except (OSError, SafetensorError) as error:
-        for partial in (weights, shape):
-            with contextlib.suppress(OSError):
-                partial.unlink()
-        raise CheckpointError(
-            f"cannot write {folder}: {error}", "free some space or choose another folder"
-        ) from None
+        with contextlib.suppress(OSError):
+            weights.unlink()
+        raise _cannot_write(folder, error) from None
+    write_config(model.config, model.head.dense_weight().dtype, folder)
+
+
+def write_config(config: ModelConfig, dtype: torch.dtype, folder: Path) -> None:
+    """Write `config.json` of weights whose matrices are in some number format.
+
+    Raises:
+        CheckpointError: The folder cannot be written.
+        ConfigError: The model has no format for files.
+    """
+    name = str(dtype).removeprefix("torch.")
+    text = json.dumps(config.to_checkpoint() | {"torch_dtype": name}, indent=2) + "\n"
+    try:
+        write_atomically(folder / "config.json", text.encode())
+        (folder / "config.json").chmod(0o644)
+    except OSError as error:
+        raise _cannot_write(folder, error) from None
+
+
+def _cannot_write(folder: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(
+        f"cannot write {folder}: {error}", "free some space or choose another folder"
+    )
 
 
 def _linears(block: Block) -> Iterator[tuple[str, Linear, list[str]]]:
@@ -276,20 +365,25 @@ def _linears(block: Block) -> Iterator[tuple[str, Linear, list[str]]]:
     qkv = [f"self_attn.{p}_proj" for p in "qkv"]
     yield "attention.qkv", attention.qkv, qkv
     yield "attention.output", attention.output, ["self_attn.o_proj"]
-    yield "feed_forward.gate_up", feed_forward.gate_up, ["mlp.gate_proj", "mlp.up_proj"]
-    yield "feed_forward.down", feed_forward.down, ["mlp.down_proj"]
+    prefix = "mlp."
+    if isinstance(feed_forward, MoELayer):
+        # A whole dense layer keeps its names, so that its checkpoint is the base's and more.
+        prefix = "mlp." if isinstance(feed_forward, LowRankMixture) else "mlp.shared_expert."
+        dense = feed_forward.dense
+    else:
+        dense = feed_forward
+    if dense is not None:
+        halves = [f"{prefix}gate_proj", f"{prefix}up_proj"]
+        yield "feed_forward.gate_up", dense.gate_up, halves
+        yield "feed_forward.down", dense.down, [f"{prefix}down_proj"]
 
 
-def _part_sizes(config: ModelConfig, parts: list[str]) -> list[int]:
+def _part_sizes(config: ModelConfig, parts: list[str], n_rows: int) -> list[int]:
+    """Rows of each part: gate and up are halves, queries are more than keys and values."""
+    if len(parts) < 3:
+        return [n_rows // len(parts)] * len(parts)
     d_kv = config.n_kv_heads * config.d_head
-    sizes = {
-        "self_attn.q_proj": config.n_heads * config.d_head,
-        "self_attn.k_proj": d_kv,
-        "self_attn.v_proj": d_kv,
-        "mlp.gate_proj": config.d_ff,
-        "mlp.up_proj": config.d_ff,
-    }
-    return [sizes.get(part, config.d_model) for part in parts]
+    return [n_rows - 2 * d_kv, d_kv, d_kv]
 
 
 def _check_shape(name: str, tensor: Tensor, expected: Tensor) -> None:

@@ -1,12 +1,13 @@
 """The shape of a model. `configs/*.toml` and Hugging Face's `config.json` both end here."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from deepseek.core.config import build, load_table, suggest
 from deepseek.core.errors import ConfigError
+from deepseek.model.moe.config import MoEConfig
 from deepseek.ops.memory import PARTS, MemoryConfig
 
 Family = Literal["llama", "qwen2"]
@@ -20,6 +21,8 @@ HF_NAMES = {
     "d_ff": "intermediate_size",
 }
 ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM"}
+MIXTURE = "deepseek_mixture"
+"""The model type of our own format: Hugging Face's names for what is dense, and a `moe` table."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +49,8 @@ class ModelConfig:
     """What the weights were made for; hierarchical ones have a learned memory."""
     memory: MemoryConfig = field(default_factory=MemoryConfig)
     """What hierarchical attention sees."""
+    moe: MoEConfig | None = None
+    """Experts in place of dense feed-forward layers; `d_ff` is the width of what they came from."""
 
     def __post_init__(self) -> None:
         limits = {
@@ -74,6 +79,13 @@ class ModelConfig:
                 f"model.rope_theta is {self.rope_theta}, norm_eps {self.norm_eps}",
                 "rope_theta must be positive and norm_eps between 0 and 1",
             )
+        if self.moe is not None and self.moe.form == "slices":
+            width = self.moe.shared + sum(self.moe.sizes)
+            if width != self.d_ff:
+                raise ConfigError(
+                    f"moe.shared and the slices have {width} neurons, model.d_ff is {self.d_ff}",
+                    "they are the dense layer's, each once: both must be equal",
+                )
 
     @property
     def n_parameters(self) -> int:
@@ -82,7 +94,11 @@ class ModelConfig:
         attention = self.d_model * (2 * d_q + 2 * d_kv)
         if self.attention_bias:
             attention += d_q + 2 * d_kv
-        layer = attention + 3 * self.d_model * self.d_ff + 2 * self.d_model
+        layer = attention + 2 * self.d_model
+        if self.moe is None:
+            layer += 3 * self.d_model * self.d_ff
+        else:
+            layer += self.moe.n_parameters(self.d_model, self.d_ff)
         if self.attention == "hierarchical":
             pooling = 2 * self.n_kv_heads * (self.d_head + self.memory.node)
             layer += pooling + PARTS * self.n_heads * (self.d_model + 1)
@@ -141,8 +157,13 @@ class ModelConfig:
         """The same shape as a Hugging Face `config.json`.
 
         Raises:
-            ConfigError: It has a learned memory, which no architecture there knows.
+            ConfigError: It has a learned memory or experts, which no architecture there knows.
         """
+        if self.moe is not None:
+            raise ConfigError(
+                f"a mixture of experts of form {self.moe.form} has no Hugging Face architecture",
+                "`deepseek experts export` writes experts of low rank as PEFT adapters of the base",
+            )
         if self.attention == "hierarchical":
             raise ConfigError(
                 "a model with a learned memory has no Hugging Face architecture",
@@ -161,17 +182,49 @@ class ModelConfig:
             "hidden_act": "silu",
         }
 
+    @classmethod
+    def from_checkpoint(cls, config: Mapping[str, Any]) -> "ModelConfig":
+        """Read a `config.json`: Hugging Face's, or that of our own mixtures.
+
+        Raises:
+            ConfigError: The architecture or a feature of it is not supported, or a field is bad.
+        """
+        if config.get("model_type") != MIXTURE:
+            return cls.from_hf(config)
+        table = config.get("moe")
+        if not isinstance(table, dict):
+            raise ConfigError("the config of a mixture has no moe part", "is it complete?")
+        base = dict(config) | {"model_type": config.get("base_model_type")}
+        return replace(cls.from_hf(base), moe=MoEConfig.from_table(table))
+
+    def to_checkpoint(self) -> dict[str, Any]:
+        """What `config.json` says beside saved weights.
+
+        Raises:
+            ConfigError: It has a learned memory.
+        """
+        if self.moe is None:
+            return self.to_hf()
+        return replace(self, moe=None).to_hf() | {
+            "architectures": ["DeepSeekMixture"],
+            "model_type": MIXTURE,
+            "base_model_type": self.family,
+            "moe": self.moe.to_table(),
+        }
+
 
 def load_preset(path: Path, overrides: tuple[str, ...] = ()) -> ModelConfig:
-    """Read the `[model]` section of a preset, and `[memory]` for hierarchical attention.
+    """Read the `[model]` section of a preset, `[memory]` for hierarchical attention, and `[moe]`.
 
     Raises:
         ConfigError: The file, a key or a value is wrong.
     """
     table = load_table(path, overrides)
     for key in table:
-        if key not in ("model", "memory"):
-            known = ["model", "memory"]
+        known = ["model", "memory", "moe"]
+        if key not in known:
             raise ConfigError(f"unknown section [{key}] in {path}", suggest(key, known))
     memory = build(MemoryConfig, table.get("memory", {}), where="memory.")
-    return build(ModelConfig, table.get("model", {}) | {"memory": memory}, where="model.")
+    moe = MoEConfig.from_table(table["moe"]) if "moe" in table else None
+    parts = {"memory": memory, "moe": moe}
+    return build(ModelConfig, table.get("model", {}) | parts, where="model.")

@@ -15,6 +15,7 @@ from deepseek.model.block import Block
 from deepseek.model.budget import ROWS, PageCounts
 from deepseek.model.config import ModelConfig
 from deepseek.model.disk import DiskPool
+from deepseek.model.feed_forward import FeedForward
 from deepseek.model.linear import Linear
 from deepseek.model.pages import ColdPages, PagedSequence, PagePool
 from deepseek.model.transformer import Transformer
@@ -182,7 +183,7 @@ def _cold_pool(config: ModelConfig, tier: ColdTier, most: int | None) -> PagePoo
 
 
 def can_decode(model: Transformer) -> bool:
-    """Whether a model is all quantised and of a shape that the library takes."""
+    """Whether a model is all quantised, dense, and of a shape that the library takes."""
     linears = [m for m in model.modules() if isinstance(m, Linear)]
     return (
         native.is_available()
@@ -192,15 +193,16 @@ def can_decode(model: Transformer) -> bool:
 
 
 def takes_shape(config: ModelConfig) -> bool:
-    """Whether the library computes models of such a shape."""
+    """Whether the library computes models of such a shape; mixtures of experts it does not."""
     sizes = config.d_head, config.d_model, config.d_ff
-    return config.d_head <= 256 and all(size % 32 == 0 for size in sizes)
+    return config.moe is None and config.d_head <= 256 and all(size % 32 == 0 for size in sizes)
 
 
 def _matrices(block: Block) -> list[tuple[NativeMatrix, Tensor | None]]:
     """Queries, keys, values, output, gate, up, down, each with its bias."""
     found: list[tuple[NativeMatrix, Tensor | None]] = []
     attention, feed_forward = block.attention, block.feed_forward
+    assert isinstance(feed_forward, FeedForward), "`can_decode` holds for dense models only"
     for linear in (attention.qkv, attention.output, feed_forward.gate_up, feed_forward.down):
         assert isinstance(linear.packed, QuantisedWeight)
         parts = linear.packed.parts

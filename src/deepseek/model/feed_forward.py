@@ -4,7 +4,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from deepseek.model.adapter import Additions
-from deepseek.model.config import ModelConfig
 from deepseek.model.linear import Linear
 from deepseek.ops.activation import swiglu
 from deepseek.ops.native_model import Matrix
@@ -13,10 +12,10 @@ from deepseek.ops.native_model import Matrix
 class FeedForward(nn.Module):
     """SwiGLU: gate and up projections in one product, then down."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, d_model: int, d_ff: int) -> None:
         super().__init__()
-        self.gate_up = Linear(config.d_model, 2 * config.d_ff)
-        self.down = Linear(config.d_ff, config.d_model)
+        self.gate_up = Linear(d_model, 2 * d_ff)
+        self.down = Linear(d_ff, d_model)
 
     def forward(
         self, x: Float[Tensor, "B T D"], additions: Additions | None = None

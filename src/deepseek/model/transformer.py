@@ -1,4 +1,4 @@
-"""The decoder: embedding, blocks, norm, head. Dense Llama and Qwen2 families share it."""
+"""The decoder: embedding, blocks, norm, head. Llama and Qwen2 families share it, and mixtures."""
 
 import torch
 from jaxtyping import Float, Int
@@ -11,6 +11,7 @@ from deepseek.model.cache import KVCache
 from deepseek.model.config import ModelConfig
 from deepseek.model.linear import Embedding, Linear
 from deepseek.model.memory import MemoryCache
+from deepseek.model.moe.gate import Routing
 from deepseek.model.norm import RMSNorm
 from deepseek.ops.rope import rope_table
 
@@ -36,6 +37,7 @@ class Transformer(nn.Module):
         cache: KVCache | None = None,
         last: int | None = None,
         additions: Additions | None = None,
+        domains: Int[Tensor, "B T"] | None = None,
     ) -> Float[Tensor, "B N V"]:
         """Logits for the next token after each position.
 
@@ -45,11 +47,13 @@ class Transformer(nn.Module):
             last: Compute logits for this many last positions only (0: none, just fill the
                 cache); None for all. The head is a fifth of a small model's work.
             additions: What adapters add to the products.
+            domains: For a mixture of experts: the group of each token (`MoEConfig.group`), -1
+                without a label. None: none has one.
 
         Returns:
             Logits in the model's dtype; N is `last`, or T.
         """
-        x = self.hidden_states(token_ids, cache, additions)
+        x = self.hidden_states(token_ids, cache, additions, domains)
         if last is not None:
             x = x[:, x.shape[1] - last :]
         return self.head(self.norm(x))  # type: ignore[no-any-return]
@@ -59,6 +63,7 @@ class Transformer(nn.Module):
         token_ids: Int[Tensor, "B T"],
         cache: KVCache | None = None,
         additions: Additions | None = None,
+        domains: Int[Tensor, "B T"] | None = None,
     ) -> Float[Tensor, "B T D"]:
         """What the last block returns, before the final norm."""
         n_tokens = token_ids.shape[1]
@@ -70,12 +75,15 @@ class Transformer(nn.Module):
         else:
             positions = cache.positions(n_tokens)
         rope = rope_table(positions, self.config.d_head, self.config.rope_theta, x.dtype)
+        routing = None
+        if self.config.moe is not None:
+            routing = Routing(token_ids.flatten(), None if domains is None else domains.flatten())
         for layer, block in enumerate(self.blocks):
             own = None if additions is None else additions.of(layer)
             if self.recompute and torch.is_grad_enabled():
-                x = checkpoint(block, x, rope, cache, own, use_reentrant=False)
+                x = checkpoint(block, x, rope, cache, own, routing, use_reentrant=False)
             else:
-                x = block(x, rope, cache, own)
+                x = block(x, rope, cache, own, routing)
         if cache is not None:
             cache.advance(n_tokens)
         return x  # type: ignore[no-any-return]
@@ -94,8 +102,8 @@ class Transformer(nn.Module):
                 parameter.zero_()
             elif "norm" in name:
                 parameter.fill_(1.0)
-            elif ".memory." in name:
-                parameter.zero_()
+            elif ".memory." in name or name.endswith(("_b", ".scale")):
+                parameter.zero_()  # what is added at first is nothing
             else:
-                is_residual = name.endswith(("output.weight", "down.weight"))
+                is_residual = name.endswith(("output.weight", "down.weight", "experts.down"))
                 parameter.normal_(0.0, residual if is_residual else 0.02, generator=generator)

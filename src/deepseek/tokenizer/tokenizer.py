@@ -3,6 +3,7 @@
 import codecs
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -73,11 +74,34 @@ class Tokenizer:
         settings: dict[str, Any] = {
             key: self.token_text(i) for key, i in named.items() if i is not None
         }
-        settings |= {"add_bos_token": self._add_bos, "chat_template": self._chat_template}
+        settings |= {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "add_bos_token": self._add_bos,
+        }
+        if self._chat_template is not None:
+            settings["chat_template"] = self._chat_template
         return {
             "tokenizer.json": self._backend.to_str(),
             "tokenizer_config.json": json.dumps(settings, ensure_ascii=False, indent=2),
+            "generation_config.json": json.dumps({"eos_token_id": sorted(self.eos_ids)}),
         }
+
+    def save(self, folder: Path) -> None:
+        """Write `files` into a folder.
+
+        Raises:
+            TokenizerError: The folder cannot be written.
+        """
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            for name, text in self.files().items():
+                partial = folder / f".{name}.partial"
+                partial.write_text(text, encoding="utf-8")
+                os.replace(partial, folder / name)
+        except OSError as error:
+            raise TokenizerError(
+                f"cannot write {folder}: {error.strerror}", "choose another folder"
+            ) from None
 
     @property
     def digest(self) -> str:

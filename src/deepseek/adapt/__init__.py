@@ -1,0 +1,1 @@
+"""Changes trained models: dense ones into mixtures, experts in and out, parts kept apart."""

@@ -1,0 +1,1 @@
+"""Mixtures of experts as feed-forward layers: config, gate, three forms, files, load."""

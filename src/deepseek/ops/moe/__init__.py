@@ -1,0 +1,1 @@
+"""Mixtures of experts as pure functions: choosing, computing, balancing, measuring."""
