@@ -58,7 +58,8 @@ def convert(
 
 @torch.no_grad()
 def largest_difference(layer: MoELayer, dense: FeedForward, x: Float[Tensor, "T D"]) -> float:
-    """Between what a mixture gives for some inputs and what the dense layer gives.
+    """Between what a mixture gives for some inputs and what the dense layer gives, as a share of
+    the largest number that the dense layer gives: some are in the thousands.
 
     Slices are all taken, since only together they are the dense layer.
     """
@@ -72,7 +73,8 @@ def largest_difference(layer: MoELayer, dense: FeedForward, x: Float[Tensor, "T 
     finally:
         layer.gate.config = moe
         layer.take_counts()
-    return float((found.float() - dense(rows).float()).abs().max())
+    wanted = dense(rows).float()
+    return float((found.float() - wanted).abs().max() / wanted.abs().max().clamp(min=1e-9))
 
 
 def _weights(dense: FeedForward) -> tuple[Tensor, Tensor]:

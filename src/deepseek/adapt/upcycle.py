@@ -52,8 +52,8 @@ class UpcycleReport:
     """What the gate started by."""
     n_calibration_tokens: int
     largest_difference: float | None
-    """Between a converted layer's output and the dense layer's, over all layers; None: not
-    compared, for want of a calibration text. 0: no bit differs."""
+    """Between a converted layer's output and the dense layer's, as a share of the latter's largest
+    number, over all layers. 0: no bit differs. None: not compared, for want of a text."""
     dtype: str
     seconds: float
 

@@ -145,5 +145,5 @@ def _described(report: "UpcycleReport", out: Path) -> str:
         f"parameters: {millions[0]:,.1f} M dense, {millions[1]:,.1f} M now, "
         f"{millions[2]:,.1f} M for a token\n"
         f"gates started by: {report.calibration} ({report.n_calibration_tokens:,} tokens)\n"
-        f"largest difference to the dense layers in {report.dtype}: {difference}"
+        f"largest relative difference to the dense layers in {report.dtype}: {difference}"
     )
