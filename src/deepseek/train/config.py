@@ -67,6 +67,8 @@ class SourceSettings:
 
     paths: list[str]
     """Files, and folders whose text files are taken; `.jsonl` has a `text` in each line."""
+    domain: str | None = None
+    """The group of experts that its texts go to; None: the gate chooses among all."""
 
     def __post_init__(self) -> None:
         if not self.paths or not all(isinstance(path, str) for path in self.paths):
@@ -160,6 +162,12 @@ class TrainableSettings:
 
     only: list[str] = field(default_factory=list)
     """Names of parameters, with `*`, and rows as in `name[0:4]`; empty: everything."""
+    groups: list[str] = field(default_factory=list)
+    """Groups of experts that are trained alone; empty: everything."""
+
+    def __post_init__(self) -> None:
+        if self.only and self.groups:
+            raise ConfigError("trainable has both only and groups", "use one of them")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

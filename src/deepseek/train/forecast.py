@@ -11,9 +11,9 @@ from deepseek.data.mixture import Mixture
 from deepseek.model.config import ModelConfig
 from deepseek.model.transformer import Transformer
 from deepseek.train.config import TrainingConfig
+from deepseek.train.experts import domains_of, mask_of
 from deepseek.train.loss import CHUNK
 from deepseek.train.plan import plan_run
-from deepseek.train.subset import Mask
 
 BYTES_A_TOKEN = 4
 """Of text, about, for a forecast; small vocabularies have fewer."""
@@ -51,9 +51,8 @@ def forecast(
     """
     with torch.device("meta"):
         model = Transformer(shape)
-    mask = Mask.everything(model)
-    if config.trainable.only:
-        mask = Mask.matching(model, config.trainable.only)
+    mask = mask_of(config, model)
+    domains_of(shape, {name: source.domain for name, source in config.sources.items()})
     n_parameters = sum(p.numel() for p in model.parameters())
     n_trained = mask.n_trained(model)
     per_number = 4 + (8 if config.optimiser.kind == "adamw" else 4)

@@ -3,7 +3,7 @@
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from deepseek.adapt.isolation import Isolation
 from deepseek.core.errors import CheckpointError, TrainingError
 from deepseek.core.log import LOGGER
 from deepseek.data.packed import Window, pack
@@ -67,6 +68,8 @@ class Trainer:
         out: Path,
         *,
         mask: Mask | None = None,
+        domains: Sequence[int] | None = None,
+        isolation: Isolation | None = None,
         held_out: HeldOut | None = None,
         identity: Mapping[str, Any] | None = None,
         ranks: Ranks | None = None,
@@ -81,6 +84,9 @@ class Trainer:
             optimiser: Its settings.
             out: The run's folder.
             mask: What may change; None for everything.
+            domains: The group of experts of each of the sampler's sources, -1 where the gate
+                chooses; None: it always does.
+            isolation: Puts back after each step what may not change and is no parameter.
             held_out: What is evaluated.
             identity: Settings and data that a resumed run must share.
             ranks: Processes that train together.
@@ -97,9 +103,11 @@ class Trainer:
         self.checkpoints = Checkpoints(out / "checkpoints", settings.keep)
         self._optimiser = Optimiser(model, mask or Mask.everything(model), optimiser)
         self._balance = Balance(model)
+        self._isolation = isolation
         self._held_out, self._identity = held_out, dict(identity or {})
         self._ranks = ranks or Ranks()
         self._device = next(model.parameters()).device
+        self._domains = None if domains is None else torch.tensor(domains, device=self._device)
         self._metrics = MetricsFile(out / "metrics.jsonl")
         self._norms: list[float] = []
         self._n_bad = 0
@@ -197,6 +205,8 @@ class Trainer:
             self._optimiser.step(factor)
             if rate := balance_rate(number, self.plan.n_steps):
                 self._balance.update(experts, rate)
+            if self._isolation is not None:
+                self._isolation.restore()
             self._norms = [*self._norms, norm][-REMEMBERED:]
         self._optimiser.clear()
         losses = {
@@ -240,7 +250,9 @@ class Trainer:
             part = own[first : first + self.settings.micro]
             row = pack(part, self._device)
             with self._autocast():
-                hidden = self.model.hidden_states(row.ids, PackedCache(row.lengths, self._device))
+                cache = PackedCache(row.lengths, self._device)
+                domains = None if self._domains is None else self._domains[row.sources][None]
+                hidden = self.model.hidden_states(row.ids, cache, domains=domains)
                 extra = self._balance.auxiliary_loss()
                 self._balance.collect()
                 sums = backward_from_logits(

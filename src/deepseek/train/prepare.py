@@ -250,7 +250,8 @@ def model_config(config: TrainingConfig, vocab_size: int) -> ModelConfig:
             raise ConfigError(
                 "model.checkpoint stands beside other keys", "a checkpoint has its own shape"
             )
-        shape = ModelConfig.from_hf(open_checkpoint(str(table["checkpoint"]), config).config())
+        source = open_checkpoint(str(table["checkpoint"]), config)
+        shape = ModelConfig.from_checkpoint(source.config())
     elif "preset" in table:
         path = config.path(str(table.pop("preset")))
         changes = table if "vocab_size" in table else {**table, "vocab_size": vocab_size}

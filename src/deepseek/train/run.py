@@ -14,6 +14,7 @@ from deepseek.model.checkpoint import save_model
 from deepseek.tokenizer.tokenizer import Tokenizer
 from deepseek.train.config import TrainingConfig
 from deepseek.train.evaluation import HeldOut
+from deepseek.train.experts import domains_of, isolation_of, mask_of
 from deepseek.train.loop import LoopSettings, OnStep, Trainer
 from deepseek.train.metrics import MetricsFile, read_metrics
 from deepseek.train.plan import plan_run
@@ -31,7 +32,6 @@ from deepseek.train.prepare import (
 )
 from deepseek.train.ranks import Ranks
 from deepseek.train.report import render_report
-from deepseek.train.subset import Mask
 from deepseek.weights.cache import write_atomically
 
 NAMED_FILES = "files"
@@ -151,9 +151,8 @@ def prepare_run(
     torch.manual_seed(config.run.seed)
     shape = model_config(config, tokenizer.vocab_size)
     model = make_model(config, shape).to(compute.device)
-    mask = Mask.everything(model)
-    if config.trainable.only:
-        mask = Mask.matching(model, config.trainable.only)
+    named = {name: config.sources[name].domain for name in corpora}
+    groups = config.trainable.groups
     dynamic = config.mixture.settings if config.mixture.dynamic else None
     sources = {name: corpus.train for name, corpus in corpora.items()}
     trainer = Trainer(
@@ -163,7 +162,9 @@ def prepare_run(
         _loop_settings(config),
         config.optimiser,
         out,
-        mask=mask,
+        mask=mask_of(config, model),
+        domains=domains_of(shape, named),
+        isolation=isolation_of(model, groups) if groups else None,
         held_out=_held_out(config, corpora, tokenizer, out),
         identity=identity(config, corpora, tokenizer),
         ranks=ranks,
