@@ -59,20 +59,16 @@ void Asking::see_near(Asked &a, Workspace &w) {
 
 // Of each page in a span and each query, the largest score and the sum of weights beside it.
 void Asking::look(const Asked &a, int64_t span, Workspace &w) {
-  const int64_t n = int64_t(a.looked_at.size()), d = h.model.d_head;
+  const int64_t n = int64_t(a.looked_at.size());
   const int64_t first = span * kSpan, last = std::min(n, first + kSpan);
   const int64_t between = h.sinks_end(a.page);
-  h.make_room(a, w);
   float *scores = reserve(w.scores, kQueries * kStretch);
   int64_t moved = -1;
   for (int64_t i = first; i < last; ++i) {
     const int64_t page = between + a.looked_at[size_t(i)], wanted = h.turned_to(a.page, page);
     if (wanted != moved) h.turn(a, moved = wanted, w);
-    w.expanded.begin_stretch();
-    const uint16_t *keys = h.keys_of(a, page, w.expanded);
-    const uint16_t *next =
-        i + 1 < last ? h.next_keys(a, between + a.looked_at[size_t(i + 1)]) : nullptr;
-    h.use.compare(w.queries.data(), a.n_rows, d, keys, next, scores, kPage);
+    const int64_t next = i + 1 < last ? between + a.looked_at[size_t(i + 1)] : -1;
+    h.compare(a, page, next, w.queries.data(), w.record, scores);
     h.use.weigh(scores, a.n_rows, largest.data() + a.looks + i, total.data() + a.looks + i, n);
   }
 }

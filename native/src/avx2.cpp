@@ -6,7 +6,7 @@
 #if defined(__x86_64__)
 #include <immintrin.h>
 
-#include "cold.h"
+#include "cold_scores.h"
 #include "memory_nodes.h"
 #include "rows.h"
 #include "tiles.h"

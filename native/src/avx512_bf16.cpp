@@ -1,6 +1,6 @@
 // Attention with pairs of bfloat16 numbers in one instruction; everything else as AVX-512.
 #if defined(__x86_64__)
-#include "cold.h"
+#include "cold_scores.h"
 #include "memory_nodes.h"
 
 namespace ds {
@@ -11,6 +11,7 @@ const Kernels &avx512_bf16_kernels() {
     found.attend = attend;
     found.compare = compare;
     found.expand = expand;
+    found.compare_codes = compare_codes;
     return found;
   }();
   return kernels;

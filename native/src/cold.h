@@ -190,5 +190,3 @@ inline void expand_part(const Rows &rows, int bits, const uint8_t *cold, uint16_
 
 }  // namespace
 }  // namespace ds
-
-#define DS_COLD seal, expand, checksum

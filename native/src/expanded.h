@@ -35,23 +35,20 @@ class Expanded {
   // Pages that were asked for before may be given up.
   void begin_stretch() { ++stretch_; }
 
-  // A head's page, or its keys alone; `number` says where to look first.
-  Page get(const Kernels &use, const ds_model &model, const ColdHead &head, int64_t number,
-           bool with_values) {
+  // A head's page; `number` says where to look first.
+  Page get(const Kernels &use, const ds_model &model, const ColdHead &head, int64_t number) {
     const int64_t n = int64_t(slots_.size());
     int64_t at = number % n;
     while (slots_[size_t(at)].stretch == stretch_ && !(slots_[size_t(at)].head == head))
       at = (at + 1) % n;
     Slot &slot = slots_[size_t(at)];
     uint16_t *keys = numbers_.data() + at * 2 * kPage * d_, *values = keys + kPage * d_;
-    if (!(slot.head == head) || (with_values && !slot.has_values)) {
-      const Codes codes =
-          model.cold.codes(use, head.layer, head.page, head.group, with_values, record_);
+    if (!(slot.head == head)) {
+      const Codes codes = model.cold.codes(use, head.layer, head.page, head.group, true, record_);
       if (codes.keys)
         use.expand(codes.keys, codes.values, d_, model.cold.bits, keys, values);
       else
         std::fill_n(keys, 2 * kPage * d_, uint16_t{0});  // numbers, whatever is made of them
-      slot.has_values = with_values;
     }
     slot.head = head;
     slot.stretch = stretch_;
@@ -61,7 +58,6 @@ class Expanded {
  private:
   struct Slot {
     ColdHead head{};
-    bool has_values = false;
     uint64_t stretch = 0;
   };
   std::vector<Slot> slots_;

@@ -16,6 +16,7 @@ struct Workspace {
   std::vector<const float *> rows;
   std::vector<uint16_t> queries, weights;
   std::vector<int64_t> visible, order;
+  std::vector<uint8_t> record;  // of a page, as a file has it
   Expanded expanded;
 };
 

@@ -114,6 +114,10 @@ struct Kernels {
   // Null values are left out.
   void (*expand)(const uint8_t *cold_keys, const uint8_t *cold_values, int64_t d, int bits,
                  uint16_t *keys, uint16_t *values);
+  // See cold_scores.h.
+  void (*compare_codes)(const uint16_t *queries, int64_t n_rows, int64_t d, int bits,
+                        const uint8_t *cold_keys, const uint8_t *next, float *scores,
+                        int64_t stride);
   uint32_t (*checksum)(const uint8_t *bytes, int64_t n);  // see checksum.h
 };
 

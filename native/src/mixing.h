@@ -70,13 +70,27 @@ struct Mixing {
   // A page as queries see it; what they have seen in a stretch stays until the next begins.
   Expanded::Page page_of(const Queries &q, int64_t page, Expanded &expanded) const {
     if (!is_cold(q, page)) return {keys(q, page), values(q, page)};
-    return expanded.get(use, model, cold_head(q, page), page, true);
+    return expanded.get(use, model, cold_head(q, page), page);
   }
 
-  // The same of its keys alone, which costs half.
-  const uint16_t *keys_of(const Queries &q, int64_t page, Expanded &expanded) const {
-    if (!is_cold(q, page)) return keys(q, page);
-    return expanded.get(use, model, cold_head(q, page), page, false).keys;
+  // Scores of a page's keys, of those of a cold one by their codes. Memory is asked for `next` to it
+  // meanwhile, if that is a page and in the same form. `record` is room for a page from a file.
+  void compare(const Queries &q, int64_t page, int64_t next, const uint16_t *queries,
+               std::vector<uint8_t> &record, float *scores) const {
+    const int64_t d = model.d_head;
+    const bool is_last = next < 0 || is_cold(q, page) != is_cold(q, next);
+    if (!is_cold(q, page))
+      return use.compare(queries, q.n_rows, d, keys(q, page), is_last ? nullptr : keys(q, next),
+                         scores, kPage);
+    const ColdHead head = cold_head(q, page);
+    const Cold &cold = model.cold;
+    const uint8_t *codes = cold.codes(use, layer, head.page, q.group, false, record).keys;
+    if (!codes) return void(std::fill_n(scores, q.n_rows * kPage, 0.0f));
+    const uint8_t *asked =
+        is_last || cold.file
+            ? nullptr
+            : cold.cache.place(cold.cache.keys, layer, cold_head(q, next).page, q.group);
+    use.compare_codes(queries, q.n_rows, d, cold.bits, codes, asked, scores, kPage);
   }
 
   ColdHead cold_head(const Queries &q, int64_t page) const {

@@ -2,7 +2,7 @@
 #if defined(__aarch64__) && defined(__ARM_FEATURE_DOTPROD)
 #include <arm_neon.h>
 
-#include "cold.h"
+#include "cold_scores.h"
 #include "memory_nodes.h"
 #include "rows.h"
 #include "tiles.h"

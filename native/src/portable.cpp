@@ -1,7 +1,7 @@
 // The kernels in plain C++: the reference for all others, and what unknown processors run.
 #include <cmath>
 
-#include "cold.h"
+#include "cold_scores.h"
 #include "memory_nodes.h"
 #include "layout.h"
 #include "rows.h"

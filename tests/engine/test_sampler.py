@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -97,15 +98,42 @@ def test_draws_follow_the_distribution(settings: dict[str, Any]) -> None:
 )
 def test_candidates_of_a_large_vocabulary(settings: dict[str, Any]) -> None:
     logits = 3 * torch.randn(5_000, generator=torch.Generator().manual_seed(1))
-    probabilities, ids = candidates(logits, SamplingParams(**settings))
-    got = torch.zeros(5_000).scatter(0, ids, probabilities)
+    probabilities, ids = candidates(logits.numpy(), SamplingParams(**settings))
+    assert ids.tolist() == sorted(ids.tolist())
+    got = torch.zeros(5_000)
+    got[torch.from_numpy(ids)] = torch.from_numpy(probabilities)
     torch.testing.assert_close(got, torch.tensor(exact(logits, set(), settings)))
 
 
 def test_top_p_of_equal_tokens() -> None:
-    probabilities, ids = candidates(torch.zeros(10), SamplingParams(temperature=1.0, top_p=0.35))
-    assert len(ids) == 4
-    torch.testing.assert_close(probabilities, torch.full((4,), 0.25))
+    equal = np.zeros(10, dtype=np.float32)
+    probabilities, ids = candidates(equal, SamplingParams(temperature=1.0, top_p=0.35))
+    assert ids.tolist() == [0, 1, 2, 3]
+    assert probabilities.tolist() == [0.25] * 4
+
+
+@pytest.mark.parametrize("n", [1, 20, 77, 78, 79, 1_000])
+def test_top_k_with_equal_scores(n: int) -> None:
+    """Blocks of one maximum, blocks that hold none, and fewer tokens than are asked for."""
+    generator = torch.Generator().manual_seed(n)
+    rough = torch.randn(5_003, generator=generator).mul(3).round()
+    rough[64:1_000] = -math.inf
+    _, ids = candidates(rough.numpy(), SamplingParams(temperature=1.0, top_k=n))
+    order = sorted(range(5_003), key=lambda i: (-float(rough[i]), i))
+    assert ids.tolist() == sorted(order[:n])
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 1 - 2**-53])
+def test_draws_from_many_tokens_of_which_most_are_forbidden(
+    share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four equal tokens: which one is drawn follows from the share; its neighbours never are."""
+    right = (64, 127, 4_000, 4_998)
+    logits = torch.full((5_000,), -math.inf)
+    logits[list(right)] = 2.0
+    monkeypatch.setattr(torch, "rand", lambda *_, **__: torch.tensor([share], dtype=torch.float64))
+    drawn = Sampler(SamplingParams(temperature=1.0)).choose(logits)
+    assert drawn == right[min(int(4 * share), 3)]
 
 
 @pytest.mark.parametrize("temperature", [1e-30, 0.0])
@@ -135,7 +163,7 @@ def test_seed_decides() -> None:
 
 def test_penalty_makes_seen_tokens_less_likely_whatever_their_sign() -> None:
     logits = torch.tensor([2.0, -2.0, 1.0])
-    assert penalise(logits, {0, 1}, 2.0).tolist() == [1.0, -4.0, 1.0]
+    assert penalise(logits.numpy(), {0, 1}, 2.0).tolist() == [1.0, -4.0, 1.0]
     assert logits.tolist() == [2.0, -2.0, 1.0]
     greedy = Sampler(SamplingParams(repetition_penalty=4.0), prompt=[0])
     assert greedy.choose(logits) == 2
