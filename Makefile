@@ -85,7 +85,7 @@ bench-long-accuracy: $(VENV)/.peers  ## what hierarchical attention keeps of den
 	$(BIN)/python benchmarks/long_accuracy.py $(LONG_ACCURACY_ARGS)
 	$(BIN)/python benchmarks/far_needles.py $(FAR_NEEDLES_ARGS)
 
-bench-memory: $(VENV)/.dev  ## computed and measured peaks of memory in each format of the cache (3 minutes)
+bench-memory: $(VENV)/.dev  ## computed and measured peaks of memory in each format of the cache, and with a draft model and an adapter (4 minutes)
 	$(BIN)/python benchmarks/memory_budget.py
 
 bench-routing: $(VENV)/.dev  ## train a router on TEXT=folder and measure it (an hour; goes on where it stopped)

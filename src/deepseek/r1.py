@@ -14,6 +14,7 @@ from deepseek.core.llm import (
     Completion,
     Delta,
     Message,
+    Pooling,
     Prompt,
     SamplingParams,
     Score,
@@ -26,6 +27,8 @@ from deepseek.engine.samples import samples
 from deepseek.weights.pull import OnProgress
 
 if TYPE_CHECKING:
+    from jaxtyping import Float32
+    from numpy import ndarray
     from torch import Tensor
 
     from deepseek.apps.documents.document import Document
@@ -38,6 +41,7 @@ if TYPE_CHECKING:
     from deepseek.engine.recall import Recall
     from deepseek.model.context_file import ContextInfo
     from deepseek.model.hierarchical import AttentionMode
+    from deepseek.model.memory_plan import MemoryPlan
     from deepseek.ops.cold import KVDtype
 
 DEFAULT_MODEL = "qwen2.5-coder-1.5b"
@@ -94,11 +98,11 @@ class R1Model:
             dtype: `int8`, `bfloat16`, `float16`, `float32`, or `auto`: quantised weights stay so
                 and are multiplied in 8 bits by the native kernels, others as suits the machine.
             threads: CPU threads; default: what the machine grants this process.
-            memory_budget: Bytes, or a size such as `4GiB`, that weights, cache and working memory
-                stay below; kept with quantised weights on a CPU. Without a context window, the
+            memory_budget: Bytes, or a size such as `4GiB`, that all stays below (`memory_plan`);
+                kept with quantised weights on a CPU. Without a context window, the
                 largest that fits is taken, up to the trained one.
             speculation: `auto`: next tokens are guessed and checked together where that is faster
-                (quantised weights on a CPU, `bfloat16` above); `off`: never. Answers are the same.
+                (quantised weights on a CPU); `off`: never. Answers are the same.
             draft_model: A small model with the same vocabulary, which guesses where the text does
                 not. It pays if the model is many times its size.
             prefix_cache: A folder in which beginnings of prompts are kept, so that they are not
@@ -173,6 +177,11 @@ class R1Model:
         """How keys and values are kept, for people; with the reason if memory decided."""
         return self.load_report.keys_and_values
 
+    @property
+    def memory_plan(self) -> "MemoryPlan | None":
+        """What takes how much of the memory budget, to the byte; None: none was given."""
+        return self._engine.memory_plan
+
     def count_tokens(self, text: str) -> int:
         """Tokens of `text`."""
         return self._engine.count_tokens(text)
@@ -187,7 +196,7 @@ class R1Model:
             path: A folder in PEFT's format: `adapter_config.json`, `adapter_model.safetensors`.
 
         Raises:
-            ConfigError: The name is taken, or the model keeps a memory budget.
+            ConfigError: The name is taken, or the memory budget has no room for it.
             CheckpointError: The adapter is damaged, of an unsupported kind, or of another model.
         """
         return self._engine.load_adapter(name, Path(path))
@@ -400,6 +409,12 @@ class R1Model:
     ) -> Iterator[list[Score]]:
         """The scores of many requests, in their order; what neighbours share is read once."""
         return self._engine.score_many(requests, adapter=adapter)
+
+    def embed(
+        self, texts: Sequence[str], *, pooling: Pooling = "mean", adapter: str | None = None
+    ) -> "Float32[ndarray, 'N D']":
+        """A vector of length 1 for each text: of the `mean` of its tokens, or of the `last`."""
+        return self._engine.embed(texts, pooling=pooling, adapter=adapter)
 
     def generate_many(
         self,

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from api_server import serving
 
@@ -12,7 +13,13 @@ from deepseek.backends import openai_server
 from deepseek.backends.openai_server import ServedModel
 from deepseek.core.constraint import Constraint
 from deepseek.core.errors import RequestError
-from deepseek.core.llm import BatchLanguageModel, Message, SamplingParams, ScoreRequest
+from deepseek.core.llm import (
+    BatchLanguageModel,
+    EmbeddingModel,
+    Message,
+    SamplingParams,
+    ScoreRequest,
+)
 from deepseek.engine.engine import Engine
 from deepseek.engine.loader import load_engine
 
@@ -175,3 +182,11 @@ def test_what_goes_wrong_is_named(
     monkeypatch.setattr(openai_server, "RETRIES", 0)
     with pytest.raises(RequestError, match="cannot be reached"):
         ServedModel("http://127.0.0.1:9/v1")
+
+
+def test_vectors_come_in_order_and_of_length_one(model: ServedModel, engine: Engine) -> None:
+    assert isinstance(model, EmbeddingModel)
+    texts = [f"text {n}" for n in range(70)]
+    np.testing.assert_allclose(model.embed(texts), engine.embed(texts), atol=1e-6)
+    with serving(engine, n_left_out=1) as (url, _), pytest.raises(RequestError, match="left out"):
+        ServedModel(url).embed(texts)

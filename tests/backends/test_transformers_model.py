@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -59,3 +60,10 @@ def test_it_is_labelled(model: TransformersModel) -> None:
         model.generate(PROMPT, SamplingParams(temperature=1.0))
     with pytest.raises(RequestError, match="exceed the context window"):
         model.score("x " * 9_000, [" a"])
+
+
+def test_vectors_are_the_same(model: TransformersModel, engine: Engine) -> None:
+    texts = (PROMPT, "x", "A cat sat on the mat.")
+    np.testing.assert_allclose(model.embed(texts), engine.embed(texts), atol=1e-5)
+    with pytest.raises(RequestError, match="empty"):
+        model.embed(["x", ""])

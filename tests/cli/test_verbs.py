@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from deepseek.cli.main import main
+from deepseek.ops import native
 
 pytestmark = pytest.mark.weights
 PAPER = Path(__file__).parents[1] / "apps" / "papers" / "paper.md"
@@ -122,3 +123,18 @@ def test_models_and_doctor_report(smollm2_path, capsys):
     text = capsys.readouterr().out
     assert "peak" in text
     assert "threads" in text
+
+
+@pytest.mark.skipif(not native.is_available(), reason="the kernels were not built")
+def test_doctor_and_verbose_tell_what_a_memory_budget_is_for(smollm2_path, capsys):
+    """Numbers add up to the budget, with a draft model in it."""
+    model = ["--model", str(smollm2_path), "--context-window", "1024", "--threads", "1"]
+    model += ["--memory-budget", "8GiB", "--draft-model", str(smollm2_path)]
+    assert main(["doctor", "--load", "--json", *model]) == 0
+    plan = json.loads(capsys.readouterr().out)["memory plan"]
+    assert plan.pop("memory budget") == 8 << 30 == sum(plan.values())
+    assert plan["draft model"] == plan["weights"] > 90_000_000
+    assert main(["generate", "Hello", "--max-tokens", "2", "--verbose", *model]) == 0
+    text = capsys.readouterr().err
+    assert f"{8 << 30:,} bytes" in text
+    assert "its keys and values" in text

@@ -20,8 +20,8 @@ from deepseek.engine.native_runner import NativeRunner
 from deepseek.engine.request import AnswerStream, Request
 from deepseek.engine.scheduler import Limits, Scheduler
 from deepseek.engine.torch_runner import TorchRunner
-from deepseek.model.adapter import fit
-from deepseek.model.budget import Budget, PageCounts
+from deepseek.model.adapter import fit, native_bytes
+from deepseek.model.budget import ROWS, Budget, Needs, PageCounts, plan
 from deepseek.ops import native
 from deepseek.ops.cold import choose_tier
 from deepseek.ops.hierarchical import PAGE, Hierarchy
@@ -391,15 +391,64 @@ def test_names_and_folders_that_cannot_be_loaded(
 
 
 @needs_kernels
-def test_a_memory_budget_has_no_room_for_adapters(
-    tiny_folder: Path, folders: dict[str, Path]
+def test_a_memory_budget_counts_adapters(
+    fresh: Engine, tiny_folder: Path, folders: dict[str, Path], tmp_path: Path
 ) -> None:
-    budget = Budget(
-        kv_format="bfloat16", context_window=500, pages=PageCounts(hot=20), peak_bytes=1 << 30
-    )
+    """They take the place of spare pages, and give them back; those of the window are nobody's."""
+    loaded = fresh.load_adapter("a", folders["a"])
+    wanted = what(fresh.generate(LONG_PROMPT, PARAMS, adapter="a"))
+    needs = Needs(config=tiny_config(), n_bytes=0, taken=1 << 20, weights=1 << 20, has_nodes=False)
+    needs = dataclasses.replace(needs, n_bytes=needs.peak(500, "bfloat16") + (4 << 20))
+    budget = plan(needs, 500, "bfloat16")
+    engine = native_engine(tiny_folder, budget=budget, context_window=500)
+    pool, before = runner_of(engine).decoder.pool, engine.memory_plan
+    assert before is not None
+    assert before.of("keys and values") == pool.n_bytes
+    assert before.total <= before.n_bytes == needs.n_bytes
+    engine.generate(LONG_PROMPT, PARAMS)
+    kept = engine.load_adapter("a", folders["a"])
+    after = engine.memory_plan
+    assert after is not None
+    assert after.total <= after.n_bytes
+    n_bytes = native_bytes(fit(read_adapter(kept.path), tiny_config()), ROWS)
+    assert after.of("adapter 'a'") == n_bytes > 2 * loaded.n_parameters
+    n_gone = -(-n_bytes // pool.page_bytes)
+    assert before.of("keys and values") - after.of("keys and values") == n_gone * pool.page_bytes
+    assert what(engine.generate(LONG_PROMPT, PARAMS, adapter="a")) == wanted
+    big = random_adapter(tmp_path / "big", tiny_config(), rank=64)
+    with pytest.raises(ConfigError, match=r"adapter 'b' needs .* MiB, and the memory budget") as no:
+        engine.load_adapter("b", big)
+    assert "left beside a context window of 500 tokens, adapter 'a'" in no.value.message
+    assert "smaller context_window" in no.value.hint
+    engine.unload_adapter("a")
+    assert engine.memory_plan == before
+    assert pool.n_used == len(runner_of(engine).tree or ())
+
+
+@needs_kernels
+def test_an_adapter_that_cannot_be_loaded_gives_its_memory_back(
+    tiny_folder: Path, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    pages = PageCounts(hot=200)
+    budget = Budget(kv_format="bfloat16", context_window=500, pages=pages, peak_bytes=1 << 30)
     engine = native_engine(tiny_folder, budget=budget)
-    with pytest.raises(ConfigError, match="no room for adapters"):
-        engine.load_adapter("a", folders["a"])
+    pool = runner_of(engine).decoder.pool
+    wide = random_adapter(tmp_path / "wide", dataclasses.replace(tiny_config(), d_ff=256))
+    with pytest.raises(CheckpointError, match="does not fit"):
+        engine.load_adapter("a", wide)
+    assert (pool.most, pool.n_free) == (200, 200)
+    # While requests run: they make way, and answer as they would alone.
+    wanted = what(engine.generate(LONG_PROMPT, PARAMS))
+    engine.forget()
+    streams = [engine.stream(LONG_PROMPT, PARAMS) for _ in range(3)]
+    next(streams[0])
+    engine.load_adapter("a", folders["a"])
+    for stream in streams:
+        *_, last = stream
+        assert last.completion is not None
+        assert what(last.completion).token_ids[-5:] == wanted.token_ids[-5:]
+    engine.unload_adapter("a")
+    assert pool.most == 200
 
 
 @needs_kernels

@@ -18,6 +18,7 @@ from deepseek.engine.answer import Answer
 from deepseek.engine.engine import Engine
 from deepseek.model.budget import Budget, PageCounts
 from deepseek.ops import native
+from deepseek.ops.cold import ColdTier
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 from mix import Mix
@@ -33,12 +34,16 @@ class PutInError(Exception):
     """Put in by a test."""
 
 
-def small_engine(tiny_folder: Path, *, is_far: bool = False) -> Engine:
+def small_engine(tiny_folder: Path, kind: str = "dense") -> Engine:
     """So few pages that two of the longest requests do not fit together."""
-    pages = PageCounts(hot=24, nodes=8)
-    budget = Budget(kv_format="bfloat16", context_window=1_000, pages=pages, peak_bytes=0)
-    hierarchy = TINY_HIERARCHY if is_far else None
-    return native_engine(tiny_folder, budget=budget, context_window=1_000, hierarchy=hierarchy)
+    pages = PageCounts(hot=24 if kind != "int8" else 16, nodes=8, cold=18)
+    return native_engine(
+        tiny_folder,
+        budget=Budget(kv_format="bfloat16", context_window=1_000, pages=pages, peak_bytes=0),
+        context_window=1_000,
+        hierarchy=TINY_HIERARCHY if kind == "hierarchical" else None,
+        tier=ColdTier(bits=8, sinks=64, window=128, slack=256) if kind == "int8" else None,
+    )
 
 
 def nothing_is_left(soak: Soak) -> None:
@@ -48,10 +53,12 @@ def nothing_is_left(soak: Soak) -> None:
     assert threads_left() == 0
 
 
-@pytest.mark.parametrize("is_far", [False, True], ids=["dense", "hierarchical"])
-def test_requests_of_all_kinds_end_and_leave_nothing(tiny_folder: Path, is_far: bool) -> None:
-    engine = small_engine(tiny_folder, is_far=is_far)
-    soak = Soak(engine, Mix(engine, LICENCE, seed=1 + is_far))
+@pytest.mark.parametrize(("seed", "kind"), [(1, "dense"), (2, "hierarchical"), (3, "int8")])
+def test_requests_of_all_kinds_end_and_leave_nothing(
+    tiny_folder: Path, seed: int, kind: str
+) -> None:
+    engine = small_engine(tiny_folder, kind)
+    soak = Soak(engine, Mix(engine, LICENCE, seed=seed))
     soak.run(250, CLIENTS, STALLED)
     tally = soak.mix.tally
     assert tally.n_ended >= 250

@@ -13,6 +13,7 @@ from test_saved_context import engine_like
 from deepseek.core.errors import ConfigError, RequestError
 from deepseek.core.llm import SamplingParams
 from deepseek.core.memory import parse_bytes, resident_bytes
+from deepseek.engine.draft_model import pages_of_draft_model, shares_of_draft_model
 from deepseek.engine.engine import Engine
 from deepseek.engine.loader import load_engine
 from deepseek.engine.native_runner import NativeRunner
@@ -25,6 +26,7 @@ from deepseek.model.budget import (
     choose_format,
     plan,
 )
+from deepseek.model.memory_plan import Share
 from deepseek.model.pages import ColdPages, PagedSequence, PagePool
 from deepseek.ops import native
 from deepseek.ops.cold import choose_tier
@@ -145,6 +147,65 @@ def test_one_sequence_needs_the_pages_that_are_computed(name: str, begun: int) -
     if cold is not None:
         assert cold.pool.n_used == window // 64
         assert counts.cold == -(-window // 64)
+
+
+@pytest.mark.parametrize("name", KV_FORMATS)
+def test_the_plan_adds_up(name: str) -> None:
+    """Each share is there, and all of them are what was computed for one sequence and the rest."""
+    others = (Share("draft model", 7 * MIB), Share("its keys and values", 3 * MIB))
+    needs = replace(NEEDS, others=others)
+    budget = plan(needs, 2_048, name)
+    found = budget.plan
+    assert found is not None
+    assert budget.least == needs.pages(2_048, name)
+    assert sum(n for n, *_ in [(row[1],) for row in found.rows()[:-1]]) == found.n_bytes
+    assert 0 <= found.left < 2 * MIB, "what is left is less than a page with all that belongs to it"
+    assert found.of("weights") == 20 * MIB
+    assert found.of("draft model") == 7 * MIB
+    hot, cold = budget.pages.hot, budget.pages.cold
+    sizes = found.of("keys and values") + found.of(f"keys and values in {name}")
+    assert sizes + found.of("memory nodes") == needs.cache_bytes(budget.pages, name)
+    assert (found.of(f"keys and values in {name}") > 0) == (cold > 0)
+    assert f"{hot:,} pages of " in str(found)
+    assert needs.peak(2_048, name) == NEEDS.peak(2_048, name) + 10 * MIB
+    with pytest.raises(ConfigError, match="draft model 7, its keys and values 3") as caught:
+        plan(needs, needs.longest(name) + 64, name)
+    assert "the memory budget is 400 MiB" in caught.value.message
+
+
+def test_what_a_draft_model_takes_is_what_it_reserves() -> None:
+    config = tiny_config()
+    shares = shares_of_draft_model(config, 5 * MIB)
+    assert [share.n_bytes for share in shares[:2]] == [
+        5 * MIB,
+        PagePool(config, most=pages_of_draft_model().hot).n_bytes,
+    ]
+    assert shares[2].n_bytes > 4 * ROWS * config.d_model
+
+
+def test_pages_that_are_withdrawn_take_no_memory(tmp_path: Path) -> None:
+    pool = PagePool(tiny_config(), most=400)
+    taken = [pool.take() for _ in range(300)]
+    for part in (*pool.pages.keys, *pool.pages.values):
+        part.fill_(1.0)
+    for page in taken[50:]:
+        pool.give_back(page)
+    before = resident_bytes()
+    size = pool.page_bytes
+    pages = pool.withdraw(150 * size)
+    assert len(pages) == 150
+    assert not set(pages) & set(taken[:50])
+    assert before - resident_bytes() > 120 * size, "others take memory meanwhile"
+    assert (pool.most, pool.n_used, pool.n_free) == (250, 50, 200)
+    assert pool.withdraw(201 * size) == []
+    assert all(bool((part == 1.0).all()) for page in taken[:50] for part in pool.pages.of(page))
+    for _ in range(200):
+        pool.take()
+    with pytest.raises(RequestError, match="all 250 pages of memory are in use"):
+        pool.take()
+    pool.put_back(pages)
+    assert (pool.most, pool.n_used, pool.n_free) == (400, 250, 150)
+    assert sorted(pool.take() for _ in range(150)) == sorted(pages)
 
 
 def none_expanded(cold_page: int, page: int) -> None:

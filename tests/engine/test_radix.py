@@ -2,6 +2,7 @@
 
 import random
 from dataclasses import dataclass, field
+from itertools import takewhile
 
 import pytest
 
@@ -112,6 +113,61 @@ def test_random_histories(seed: int, has_memory: bool) -> None:
     assert memory is None or memory.n_used == 0
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_begun_pages_at_the_end_are_found_as_well(seed: int) -> None:
+    """As long as nothing is evicted, as much is found as a prompt has in common with any text."""
+    generator = random.Random(seed)
+    pool = PagePool(tiny_config())
+    tree = RadixTree(pool)
+    known: list[Tokens] = []
+    running: list[PagedSequence] = []
+    for _ in range(60):
+        prompt = random_prompt(generator, known)
+        found = tree.match(prompt, len(prompt))
+        common = [sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1],
+                                           zip(prompt, other, strict=False)))
+                  for other in known]  # fmt: skip
+        assert found.length == max(common, default=0)
+        assert len(found.keys) == -(-found.length // PAGE)
+        assert (found.miss is None) == (found.length == len(prompt))
+        sequence = PagedSequence(pool)
+        sequence.begin(found.length, found.keys, found.memory)
+        sequence.extend(len(prompt) - found.length)
+        sequence.advance(len(prompt) - found.length)
+        tree.insert(prompt, sequence, ends=True)
+        known.append(prompt)
+        running.append(sequence)
+        if generator.random() < 0.7:
+            running.pop(generator.randrange(len(running))).release()
+    for sequence in running:
+        sequence.release()
+    assert pool.n_used == len(tree) == tree.n_unused
+    assert all(len(node.tokens) == PAGE for node in tree.nodes()), "no disk gets a begun page"
+    while tree.evict():
+        assert pool.n_used == len(tree)
+    assert pool.n_used == 0
+
+
+def test_a_longer_text_takes_the_place_of_a_begun_page() -> None:
+    pool = PagePool(tiny_config())
+    tree = RadixTree(pool)
+    text = list(range(2 * PAGE))
+    for length in (10, 30, 20, PAGE + 5, 2 * PAGE):
+        kept(pool, tree, text[:length], ends=True)
+    assert pool.n_used == len(tree) == 2
+    kept(pool, tree, [*text[:9], 500], ends=True)
+    assert len(tree) == 3
+    found = tree.match([*text[:9], 500, 501], 11)
+    assert (found.length, str(found.miss)) == (10, "never seen")
+    memory = PagePool(tiny_config(), has_values=False)
+    other = RadixTree(pool, memory)
+    sequence = PagedSequence(pool, memory)
+    sequence.extend(PAGE + 5)
+    sequence.advance(PAGE + 5)
+    other.insert(text[: PAGE + 5], sequence, ends=True)
+    assert len(other) == 1, "memory nodes are those of whole pages"
+
+
 def check_reason(
     miss: object, prompt: Tokens, whole: Tokens, common: int, naive: Dictionary
 ) -> None:
@@ -128,11 +184,11 @@ def check_reason(
         assert str(miss) == "never seen"
 
 
-def kept(pool: PagePool, tree: RadixTree, tokens: list[int]) -> None:
+def kept(pool: PagePool, tree: RadixTree, tokens: list[int], *, ends: bool = False) -> None:
     sequence = PagedSequence(pool)
     sequence.extend(len(tokens))
     sequence.advance(len(tokens))
-    tree.insert(tokens, sequence)
+    tree.insert(tokens, sequence, ends=ends)
     sequence.release()
 
 

@@ -324,6 +324,25 @@ def test_what_another_is_reading_is_not_read_twice(engine: Engine) -> None:
     no_page_is_lost(scheduler, engine)
 
 
+def test_a_follow_up_reads_only_what_is_new(dense: Engine) -> None:
+    """Also of the page that the answer before it ended in, which is copied to go on with."""
+    scheduler = scheduler_of(dense)
+    generator, params = random.Random(11), SamplingParams(max_tokens=7, temperature=1.0, seed=2)
+    prompt, n_known = random_ids(generator, PAGE + 20), 0
+    for _ in range(4):
+        wanted = alone(dense, prompt, params)
+        request = request_of(dense, prompt, params)
+        scheduler.add(request)
+        while not scheduler.is_idle:
+            scheduler.step()
+        end = completion(request)
+        assert end.token_ids == wanted
+        assert end.n_reused_tokens == n_known
+        n_known = len(prompt) + len(end.token_ids) - 1  # an answer's last token is not run
+        prompt = [*prompt, *end.token_ids, *random_ids(generator, 9)]
+    no_page_is_lost(scheduler, dense)
+
+
 @pytest.mark.parametrize("name", ["n_pages", "n_running", "n_tokens", "n_tokens_beside"])
 def test_limits_with_which_nothing_would_run(name: str) -> None:
     with pytest.raises(ConfigError, match=f"{name} is 0"):

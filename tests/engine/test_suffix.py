@@ -65,3 +65,21 @@ def test_what_follows_goes_round_at_the_end() -> None:
     assert automaton.after(automaton.match.end, 2) == [3, 1]
     assert automaton.after(automaton.match.end, 7) == [3, 1, 2, 3, 1, 2, 3]
     assert automaton.after(6, 3) == []
+
+
+@pytest.mark.parametrize("n_letters", [2, 5])
+def test_what_followed_and_whether_only_that(n_letters: int) -> None:
+    generator = random.Random(n_letters)
+    for _ in range(20):
+        text = [generator.randrange(n_letters) for _ in range(60)]
+        automaton = SuffixAutomaton(text)
+        match = automaton.match
+        steps = list(automaton.path(match, 8))
+        assert [token for token, _, _ in steps] == automaton.after(match.end, 8)
+        same = text[len(text) - match.length :] if match.length else []
+        for token, length, is_alone in steps:
+            assert length == longest(text, same)
+            same = same[len(same) - length :]
+            followers = {text[end] for end in places(text, same) if end < len(text)}
+            assert is_alone == (len(followers) <= 1)
+            same = [*same, token]

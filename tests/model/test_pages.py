@@ -21,7 +21,7 @@ def write(sequence: PagedSequence, pool: PagePool, tokens: list[int]) -> None:
     """Let each token's key say which it is."""
     missing, n_used = sequence.missing(len(tokens)), pool.n_used
     new = sequence.extend(len(tokens))
-    assert missing == (pool.n_used - n_used, 0)
+    assert missing == (pool.n_used - n_used, 0, 0)
     for i, token in enumerate(tokens):
         place = new.length + i
         number_at(pool, new.pages[place // PAGE], place % PAGE).fill_(token)

@@ -5,7 +5,7 @@ import os
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from deepseek.core.errors import MissingDependencyError, RequestError
 from deepseek.core.llm import (
@@ -18,6 +18,12 @@ from deepseek.core.llm import (
     ScoreRequest,
 )
 
+if TYPE_CHECKING:
+    from jaxtyping import Float32
+    from numpy import ndarray
+
+EMBEDDED = 64
+"""Texts in one request."""
 CHARACTERS_A_TOKEN = 4
 """A rough count of tokens: the API has none."""
 RETRIES = 4
@@ -197,6 +203,31 @@ class ServedModel:
             flying = {pool.submit(self.generate, p, one): i for i, (p, one) in enumerate(pairs)}
             for future in as_completed(flying):
                 yield flying[future], future.result()
+
+    def embed(self, texts: Sequence[str]) -> "Float32[ndarray, 'N D']":
+        """A vector of length 1 for each text, as the server makes them.
+
+        Raises:
+            RequestError: The server serves none, refuses, or gives what are no vectors.
+        """
+        import numpy as np
+
+        vectors: list[list[float]] = []
+        for start in range(0, len(texts), EMBEDDED):
+            part = list(texts[start : start + EMBEDDED])
+            answer = self._call(self._client.embeddings.create, input=part, encoding_format="float")
+            found = {one.index: one.embedding for one in answer.data}
+            if sorted(found) != list(range(len(part))):
+                raise RequestError("the server left out texts", "see its log")
+            vectors += [found[i] for i in range(len(part))]
+        if len({len(vector) for vector in vectors}) > 1:
+            raise RequestError("the server's vectors differ in length", "see its log")
+        made = np.array(vectors, dtype=np.float32)
+        length = np.linalg.norm(made, axis=-1, keepdims=True)
+        if not (np.isfinite(length).all() and (length > 0).all()):
+            raise RequestError("the server's vectors are no directions", "see its log")
+        scaled: ndarray = made / length
+        return scaled
 
     def _served(self) -> str:
         served = self._call(self._client.models.list).data

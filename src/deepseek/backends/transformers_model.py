@@ -5,7 +5,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float32
+from numpy import ndarray
 from torch import Tensor
 
 from deepseek.core.device import choose_compute
@@ -109,6 +110,22 @@ class TransformersModel:
         ids, encoded = encode_pair(self.tokenizer, prompt, continuations)
         self._require_room(len(ids), max(map(len, encoded)))
         return [self._score_one(ids, own) for own in encoded]
+
+    @torch.inference_mode()
+    def embed(self, texts: Sequence[str]) -> Float32[ndarray, "N D"]:
+        """The mean of each text's last hidden states, scaled to length 1.
+
+        Raises:
+            RequestError: A text is empty or too long.
+        """
+        vectors = []
+        for text in texts:
+            ids = encode_prompt(self.tokenizer, text)
+            self._require_room(len(ids), 0)
+            batch = torch.tensor([ids], device=self.model.device)
+            states = self.model.base_model(batch).last_hidden_state[0].float()
+            vectors.append(torch.nn.functional.normalize(states.mean(0), dim=0).cpu())
+        return torch.stack(vectors).numpy()
 
     def _score_one(self, prompt: list[int], own: list[int]) -> Score:
         logits = self.logits([*prompt, *own])[len(prompt) - 1 : -1]

@@ -37,11 +37,16 @@ def run(args: argparse.Namespace) -> int:
     if args.load:
         report |= measured(args)
     if args.json:
+        if plan := report.get("memory plan"):
+            report["memory plan"] = {name: n_bytes for name, n_bytes, _ in plan.rows()}
         print(json.dumps(report, indent=2, ensure_ascii=False))
         return 0
+    plan = report.pop("memory plan", None)
     width = max(map(len, report))
     for name, value in report.items():
         print(f"{name:<{width}}  {value}")
+    if plan is not None:
+        print(f"\nWhat the memory budget is for:\n{plan}")
     if not args.load:
         from deepseek.cli.console import next_step
 
@@ -89,7 +94,8 @@ def measured(args: argparse.Namespace) -> dict[str, Any]:
     load = model.load_report
     prompt = "The quick brown fox jumps over the lazy dog. " * 60
     done = model.generate(prompt, max_tokens=32)
-    return {
+    planned = {} if model.memory_plan is None else {"memory plan": model.memory_plan}
+    return planned | {
         "model": model.name,
         "context window": model.context_window,
         "load": str(load),

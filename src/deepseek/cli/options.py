@@ -31,7 +31,8 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--memory-budget",
         metavar="SIZE",
-        help="such as 4GiB: weights, cache and working memory stay below; quantised weights only",
+        help="such as 4GiB: weights, cache, draft model, adapters and working memory stay below; "
+        "quantised weights only",
     )
     group.add_argument(
         "--speculation",
@@ -251,6 +252,8 @@ def open_model(
     LOGGER.info("%s", model.load_report)
     if adapter := getattr(args, "adapter", None):
         LOGGER.info("%s", model.load_adapter(adapter_of(args) or "", adapter))
+    if model.memory_plan is not None:
+        LOGGER.info("the memory budget:\n%s", model.memory_plan)
     if saved is not None:
         with progress_bar(f"loading {saved}") as on_page:
             context = model.load_context(saved, on_page)

@@ -6,16 +6,22 @@ Our own engine implements it; so can an HTTP client or a ten-line fake in a test
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, get_args, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Protocol, get_args, runtime_checkable
 
 from deepseek.core.constraint import Constraint
 from deepseek.core.errors import RequestError
 from deepseek.core.tools import ToolCall, split_tool_calls
 
+if TYPE_CHECKING:
+    from jaxtyping import Float32
+    from numpy import ndarray
+
 Role = Literal["system", "user", "assistant"]
 FinishReason = Literal["stop", "length", "cancelled", "constraint"]
 """Why an answer ended: it was complete or a stop string came, `max_tokens` were used up, the
 caller left, or following the constraint became too costly."""
+Pooling = Literal["mean", "last"]
+"""Which tokens' states a text's vector is made of: all, or only the last one's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,6 +269,19 @@ class BatchLanguageModel(LanguageModel, Protocol):
         self, prompts: Sequence[Prompt], params: SamplingParams | Sequence[SamplingParams]
     ) -> Iterator[tuple[int, Completion]]:
         """Index and answer of each prompt, as they are finished; settings for all or each."""
+        ...
+
+
+@runtime_checkable
+class EmbeddingModel(Protocol):
+    """A model that makes vectors of texts: those of texts about the same are close."""
+
+    def embed(self, texts: Sequence[str]) -> "Float32[ndarray, 'N D']":
+        """A vector of length 1 for each text.
+
+        Raises:
+            RequestError: A text is empty or does not fit the context window.
+        """
         ...
 
 

@@ -2,12 +2,16 @@
 
 import threading
 from collections import Counter
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
 from deepseek.core.errors import ConfigError, RequestError
+from deepseek.engine.memory import Held, Memory, reading_bytes
 from deepseek.engine.runner import Runner
-from deepseek.model.adapter import Parts, fit
+from deepseek.model.adapter import Parts, fit, native_bytes
+from deepseek.model.budget import ROWS
 from deepseek.ops.native_model import NO_ADAPTER
 from deepseek.weights.adapter import AdapterFile, read_adapter
 
@@ -36,9 +40,23 @@ class LoadedAdapter:
 class Adapters:
     """What is loaded, and how many requests have it. Any thread may call."""
 
-    def __init__(self, runner: Runner) -> None:
-        """Look after the adapters of a runner."""
-        self._runner = runner
+    def __init__(
+        self,
+        runner: Runner,
+        turn: Callable[[], AbstractContextManager[None]],
+        on_end: Callable[[str], None],
+    ) -> None:
+        """Look after the adapters of a runner.
+
+        Args:
+            runner: Adds them to the model.
+            turn: Waited for, and held while the runner is used.
+            on_end: Told the name of one that is gone, in a turn.
+        """
+        self.memory: Memory | None = None
+        """The memory budget that they are to share."""
+        self._runner, self._turn, self._on_end = runner, turn, on_end
+        self._held: dict[str, Held] = {}
         self._guard = threading.Lock()
         self._loaded: dict[str, LoadedAdapter] = {}
         self._holders: Counter[int] = Counter()
@@ -49,27 +67,56 @@ class Adapters:
         with self._guard:
             return tuple(self._loaded.values())
 
-    def read(self, name: str, path: Path) -> tuple[AdapterFile, Parts]:
-        """Read and check a folder that is to be loaded; nobody need wait for that.
+    def load(self, name: str, path: Path) -> LoadedAdapter:
+        """Let requests name an adapter from now on.
 
         Raises:
-            ConfigError: The name cannot be used, or the model keeps a memory budget.
+            ConfigError: The name cannot be used, or the memory budget has no room.
             CheckpointError: The adapter is damaged, of an unsupported kind, or of another model.
         """
         self._require_free(name)
-        if self._runner.budget is not None:
-            raise ConfigError(
-                "a memory budget has no room for adapters", "load the model without one"
-            )
-        file = read_adapter(path)
-        return file, fit(file, self._runner.model.config)
+        held = self._hold(f"adapter {name!r}", reading_bytes(path))
+        try:
+            # Reading and checking take no turn: nobody need wait for that.
+            file = read_adapter(path)
+            parts = fit(file, self._runner.model.config)
+            with self._turn():
+                adapter = self._add(name, file, parts)
+        except BaseException:
+            self._give_back(held)
+            raise
+        n_bytes = native_bytes(parts, ROWS)
+        del file, parts
+        if self.memory is not None and held is not None:
+            with self._turn():
+                self.memory.shrink(held, n_bytes)
+            self._held[name] = held
+        return adapter
 
-    def add(self, name: str, file: AdapterFile, parts: Parts) -> LoadedAdapter:
-        """Let requests name an adapter from now on; to be called in a turn.
+    def unload(self, name: str) -> None:
+        """Give an adapter back, and what was read with it.
 
         Raises:
-            ConfigError: The name is taken.
+            RequestError: There is none of that name, or requests have it.
         """
+        with self._turn():
+            self._remove(name)
+            self._on_end(name)
+        self._give_back(self._held.pop(name, None))
+
+    def _hold(self, what: str, n_bytes: int) -> Held | None:
+        """Let something have memory of the budget, if there is one."""
+        if self.memory is None or not n_bytes:
+            return None
+        with self._turn():
+            return self.memory.take(what, n_bytes)
+
+    def _give_back(self, held: Held | None) -> None:
+        if self.memory is not None and held is not None:
+            with self._turn():
+                self.memory.give_back(held)
+
+    def _add(self, name: str, file: AdapterFile, parts: Parts) -> LoadedAdapter:
         self._require_free(name)
         adapter = LoadedAdapter(
             name=name,
@@ -78,18 +125,13 @@ class Adapters:
             rank=max(part.rank for part in parts.values()),
             n_parameters=sum(p.down.numel() + p.up.numel() for p in parts.values()),
             fingerprint=file.fingerprint,
-            number=self._runner.add_adapter(parts),
+            number=self._runner.add_adapter(parts, file.fingerprint),
         )
         with self._guard:
             self._loaded[name] = adapter
         return adapter
 
-    def remove(self, name: str) -> LoadedAdapter:
-        """Give an adapter back; to be called in a turn.
-
-        Raises:
-            RequestError: There is none of that name, or requests have it.
-        """
+    def _remove(self, name: str) -> None:
         with self._guard:
             adapter = self._named(name)
             if n_holders := self._holders[adapter.number]:
@@ -99,7 +141,6 @@ class Adapters:
                 )
             del self._loaded[name]
         self._runner.remove_adapter(adapter.number)
-        return adapter
 
     def number(self, name: str | None) -> int:
         """By which the runner knows an adapter.

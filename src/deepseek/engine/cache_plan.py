@@ -12,6 +12,7 @@ from deepseek.model.checkpoint import is_quantised, quantised_bytes
 from deepseek.model.config import ModelConfig
 from deepseek.model.decoder import takes_shape
 from deepseek.model.hierarchical import AttentionMode, choose_hierarchy
+from deepseek.model.memory_plan import Share
 from deepseek.ops.cold import ColdTier, KVDtype, choose_tier
 from deepseek.ops.hierarchical import Hierarchy
 from deepseek.weights.source import WeightSource
@@ -39,7 +40,7 @@ def plan_cache(
     memory_budget: int | None,
     context_window: int | None,
     attention: AttentionMode,
-    reserved: int = 0,
+    others: tuple[Share, ...] = (),
 ) -> CachePlan:
     """Decide what tokens see and how it is kept.
 
@@ -52,7 +53,7 @@ def plan_cache(
         memory_budget: In bytes; None: none was given.
         context_window: Tokens that are wanted; None: those of the trained window.
         attention: What tokens see of long texts.
-        reserved: Bytes of a memory budget that something else takes.
+        others: What else a memory budget counts.
 
     Raises:
         ConfigError: Settings do not go together, or the budget does not suffice.
@@ -71,8 +72,7 @@ def plan_cache(
             keys_and_values=str(compute.dtype).removeprefix("torch."),
         )
     needs = _memory_needs(source, config, compute, hierarchy, memory_budget)
-    taken = needs.taken + reserved
-    needs = replace(needs, taken=taken, is_on_disk=kv_disk is not None)
+    needs = replace(needs, others=others, is_on_disk=kv_disk is not None)
     chosen, budget = str(kv_dtype), None
     if memory_budget is not None:
         budget = plan(needs, context_window, kv_dtype)

@@ -7,25 +7,35 @@ cached sequence, also answers through torch; such a stream belongs to the thread
 
 import contextlib
 import threading
-import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float32
+from numpy import ndarray
 from torch import Tensor
 
 from deepseek.core.errors import ConfigError, DiskError, RequestError
-from deepseek.core.llm import Completion, Delta, Prompt, SamplingParams, Score, ScoreRequest
+from deepseek.core.llm import (
+    Completion,
+    Delta,
+    Pooling,
+    Prompt,
+    SamplingParams,
+    Score,
+    ScoreRequest,
+)
 from deepseek.core.log import LOGGER
-from deepseek.engine import batch, context
+from deepseek.engine import batch, context, single
 from deepseek.engine.adapters import Adapters, LoadedAdapter
 from deepseek.engine.answer import Answer, check_sampling
 from deepseek.engine.context import Context, Identity, beginning_of, shared_ids
 from deepseek.engine.draft_model import DraftModel
+from deepseek.engine.embedding import embed_many
 from deepseek.engine.loop import FairLock, Loop, keep_prefixes, loop_of
+from deepseek.engine.memory import Memory
 from deepseek.engine.native_runner import NativeRunner
 from deepseek.engine.prefix_folder import PrefixSettings
 from deepseek.engine.recall import Recall, RecallCounts, recall_of
@@ -35,6 +45,7 @@ from deepseek.engine.torch_runner import TorchRunner
 from deepseek.model.budget import Budget
 from deepseek.model.context_file import ContextInfo
 from deepseek.model.decoder import can_decode
+from deepseek.model.memory_plan import MemoryPlan
 from deepseek.model.transformer import Transformer
 from deepseek.ops.cold import ColdTier
 from deepseek.ops.hierarchical import NEVER, Hierarchy
@@ -96,7 +107,7 @@ class Engine:
         self.on_prefill = on_prefill
         self._name = name
         self._fingerprint = fingerprint
-        self._adapters = Adapters(self.runner)
+        self._adapters = Adapters(self.runner, self._turn, self._forget_context)
         self._context: Context | None = None
         self._context_ids: list[int] = []
         trained = model.config.context_window
@@ -105,7 +116,7 @@ class Engine:
         self._lock = FairLock()
         self._served: int | None = None  # the thread whose request is running
         self._loop: Loop | None = None
-        if isinstance(self.runner, NativeRunner) and tier is None:
+        if isinstance(self.runner, NativeRunner):
             self._loop = loop_of(
                 self.runner,
                 self._context_window,
@@ -113,8 +124,12 @@ class Engine:
                 speculates=speculates,
                 draft_model=draft_model,
             )
-            for pool in self.runner.decoder.pools:
-                pool.on_full = self._give_way
+            decoder = self.runner.decoder
+            for pool in decoder.pools:
+                pool.on_full = partial(self._give_way, is_cold=pool is decoder.cold)
+            if budget is not None:
+                make_room = self._loop.scheduler.make_room
+                self._adapters.memory = Memory(budget, decoder.pool, make_room)
         if prefixes is not None:
             self._keep_prefixes(prefixes)
 
@@ -142,16 +157,20 @@ class Engine:
         """What requests can name."""
         return self._adapters.loaded
 
+    @property
+    def memory_plan(self) -> MemoryPlan | None:
+        """What takes how much of the memory budget; None: there is none."""
+        memory = self._adapters.memory
+        return None if memory is None else memory.plan
+
     def load_adapter(self, name: str, path: Path) -> LoadedAdapter:
         """Let requests run with a low-rank adapter in PEFT's format; the weights stay as they are.
 
         Raises:
-            ConfigError: The name is taken, or the model keeps a memory budget.
+            ConfigError: The name is taken, or the memory budget has no room for it.
             CheckpointError: The adapter is damaged, of an unsupported kind, or of another model.
         """
-        file, parts = self._adapters.read(name, path)
-        with self._turn():
-            return self._adapters.add(name, file, parts)
+        return self._adapters.load(name, path)
 
     def unload_adapter(self, name: str) -> None:
         """Give an adapter's memory back, and what was read with it.
@@ -159,10 +178,7 @@ class Engine:
         Raises:
             RequestError: There is none of that name, or requests that are not answered have it.
         """
-        with self._turn():
-            self._adapters.remove(name)
-            if self._context is not None and self._context.adapter == name:
-                self._context, self._context_ids = None, []
+        self._adapters.unload(name)
 
     def generate(
         self, prompt: Prompt, params: SamplingParams | None = None, *, adapter: str | None = None
@@ -244,7 +260,7 @@ class Engine:
         prompt_ids, encoded = self._pair(prompt, continuations)
         with self._turn(self._adapters.number(adapter)):
             first = self.runner.read(prompt_ids, self.on_prefill)
-            scores = [self._score_one(first, ids) for ids in encoded]
+            scores = [single.score(self.runner, first, ids) for ids in encoded]
             self.runner.rewind(len(prompt_ids))
         return scores
 
@@ -259,6 +275,22 @@ class Engine:
         number = self._adapters.number(adapter)
         pairs = [self._pair(request.prompt, request.continuations) for request in requests]
         return self._in_turns(batch.score_many(self.runner, pairs), number)
+
+    def embed(
+        self, texts: Sequence[str], *, pooling: Pooling = "mean", adapter: str | None = None
+    ) -> Float32[ndarray, "N D"]:
+        """A vector of length 1 for each text, whatever the others are.
+
+        Raises:
+            RequestError: A text is empty or does not fit the context window, or there is no such
+                adapter.
+        """
+        encoded = [encode_prompt(self.tokenizer, text) for text in texts]
+        for ids in encoded:
+            self._require_room(len(ids), 0)
+        number = self._adapters.number(adapter)
+        rows = list(self._in_turns(embed_many(self.runner, encoded, pooling), number))
+        return torch.cat(rows or [torch.empty(0, self.runner.model.config.d_model)]).numpy()
 
     def generate_many(
         self,
@@ -350,6 +382,11 @@ class Engine:
             self._share_context()
         return found
 
+    def _forget_context(self, adapter: str) -> None:
+        """Do without the text that was read, if it was with an adapter that goes."""
+        if self._context is not None and self._context.adapter == adapter:
+            self._context, self._context_ids = None, []
+
     @property
     def _identity(self) -> Identity:
         adapter = self._adapters.of(self.runner.adapter)
@@ -392,7 +429,8 @@ class Engine:
                 self._loop.forget()
 
     def _keep_prefixes(self, settings: PrefixSettings) -> None:
-        if self._loop is not None and isinstance(self.runner, NativeRunner):
+        is_exact = self.runner.tier is None
+        if self._loop is not None and isinstance(self.runner, NativeRunner) and is_exact:
             keep_prefixes(self.runner, self._loop, self._lock, settings, self._fingerprint())
             return
         why = "they need quantised weights on a CPU, and keys and values in bfloat16"
@@ -441,11 +479,11 @@ class Engine:
         if self._loop is not None and isinstance(self.runner, NativeRunner):
             self._loop.scheduler.tree.insert(self._context_ids, self.runner.sequence)
 
-    def _give_way(self) -> bool:
+    def _give_way(self, *, is_cold: bool) -> bool:
         """Whether the scheduler gave pages to what runs in a turn; its own passes fit anyway."""
         if self._loop is None or self._served is None:
             return False
-        return self._loop.scheduler.give_way()
+        return self._loop.scheduler.give_way(is_cold=is_cold)
 
     @contextlib.contextmanager
     def _turn(self, adapter: int | None = None) -> Iterator[None]:
@@ -498,28 +536,11 @@ class Engine:
         self._require_room(len(ids), max(map(len, encoded)))
         return ids, encoded
 
-    def _score_one(self, first: Tensor, ids: list[int]) -> Score:
-        """Score one continuation with the prompt in the cache; leaves it there."""
-        n_prompt = len(self.runner.tokens)
-        logits = first[None]
-        if len(ids) > 1:
-            logits = torch.cat((logits, self.runner.extend(ids[:-1])))
-            self.runner.rewind(n_prompt)
-        wide = logits.float()
-        chosen = wide[torch.arange(len(ids)), ids]
-        total = float((chosen - wide.logsumexp(-1)).double().sum())
-        return Score(total, len(ids), bool((wide.argmax(-1).tolist()) == ids))
-
     def _encode(self, prompt: Prompt, params: SamplingParams) -> list[int]:
         ids = encode_prompt(self.tokenizer, prompt)
         self._require_room(len(ids), params.max_tokens)
         check_sampling(self.tokenizer, params, self.runner.model.config.vocab_size)
         return ids
-
-    @property
-    def _may_run_ahead(self) -> bool:
-        """Whether some tokens read together are read as one by one: else they recall together."""
-        return self.runner.hierarchy is None and self.runner.tier is None
 
     def _require_room(self, n_prompt: int, n_new: int) -> None:
         if n_prompt + n_new > self._context_window:
@@ -537,37 +558,8 @@ class Engine:
         counts: RecallCounts | None = None,
     ) -> Generator[Delta, None, None]:
         with self._turn(adapter), counts or contextlib.nullcontext():
-            start = time.perf_counter()
-            self.runner.prepare(prompt_ids)
-            reused = self.runner.resumed_at(prompt_ids)
-            read = self.runner.read if counts is None else counts.read
-            rows = read(prompt_ids, self.on_prefill)[None]
             answer = Answer(self.tokenizer, params, prompt_ids)
-            prefill_end = time.perf_counter()
-            while True:
-                for row in rows:
-                    piece = answer.add(row)
-                    if piece or answer.thought:
-                        yield Delta(piece, reasoning=answer.thought)
-                    if answer.finish_reason is not None:
-                        break
-                if answer.finish_reason is not None:
-                    break
-                ahead = answer.forced() if self._may_run_ahead else []
-                rows = self.runner.extend([answer.token_ids[-1], *ahead])
-                if counts is not None:
-                    counts.note()
-            rest = answer.flush()
-            n_tokens = len(prompt_ids) + len(answer.token_ids)
-            if n_tokens < len(self.runner.tokens):  # a stop string among tokens read ahead
-                self.runner.rewind(n_tokens)
-            completion = answer.completion(
-                n_reused_tokens=reused,
-                prefill_seconds=prefill_end - start,
-                decode_seconds=time.perf_counter() - prefill_end,
-                attended=self.runner.attended(),
-            )
-            yield Delta(rest, completion, answer.thought)
+            yield from single.generate(self.runner, answer, prompt_ids, self.on_prefill, counts)
 
 
 def _for_each(adapter: str | Sequence[str | None] | None, n: int) -> list[str | None]:

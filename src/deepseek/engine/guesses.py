@@ -1,9 +1,10 @@
 """What a request's next tokens may be, and how often such guesses were right."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
-from deepseek.engine.suffix import ROOT, SuffixAutomaton
+from deepseek.engine.suffix import ROOT, Match, SuffixAutomaton
 
 MOST_REMEMBERED = 131_072
 """Tokens of a prompt's end in which guesses are looked for."""
@@ -11,13 +12,27 @@ KEPT_ANSWERS = 65_536
 """Tokens of earlier answers in which guesses are looked for."""
 PARTED = -1
 """Between answers, none of which goes on with the next."""
-PRIOR = (0.0, 0.2, 0.4, 0.6, 0.8, 0.9, 0.95)
-"""Chance that the next token is the one that followed before, by the bits of how many tokens before
-it are the same; what is observed soon counts more."""
-WEIGHT = 4.0
+PRIORS = {
+    "one way": (0.0, 0.3, 0.7, 0.85, 0.9, 0.97, 0.98, 0.99),
+    "some ways": (0.0, 0.2, 0.3, 0.4, 0.5, 0.5, 0.5, 0.5),
+    "answered one way": (0.0, 0.1, 0.4, 0.8, 0.85, 0.9, 0.95, 0.95),
+    "answered in some ways": (0.0, 0.1, 0.2, 0.2, 0.3, 0.4, 0.5, 0.5),
+    "resumed": (0.2, 0.4, 0.8, 0.85, 0.9, 0.97, 0.98, 0.99),
+    "draft model": (0.6,),
+}
+"""Chance that a token is right, by the bits of how many tokens before it are the same, until it is
+seen. Whether they were always followed by this one says much about short matches."""
+MOST_BITS = 7
+WEIGHT = 8.0
 """Observations that what is known from elsewhere is worth."""
 MEMORY = 64.0
 """Observations after which earlier ones begin to be forgotten."""
+HOPELESS = 0.05
+"""Guesses end where all of them are right less often than that."""
+COPIED = 4
+"""Tokens that are the same where an answer copies."""
+FAR, LOST = 24, 48
+"""Tokens that a copy may leave out, and those after which it has ended."""
 
 
 @dataclass(slots=True)
@@ -55,7 +70,7 @@ class Chances:
     def of(self, kind: Kind) -> Chance:
         """That of one kind."""
         if kind not in self._of:
-            before = self._parent.of(kind).value if self._parent else PRIOR[kind[1]]
+            before = self._parent.of(kind).value if self._parent else PRIORS[kind[0]][kind[1]]
             self._of[kind] = Chance(before)
         return self._of[kind]
 
@@ -68,18 +83,80 @@ class Chances:
 
 @dataclass(slots=True)
 class Guess:
-    """Where next tokens may be found."""
+    """Tokens that may come next."""
 
-    source: SuffixAutomaton
-    end: int
-    kind: Kind
-    chance: float
-    """That each of them is right, if those before it are."""
+    tokens: list[int]
+    chances: list[float]
+    """That each is right, if those before it are."""
 
-    def tokens(self, n: int) -> list[int]:
-        """The first `n` of them, or as many as there are."""
-        found = self.source.after(self.end, n)
-        return found[: found.index(PARTED)] if PARTED in found else found
+    @property
+    def expected(self) -> float:
+        """How many of them are expected to be right."""
+        expected, all_right = 0.0, 1.0
+        for chance in self.chances:
+            all_right *= chance
+            expected += all_right
+        return expected
+
+
+class Voice(Protocol):
+    """Someone who says what comes next."""
+
+    def path(self, n: int) -> Iterator[tuple[int, Kind]]:
+        """Up to `n` tokens, each with its kind of guess."""
+        ...
+
+    def follow(self, token: int) -> None:
+        """Take in what came."""
+        ...
+
+
+class Repetition:
+    """The place where the end of a text last occurred before in it."""
+
+    def __init__(self, text: SuffixAutomaton) -> None:
+        self._text = text
+
+    def path(self, n: int) -> Iterator[tuple[int, Kind]]:
+        """What followed there."""
+        return _path(("some ways", "one way"), self._text, self._text.match, n)
+
+    def follow(self, token: int) -> None:
+        """Add it to the text."""
+        self._text.extend((token,))
+
+
+class Resumption:
+    """The place where a copy was left: behind what was changed, it may go on there."""
+
+    def __init__(self, text: SuffixAutomaton) -> None:
+        """Begin with the text that is copied from; what comes is added to it later."""
+        self._text = text
+        self._at, self._n_same, self._n_other = 0, 0, LOST
+
+    def path(self, n: int) -> Iterator[tuple[int, Kind]]:
+        """What the copy would be; nothing behind several tokens that are none of it."""
+        if self._n_other < 2:
+            for i, token in enumerate(self._text.after(self._at, n)):
+                yield token, ("resumed", _bits(self._n_same + i))
+
+    def follow(self, token: int) -> None:
+        """Find the token where the copy stands, or soon behind; else it takes the place of one."""
+        match = self._text.match
+        if match.length >= COPIED:
+            self._at, self._n_same, self._n_other = match.end, match.length, 0
+        if self._n_other >= LOST:
+            return
+        ahead = self._text.tokens[self._at : self._at + FAR]
+        if token in ahead:
+            n_left_out = ahead.index(token)
+            self._n_same = 1 if n_left_out else self._n_same + 1
+            self._at += n_left_out + 1
+            self._n_other = 0
+        else:
+            self._at += not self._n_other
+            self._n_same = 0
+            self._n_other += 1
 
 
 class Answers:
@@ -95,6 +172,30 @@ class Answers:
         self.text.extend((*token_ids[-KEPT_ANSWERS // 2 :], PARTED))
 
 
+class Recollection:
+    """The place in earlier answers where the end of a text occurs."""
+
+    def __init__(self, answers: Answers) -> None:
+        self._answers, self._text = answers, answers.text
+        self._state, self._length = ROOT, 0
+
+    def path(self, n: int) -> Iterator[tuple[int, Kind]]:
+        """What followed there."""
+        match = self._text.match_of(self._state, self._length)
+        for token, kind in _path(
+            ("answered in some ways", "answered one way"), self._text, match, n
+        ):
+            if token == PARTED:
+                return
+            yield token, kind
+
+    def follow(self, token: int) -> None:
+        """Go on there."""
+        if self._answers.text is not self._text:  # begun anew
+            self._text, self._state, self._length = self._answers.text, ROOT, 0
+        self._state, self._length = self._text.follow(self._state, self._length, token)
+
+
 class Guesses:
     """Looks for a request's next tokens in its own text and in earlier answers."""
 
@@ -106,40 +207,57 @@ class Guesses:
             answers: Earlier ones.
             chances: Of requests before this one.
         """
-        self._own = SuffixAutomaton(prompt[-MOST_REMEMBERED:])
+        text = SuffixAutomaton(prompt[-MOST_REMEMBERED:])
         self._n_seen = len(prompt)
-        self._answers, self._text = answers, answers.text
-        self._state, self._length = ROOT, 0
+        # What is added to the text is looked for in it before.
+        self._voices: list[Voice] = [
+            Resumption(text),
+            Repetition(text),
+            Recollection(answers),
+        ]
         self._chances = Chances(chances)
 
     def follow(self, tokens: Sequence[int]) -> None:
-        """Take in what was added to the request's tokens."""
-        new = tokens[self._n_seen :]
-        self._own.extend(new)
-        if self._answers.text is not self._text:  # begun anew
-            self._text, self._state, self._length = self._answers.text, ROOT, 0
-        for token in new:
-            self._state, self._length = self._text.follow(self._state, self._length, token)
+        """Take in what was added to the request's tokens, and who would have been right."""
+        for token in tokens[self._n_seen :]:
+            for voice in self._voices:
+                for said, kind in voice.path(1):
+                    self._chances.learn(kind, said == token, 1)
+                voice.follow(token)
         self._n_seen = len(tokens)
 
-    def best(self) -> Guess | None:
-        """The likeliest guess; None: nothing of the kind was seen before."""
-        own, other = self._own.match, self._text.match_of(self._state, self._length)
-        found = [
-            self._guess(name, text, match.end, match.length)
-            for name, text, match in (("own", self._own, own), ("answers", self._text, other))
-            if match.length
-        ]
-        return max(found, key=lambda guess: guess.chance, default=None)
-
-    def learn(self, kind: Kind, n_drafted: int, n_right: int) -> None:
-        """Take in how a guess turned out."""
-        self._chances.learn(kind, n_right, min(n_drafted, n_right + 1))
+    def all(self, n: int) -> list[Guess]:
+        """What each voice says, up to `n` tokens."""
+        found = []
+        for voice in self._voices:
+            guess, all_right = Guess([], []), 1.0
+            for token, kind in voice.path(n):
+                chance = self._chances.of(kind).value
+                all_right *= chance
+                if all_right < HOPELESS:
+                    break
+                guess.tokens.append(token)
+                guess.chances.append(chance)
+            if guess.tokens:
+                found.append(guess)
+        return found
 
     def chance(self, kind: Kind) -> float:
         """That a token of a kind of guess is right."""
         return self._chances.of(kind).value
 
-    def _guess(self, name: str, text: SuffixAutomaton, end: int, length: int) -> Guess:
-        kind = (name, min(length.bit_length(), len(PRIOR) - 1))
-        return Guess(text, end, kind, self._chances.of(kind).value)
+    def learn(self, kind: Kind, n_right: int, n_tried: int) -> None:
+        """Take in how a guess of someone else turned out."""
+        self._chances.learn(kind, n_right, n_tried)
+
+
+def _path(
+    names: tuple[str, str], text: SuffixAutomaton, match: Match, n: int
+) -> Iterator[tuple[int, Kind]]:
+    if match.length:
+        for token, length, is_alone in text.path(match, n):
+            yield token, (names[is_alone], _bits(length))
+
+
+def _bits(length: int) -> int:
+    return min(length.bit_length(), MOST_BITS)

@@ -13,13 +13,20 @@ from deepseek.core.errors import ConfigError
 from deepseek.core.log import LOGGER
 from deepseek.core.memory import peak_bytes, reset_peak
 from deepseek.engine.cache_plan import plan_cache
-from deepseek.engine.draft_model import DraftModel, check_vocabulary
+from deepseek.engine.draft_model import (
+    DraftModel,
+    check_vocabulary,
+    pages_of_draft_model,
+    shares_of_draft_model,
+)
 from deepseek.engine.engine import Engine
 from deepseek.engine.prefix_folder import PrefixSettings
 from deepseek.engine.prefix_tier import COPIED_BYTES
-from deepseek.model.checkpoint import is_quantised, load_model
-from deepseek.model.decoder import NativeDecoder, can_decode
+from deepseek.model.checkpoint import is_quantised, load_model, quantised_bytes
+from deepseek.model.config import ModelConfig
+from deepseek.model.decoder import NativeDecoder, takes_shape
 from deepseek.model.hierarchical import AttentionMode
+from deepseek.model.memory_plan import Share
 from deepseek.ops import native
 from deepseek.ops.cold import KVDtype, choose_tier
 from deepseek.tokenizer.tokenizer import Tokenizer
@@ -81,7 +88,7 @@ def load_engine(
         CheckpointError: The weights are damaged.
         TokenizerError: The checkpoint's vocabulary or template is invalid.
     """
-    _check(kv_dtype, kv_disk, speculation, draft_model, memory_budget)
+    _check(kv_dtype, kv_disk, speculation, draft_model)
     compute = choose_compute(device, dtype, threads)
     checkpoint = ensure(name, on_pull)
     reset_peak()
@@ -89,6 +96,7 @@ def load_engine(
     source = open_weights(checkpoint.path)
     tokenizer = _tokenizer_of(source)
     compute = _compute_of(source, compute, dtype)
+    draft = _open_draft_model(draft_model, tokenizer, compute, on_pull)
     cache = plan_cache(
         source,
         compute,
@@ -97,7 +105,7 @@ def load_engine(
         memory_budget=memory_budget,
         context_window=context_window,
         attention=attention,
-        reserved=COPIED_BYTES if prefixes is not None else 0,
+        others=_counted_too(draft, prefixes),
     )
     model = load_model(
         source,
@@ -128,7 +136,7 @@ def load_engine(
         on_prefill=on_prefill,
         fingerprint=lambda: fingerprint(source),
         speculates=speculation == "auto",
-        draft_model=_load_draft_model(draft_model, tokenizer, compute, on_pull),
+        draft_model=_load_draft_model(draft, compute, is_bounded=cache.budget is not None),
         prefixes=prefixes,
     )
     return engine, report
@@ -139,15 +147,14 @@ def _check(
     kv_disk: str | Path | None,
     speculation: Speculation,
     draft_model: str | None,
-    memory_budget: int | None,
 ) -> None:
     """Report mistakes before anything is pulled."""
     if speculation not in get_args(Speculation):
         raise ConfigError(f"speculation is {speculation!r}", "use auto or off")
-    if draft_model is not None and (speculation == "off" or memory_budget is not None):
+    if draft_model is not None and speculation == "off":
         raise ConfigError(
-            "a draft model takes part in speculation, and memory budgets do not count it yet",
-            "leave out the draft model, or speculation=off and the memory budget",
+            "a draft model takes part in speculation, and that is off",
+            "leave out the draft model, or speculation=off",
         )
     if kv_dtype != "auto":
         choose_tier(kv_dtype, kv_disk)
@@ -164,23 +171,46 @@ def _compute_of(source: WeightSource, compute: Compute, dtype: str) -> Compute:
     return compute
 
 
-def _load_draft_model(
+def _open_draft_model(
     name: str | None, tokenizer: Tokenizer, compute: Compute, on_pull: OnProgress | None
-) -> DraftModel | None:
+) -> WeightSource | None:
     """A small model that guesses for the one with this tokenizer, if one is named."""
     if name is None:
         return None
     source = open_weights(ensure(name, on_pull).path)
     check_vocabulary(_tokenizer_of(source), tokenizer)
-    model = load_model(
-        source, dtype=compute.dtype, device=compute.device, quantised=compute.quantised
-    )
-    if not can_decode(model):
+    config = ModelConfig.from_hf(source.config())
+    if not (compute.quantised and is_quantised(source) and takes_shape(config)):
         raise ConfigError(
             f"the draft model {name} does not run in the native library",
             "take one with quantised weights, on a CPU",
         )
-    return DraftModel(NativeDecoder(model))
+    return source
+
+
+def _load_draft_model(
+    source: WeightSource | None, compute: Compute, *, is_bounded: bool
+) -> DraftModel | None:
+    if source is None:
+        return None
+    model = load_model(
+        source, dtype=compute.dtype, device=compute.device, quantised=compute.quantised
+    )
+    most = pages_of_draft_model() if is_bounded else None
+    return DraftModel(NativeDecoder(model, most=most))
+
+
+def _counted_too(
+    draft_model: WeightSource | None, prefixes: PrefixSettings | None
+) -> tuple[Share, ...]:
+    """What a memory budget counts beside the model and its cache."""
+    shares = list[Share]()
+    if draft_model is not None:
+        config = ModelConfig.from_hf(draft_model.config())
+        shares += shares_of_draft_model(config, quantised_bytes(draft_model))
+    if prefixes is not None:
+        shares.append(Share("copies for the prefix cache", COPIED_BYTES))
+    return tuple(shares)
 
 
 def _tokenizer_of(source: WeightSource) -> Tokenizer:

@@ -15,6 +15,7 @@ from deepseek.engine.prefix_tier import PrefixTier, open_folder
 from deepseek.engine.request import AnswerStream, Request
 from deepseek.engine.room import Room
 from deepseek.engine.scheduler import Limits, Scheduler
+from deepseek.model.budget import ROWS
 from deepseek.ops.hierarchical import PAGE
 
 LAST_PASS = 10.0
@@ -23,6 +24,8 @@ LAST_PASS = 10.0
 USED_BYTES, KEPT_BYTES = 4 << 30, 1 << 30
 """Without a memory budget, for all pages and for those of the tree, if the context window does not
 need more."""
+KEPT_EXACT_BYTES = 256 << 20
+"""For pages that the tree keeps as they are beside their cold form."""
 
 
 class FairLock:
@@ -177,11 +180,21 @@ def keep_prefixes(
 
 def limits_of(runner: NativeRunner, context_window: int) -> Limits:
     """A memory budget's pages; without one, what the context window takes or a fixed size."""
-    pool, n_window = runner.decoder.pool, -(-context_window // PAGE)
-    if pool.most is not None:
-        return Limits(n_pages=pool.most, n_kept=pool.most)
-    n_used, n_kept = (max(n_window, size // pool.page_bytes) for size in (USED_BYTES, KEPT_BYTES))
-    return Limits(n_pages=n_used, n_kept=n_kept)
+    pool, cold, n_window = runner.decoder.pool, runner.decoder.cold, -(-context_window // PAGE)
+    if cold is None or runner.tier is None:
+        if pool.most is not None:
+            return Limits(n_pages=pool.most, n_kept=pool.most)
+        return Limits(
+            n_pages=max(n_window, USED_BYTES // pool.page_bytes),
+            n_kept=max(n_window, KEPT_BYTES // pool.page_bytes),
+        )
+    n_least = runner.tier.at_once(n_window, ROWS)
+    return Limits(
+        n_pages=pool.most or max(n_least, USED_BYTES // pool.page_bytes),
+        n_kept=pool.most or max(n_least, KEPT_EXACT_BYTES // pool.page_bytes),
+        n_cold=cold.most or max(n_window, USED_BYTES // cold.page_bytes),
+        n_kept_cold=cold.most or max(n_window, KEPT_BYTES // cold.page_bytes),
+    )
 
 
 _LOOPS: "weakref.WeakSet[Loop]" = weakref.WeakSet()

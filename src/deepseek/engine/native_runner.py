@@ -78,9 +78,12 @@ class NativeRunner(Runner):
             trace = self.decoder.trace(wanted)
             self._trace = trace if wanted else None
 
-    def add_adapter(self, parts: Parts) -> int:
+    def add_adapter(self, parts: Parts, fingerprint: str = "") -> int:
         """Keep an adapter, and return its number, which no other one ever gets."""
-        return self.decoder.add_adapter(parts)
+        number = self.decoder.add_adapter(parts)
+        if self.tree is not None and fingerprint:
+            self.tree.know(number, fingerprint)
+        return number
 
     def remove_adapter(self, number: int) -> None:
         """Give its memory back, and all that was read with it."""
@@ -98,14 +101,16 @@ class NativeRunner(Runner):
         if self.tree is None:
             return
         most = min(shareable_length(len(token_ids), self.hierarchy), len(token_ids) - 1)
-        if self.prefixes is not None and self.adapter == NO_ADAPTER:
-            while self.prefixes.fetch(token_ids, most):
+        if self.prefixes is not None:
+            while self.prefixes.fetch(token_ids, most, adapter=self.adapter):
                 pass
-        match = self.tree.match(token_ids, most, in_pages=True, adapter=self.adapter)
+        # So much behind as if it had been read here: it may be cut back.
+        slack = 0 if self.tier is None else self.tier.slack
+        match = self.tree.match(token_ids, most, in_pages=True, adapter=self.adapter, slack=slack)
         if match.length > self.reusable(token_ids):
             self.rewind(0)
             self.asks_from = NEVER
-            self._sequence.begin(match.length, match.keys, match.memory)
+            self._sequence.begin(match.length, match.keys, match.memory, match.cold)
             self.tokens = list(token_ids[: match.length])
 
     def _leave(self, n_tokens: int) -> None:

@@ -2,32 +2,49 @@
 
 from dataclasses import dataclass
 
-from deepseek.engine.request import Progress, Request
-from deepseek.model.pages import PagedSequence
+from deepseek.engine.request import Branch, Progress, Request
+from deepseek.model.pages import Missing, PagedSequence
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """How many new tokens of a request run in a pass."""
+    """How many new tokens of a request run in a pass, or of one of its branches."""
 
     request: Request
     size: int
+    branch: Branch | None = None
 
     @property
     def sequence(self) -> PagedSequence:
-        """The request's."""
+        """The request's, or the branch's."""
+        if self.branch is not None:
+            return self.branch.sequence
         assert self.request.sequence is not None
         return self.request.sequence
 
     @property
     def tokens(self) -> list[int]:
         """The new ones."""
-        start = self.sequence.length
-        return self.request.tokens[start : start + self.size]
+        tokens, start = self.request.tokens, self.sequence.length
+        if self.branch is not None:
+            return tokens[start : len(tokens) - self.request.n_guessed] + self.branch.tokens
+        return tokens[start : start + self.size]
 
     @property
-    def missing(self) -> tuple[int, int]:
-        """Pages of keys and values, and of memory nodes, that they take."""
+    def n_guessed(self) -> int:
+        """The last of them, which are guessed."""
+        return self.request.n_guessed if self.branch is None else len(self.branch.tokens)
+
+    @property
+    def n_choosing(self) -> int:
+        """Of those that ran, the last ones, behind each of which a token may be chosen."""
+        if self.branch is not None:
+            return len(self.branch.tokens)
+        return 0 if self.request.n_pending else self.request.n_ahead + 1
+
+    @property
+    def missing(self) -> Missing:
+        """Pages that they take."""
         return self.sequence.missing(self.size)
 
     def report(self) -> None:
@@ -36,3 +53,10 @@ class Part:
         if request.is_reading and not request.n_preempted:
             n_tokens = len(request.prompt_ids) - request.n_reused
             request.pieces.put(Progress(start - request.n_reused, n_tokens))
+
+
+def parts_of(request: Request, size: int) -> list[Part]:
+    """So many new tokens of a request, and those of its branches."""
+    n_before = request.n_pending - request.n_guessed
+    branches = [Part(request, n_before + len(b.tokens), b) for b in request.branches]
+    return [Part(request, size), *branches]

@@ -1,11 +1,14 @@
 """How long a pass of the model takes with so many rows, learnt from those that ran."""
 
-from bisect import bisect_left
+import math
 from collections.abc import Sequence
 
-ROWS = (1, 2, 4, 8, 16, 32)
+import numpy as np
+from jaxtyping import Float
+
+ROWS = (1, 2, 4, 8, 16, 32, 64)
 """Numbers of rows whose times are kept; between them time is a line."""
-SHAPE = (1.0, 1.1, 1.3, 1.7, 2.5, 4.5)
+SHAPE = (1.0, 1.2, 1.6, 2.4, 3.8, 6.5, 12.0)
 """What they take in the time of one row, until it is seen: each weight is read once for all rows,
 and attention and sampling are done for each."""
 LEARNING = 0.1
@@ -19,6 +22,7 @@ class PassTimes:
 
     def __init__(self, seconds: Sequence[float] = ()) -> None:
         """Begin with the times of `ROWS`; none: with the first pass that is seen."""
+        self._shape = tuple(seconds) or SHAPE
         self._seconds = list(seconds)
         self._n_seen = [0] * len(ROWS)
 
@@ -36,15 +40,28 @@ class PassTimes:
         self._n_seen[nearest] += 1
         weight = max(1 / self._n_seen[nearest], 2 * LEARNING)
         # A longer context makes all of them slower; the one that was seen is known best.
-        for i in range(len(ROWS)):
-            self._seconds[i] *= factor ** (weight if i == nearest else LEARNING)
+        for i, n_seen in enumerate(self._n_seen):
+            if n_seen:
+                self._seconds[i] *= factor ** (weight if i == nearest else LEARNING)
+        self._assume()
+
+    def _assume(self) -> None:
+        """Let times that were not seen follow those that were, in the proportions assumed."""
+        seen = [i for i, n in enumerate(self._n_seen) if n]
+        others = [i for i, n in enumerate(self._n_seen) if not n]
+        ratios = [math.log(self._seconds[i] / self._shape[i]) for i in seen]
+        for i, ratio in zip(others, np.interp(others, seen, ratios), strict=True):
+            self._seconds[i] = self._shape[i] * math.exp(ratio)
 
     def at(self, n_rows: int) -> float:
         """Seconds expected of a pass."""
-        right = min(max(bisect_left(ROWS, n_rows), 1), len(ROWS) - 1)
-        left = right - 1
-        slope = (self._seconds[right] - self._seconds[left]) / (ROWS[right] - ROWS[left])
-        return self._seconds[left] + max(slope, 0.0) * (n_rows - ROWS[left])
+        return float(self.beginning_at(n_rows, 1)[0])
+
+    def beginning_at(self, n_rows: int, n: int) -> Float[np.ndarray, " N"]:
+        """Seconds expected of passes with so many rows, one more, …: `n` of them."""
+        rows = np.arange(n_rows, n_rows + n)
+        known = np.interp(rows, ROWS, np.maximum.accumulate(self._seconds))
+        return known + self.of_many * np.maximum(rows - ROWS[-1], 0)
 
     @property
     def of_many(self) -> float:

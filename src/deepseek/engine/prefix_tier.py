@@ -31,6 +31,7 @@ from deepseek.model.pages import PagedSequence
 from deepseek.model.prefix_page import VERSION
 from deepseek.ops import native
 from deepseek.ops.hierarchical import GROUP, PAGE, Hierarchy
+from deepseek.ops.native_model import NO_ADAPTER
 
 COPIED_BYTES = 40 << 20
 """Memory that copies take, of which:"""
@@ -115,21 +116,29 @@ class PrefixTier:
     # Back into memory.
 
     @torch.inference_mode()
-    def fetch(self, token_ids: Sequence[int], most: int, *, is_beside: bool = False) -> bool:
+    def fetch(
+        self,
+        token_ids: Sequence[int],
+        most: int,
+        *,
+        adapter: int = NO_ADAPTER,
+        is_beside: bool = False,
+    ) -> bool:
         """Put pages of a prompt's beginning back into the tree, as many as a turn may take.
 
         Args:
             token_ids: Of the prompt.
             most: Leading tokens that are of use.
+            adapter: The number of the one that they must have been read with.
             is_beside: Whether answers wait meanwhile.
 
         Returns:
             Whether there are more.
         """
-        path = self._tree.path(token_ids, most)
+        path = self._tree.path(token_ids, most, adapter)
         limit = FETCHED_BESIDE if is_beside else FETCHED
         wanted = list[bytes]()
-        for digest in islice(self._tree.following(token_ids, most, path), limit + 1):
+        for digest in islice(self._tree.following(token_ids, most, path, adapter), limit + 1):
             if digest not in self._copies and not self.folder.has(digest):
                 break
             wanted.append(digest)
@@ -138,15 +147,18 @@ class PrefixTier:
             return False
         start = time.perf_counter()
         self.folder.ask_for(wanted)
-        n_pages = self._put_back(token_ids, len(path), wanted[:limit])
+        n_pages = self._put_back(token_ids, adapter, len(path), wanted[:limit])
         LOGGER.debug("%d pages from disk in %.3f s", n_pages, time.perf_counter() - start)
         return n_pages == limit < len(wanted)
 
-    def _put_back(self, token_ids: Sequence[int], n_there: int, wanted: Sequence[bytes]) -> int:
+    def _put_back(
+        self, token_ids: Sequence[int], adapter: int, n_there: int, wanted: Sequence[bytes]
+    ) -> int:
         """Pages that came back behind those that are there; fewer where one cannot be had."""
-        match = self._tree.match(token_ids, n_there * PAGE, in_pages=True)
+        match = self._tree.match(token_ids, n_there * PAGE, in_pages=True, adapter=adapter)
         # A sequence holds what is there: nothing of it is given up for what follows.
         sequence = self._decoder.sequence()
+        sequence.adapter = adapter
         sequence.begin(match.length, match.keys, match.memory)
         try:
             for digest in wanted:
@@ -159,7 +171,7 @@ class PrefixTier:
 
     def _has_room(self, sequence: PagedSequence) -> bool:
         """Whether there is room for one more page, if what is kept of others makes way."""
-        keys, nodes = sequence.missing(PAGE)
+        keys, nodes, _ = sequence.missing(PAGE)
         while self._room.n_free < keys or self._room.n_free_nodes < nodes:
             if not self._tree.evict():
                 return False
@@ -296,22 +308,19 @@ class PrefixTier:
             LOGGER.warning("the prefix cache is not written any more: %s", error)
 
 
-def identity_of(
-    fingerprint: str, decoder: NativeDecoder, hierarchy: Hierarchy | None, adapter: str = ""
-) -> bytes:
-    """A digest of all that decides the numbers of a prompt's pages but its tokens.
+def identity_of(fingerprint: str, decoder: NativeDecoder, hierarchy: Hierarchy | None) -> bytes:
+    """A digest of all that decides the numbers of a prompt's pages but its tokens and adapter,
+    which are in their keys.
 
     Args:
         fingerprint: Of the weights.
         decoder: Computes with them.
         hierarchy: What tokens see; None: everything.
-        adapter: A fingerprint of what is added to the weights, if anything is.
     """
     settings = {
         "format": VERSION,
         "program": [_release(), native.build(), native.level()],
         "weights": fingerprint,
-        "adapter": adapter,
         "attention": None if hierarchy is None else asdict(hierarchy),
         "pages": [(pool.layout, pool.page_bytes) for pool in decoder.pools],
     }

@@ -9,10 +9,19 @@ from deepseek.core.errors import RequestError
 from deepseek.core.llm import Completion, Delta
 from deepseek.engine.answer import Answer
 from deepseek.engine.draft_model import Reading
-from deepseek.engine.guesses import Guesses, Kind
+from deepseek.engine.guesses import Guesses
 from deepseek.engine.radix import Miss
 from deepseek.model.pages import PagedSequence
 from deepseek.ops.native_model import NO_ADAPTER
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Branch:
+    """Other tokens that may come in place of the guessed ones, for the time of a pass."""
+
+    tokens: list[int]
+    sequence: PagedSequence
+    """Shares the pages of what was run before."""
 
 
 @dataclass(slots=True, eq=False)
@@ -45,9 +54,13 @@ class Request:
     n_ahead: int = 0
     """Last tokens that run with the one before them and count if they are chosen: a constraint
     leaves no other choice, or they are guessed."""
+    n_guessed: int = 0
+    """The last of these, which are guessed."""
+    by_model: bool = False
+    """Whether a draft model guessed them."""
+    branches: list[Branch] = field(default_factory=list)
+    """Each begins with another token than these."""
     guesses: Guesses | None = None
-    guess: Kind | None = None
-    """Which kind of guess they are; None: a constraint's."""
     reading: Reading | None = None
     """What a draft model has read of it."""
     n_drafted: int = 0
@@ -81,15 +94,60 @@ class Request:
         """The tokens that run ahead."""
         return self.tokens[len(self.tokens) - self.n_ahead :]
 
-    def run_ahead(self, tokens: Sequence[int], guess: Kind | None = None) -> None:
-        """Let tokens run with the one before them."""
+    @property
+    def n_forced(self) -> int:
+        """The first of them, which a constraint leaves no choice for."""
+        return self.n_ahead - self.n_guessed
+
+    def run_ahead(self, tokens: Sequence[int]) -> None:
+        """Let tokens that must follow run with the one before them."""
         self.tokens += tokens
-        self.n_ahead, self.guess = len(tokens), guess
+        self.n_ahead = len(tokens)
+
+    def guess(self, tokens: Sequence[int], *, by_model: bool = False) -> None:
+        """Let tokens that may follow run behind these."""
+        self.tokens += tokens
+        self.n_ahead += len(tokens)
+        self.n_guessed, self.by_model = len(tokens), by_model
+
+    def branch_off(self, tokens: list[int]) -> None:
+        """Let others run beside the guessed ones."""
+        assert self.sequence is not None
+        self.branches.append(Branch(tokens, self.sequence.fork(self.sequence.length)))
+
+    def take_branch(self, branch: Branch) -> None:
+        """Go on with a branch, whose tokens have run, in place of the guessed ones."""
+        assert self.sequence is not None
+        n_before = len(self.tokens) - self.n_guessed
+        self.tokens[n_before:] = branch.tokens
+        self.n_ahead = self.n_forced + len(branch.tokens)
+        self.n_guessed, self.by_model = len(branch.tokens), False
+        self.branches.remove(branch)
+        self.sequence.release()
+        self.sequence = branch.sequence
+
+    def drop_branches(self) -> None:
+        """Do without all of them."""
+        for branch in self.branches:
+            branch.sequence.release()
+        self.branches.clear()
+
+    def fitting(self, tokens: Sequence[int]) -> list[int]:
+        """Of tokens that may be guessed, those up to the first that the constraint forbids."""
+        forced = self.ahead[: self.n_forced]
+        return self.answer.fitting([*forced, *tokens])[len(forced) :]
+
+    def drop_guesses(self) -> None:
+        """Do without the guessed ones."""
+        n_forced = self.n_forced
+        self.drop_ahead(n_forced)
+        self.n_ahead = n_forced
 
     def drop_ahead(self, n_kept: int = 0) -> None:
         """Do without the tokens that run ahead, but for the first ones."""
         del self.tokens[len(self.tokens) - self.n_ahead + n_kept :]
-        self.n_ahead, self.guess = 0, None
+        self.n_ahead, self.n_guessed, self.by_model = 0, 0, False
+        self.drop_branches()
 
     def go_back(self, n_right: int) -> None:
         """Keep only the first of the tokens that ran ahead, and what was computed of them."""

@@ -96,8 +96,12 @@ class Runner(ABC):
         """Tell the cache."""
 
     @abstractmethod
-    def add_adapter(self, parts: Parts) -> int:
+    def add_adapter(self, parts: Parts, fingerprint: str = "") -> int:
         """Keep an adapter, and return its number, which no other one ever gets.
+
+        Args:
+            parts: What it adds.
+            fingerprint: Of that; with one, what is read with it may go to a disk.
 
         Raises:
             ValueError: It holds numbers that are too large.

@@ -7,28 +7,31 @@ through `Runner.read` and `step`: a token's numbers are the same in any company.
 import time
 from bisect import insort
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from deepseek.core.errors import ConfigError, RequestError
+from deepseek.core.errors import ConfigError, DiskError, RequestError
 from deepseek.core.llm import Delta
 from deepseek.core.log import LOGGER
 from deepseek.engine.draft_model import DraftModel
-from deepseek.engine.part import Part
+from deepseek.engine.part import Part, parts_of
 from deepseek.engine.prefix_tier import PrefixTier
 from deepseek.engine.radix import RadixTree
 from deepseek.engine.request import Request
-from deepseek.engine.room import Room
+from deepseek.engine.room import ENDLESS, Room
 from deepseek.engine.runner import attended, first_asking, places_of_ends
 from deepseek.engine.sharing import LEAST, chunk_end, shareable_length
 from deepseek.engine.speculator import Speculator
 from deepseek.model.decoder import NativeDecoder
+from deepseek.model.pages import Missing
 from deepseek.ops.hierarchical import PAGE, Hierarchy
-from deepseek.ops.native_model import NO_ADAPTER
 
+SLACK = 256
+"""Tokens before the window of a sequence with cold pages that it keeps as they are: it is never cut
+back by more than what ran ahead."""
 HEAD_START = 256
 """Passes by which each step of priority puts a request before those that came earlier. It is not
 for ever: what waits long enough gets its turn."""
@@ -42,6 +45,10 @@ class Limits:
     """Pages of keys and values, of running requests and of the tree together."""
     n_kept: int
     """Of these, pages that the tree keeps for prompts to come."""
+    n_cold: int = ENDLESS
+    """Pages in 8 or 4 bits, where there are any."""
+    n_kept_cold: int = ENDLESS
+    """Of these, pages that the tree keeps."""
     n_running: int = 32
     """Requests in one pass."""
     n_tokens: int = 1_024
@@ -54,6 +61,11 @@ class Limits:
         for name, least in least_of.items():
             if getattr(self, name) < least:
                 raise ConfigError(f"{name} is {getattr(self, name)}", f"use {least} or more")
+
+    @property
+    def n_rows(self) -> int:
+        """Most tokens of a request in a pass."""
+        return max(self.n_tokens, self.n_tokens_beside)
 
 
 @dataclass(slots=True)
@@ -90,7 +102,14 @@ class Scheduler:
             draft_model: Guesses where the text does not.
         """
         self.limits, self.counts = limits, Counts()
-        self.tree = RadixTree(decoder.pool, decoder.memory, limits.n_kept)
+        self.tree = RadixTree(
+            decoder.pool,
+            decoder.memory,
+            limits.n_kept,
+            decoder.cold,
+            decoder.tier,
+            limits.n_kept_cold,
+        )
         self.waiting: list[Request] = []
         """By order."""
         self.running: list[Request] = []
@@ -98,7 +117,7 @@ class Scheduler:
         self.prefixes: PrefixTier | None = None
         """Pages of earlier prompts on a disk."""
         self._decoder, self._hierarchy = decoder, hierarchy
-        self._room = Room(decoder, self.tree, limits.n_pages, reclaim)
+        self._room = Room(decoder, self.tree, limits.n_pages, reclaim, limits.n_cold)
         self.speculator = Speculator(draft_model) if speculates else None
         self._n_added = 0
 
@@ -114,13 +133,20 @@ class Scheduler:
                 "encode it with the model's own tokenizer",
             )
         # The answer's last token is not run.
-        needed = -(-(len(prompt_ids) + max_tokens - 1) // PAGE)
-        if needed > self.limits.n_pages:
-            raise RequestError(
-                f"prompt ({len(prompt_ids):,} tokens) and answer (up to {max_tokens:,}) need "
-                f"{needed:,} pages of memory, and there are {self.limits.n_pages:,}",
-                "shorten the prompt, lower max_tokens, or give a larger memory budget",
-            )
+        n_pages = -(-(len(prompt_ids) + max_tokens - 1) // PAGE)
+        tier, limits = self._decoder.tier, self.limits
+        needs = [(n_pages, limits.n_pages, "pages")]
+        if tier is not None:
+            n_exact = replace(tier, slack=SLACK).at_once(n_pages, limits.n_rows)
+            in_codes = f"pages in int{tier.bits}"
+            needs = [(n_exact, limits.n_pages, "pages"), (n_pages, limits.n_cold, in_codes)]
+        for needed, there, kind in needs:
+            if needed > there:
+                raise RequestError(
+                    f"prompt ({len(prompt_ids):,} tokens) and answer (up to {max_tokens:,}) need "
+                    f"{needed:,} {kind} of memory, and there are {there:,}",
+                    "shorten the prompt, lower max_tokens, or give a larger memory budget",
+                )
 
     def add(self, request: Request) -> None:
         """Let a request wait for its turn."""
@@ -144,8 +170,8 @@ class Scheduler:
         self._guess()
         parts = self._plan()
         if parts:
-            for request, logits in self._run(parts):
-                self._choose(request, logits)
+            for request, logits in self._run(parts).items():
+                self._choose(request, *logits)
 
     def drop_cancelled(self) -> None:
         """End the requests that nobody wants any more; their pages are free at once."""
@@ -159,14 +185,22 @@ class Scheduler:
         for request in [*self.waiting, *self.running]:
             self._end(request, error)
 
-    def give_way(self) -> bool:
-        """Give pages back to someone who cannot wait; False: there are none left to give."""
-        if self.tree.evict():
+    def give_way(self, *, is_cold: bool = False) -> bool:
+        """Give pages back to someone who cannot wait; False: there are none left to give.
+
+        Args:
+            is_cold: Whether pages in 8 or 4 bits are wanted, or others.
+        """
+        if self.tree.evict() if is_cold else self.tree.give_up():
             return True
         if self.running:
             self._preempt(self.running[-1])
             return True
         return self.tree.evict(used_too=True)
+
+    def make_room(self) -> bool:
+        """Give pages back, of whomever; False: none are left."""
+        return self.give_way() or self._room.reclaim()
 
     # Who runs.
 
@@ -191,12 +225,12 @@ class Scheduler:
 
     def _comes_back(self, request: Request) -> bool:
         """Fetch pages that a request begins with from the disk; whether more are to come."""
-        if self.prefixes is None or request.adapter != NO_ADAPTER:
-            return False
-        if len(self.running) >= self.limits.n_running:
+        if self.prefixes is None or len(self.running) >= self.limits.n_running:
             return False
         start, most = time.perf_counter(), self._shareable(request)
-        more = self.prefixes.fetch(request.tokens, most, is_beside=bool(self.running))
+        more = self.prefixes.fetch(
+            request.tokens, most, adapter=request.adapter, is_beside=bool(self.running)
+        )
         request.fetch_seconds += time.perf_counter() - start
         return more
 
@@ -216,9 +250,9 @@ class Scheduler:
         in_pages = self._hierarchy is not None
         most, adapter = self._shareable(request), request.adapter
         match = self.tree.match(request.tokens, most, in_pages=in_pages, adapter=adapter)
-        sequence = self._decoder.sequence()
+        sequence = self._decoder.sequence(SLACK, self.limits.n_rows)
         sequence.adapter = adapter
-        sequence.begin(match.length, match.keys, match.memory)
+        sequence.begin(match.length, match.keys, match.memory, match.cold)
         sequence.asks_from = first_asking(len(request.prompt_ids))
         request.sequence = sequence
         # All that they must still read, and a page more for each answer.
@@ -258,9 +292,10 @@ class Scheduler:
         (self.running if request in self.running else self.waiting).remove(request)
         if self.speculator is not None:
             self.speculator.leave(request)
+        request.drop_branches()
         if request.sequence is not None:
             if keep:
-                self._keep(request)
+                self._keep(request, ends=True)
             request.sequence.release()
             request.sequence = None
 
@@ -269,26 +304,25 @@ class Scheduler:
     def _guess(self) -> None:
         """Let guesses run with the next tokens of answers, where that gains."""
         answering = [r for r in self.running if r.is_answering]
-        open_ = [r for r in answering if not r.n_ahead]
-        if self.speculator is None or not open_:
+        if self.speculator is None or not answering:
             return
         n_rows = sum(r.n_pending for r in answering)
         n_pending = sum(r.n_pending for r in self.running) - n_rows
-        self.speculator.draft(open_, n_rows, min(n_pending, self.limits.n_tokens_beside))
+        self.speculator.draft(answering, n_rows, min(n_pending, self.limits.n_tokens_beside))
 
     def _plan(self) -> list[Part]:
         """New tokens of each running request; those that find no pages for them make way."""
         parts: list[Part] = []
-        missing: list[tuple[int, int]] = []
+        missing: list[Missing] = []
         for request, size in self._sizes().items():
             while request.sequence is not None:
-                part = Part(request, size)
-                if self._room.find([*missing, part.missing]):
-                    parts.append(part)
-                    missing.append(part.missing)
+                mine = parts_of(request, size)
+                needed = [*missing, *(part.missing for part in mine)]
+                if self._room.find(needed):
+                    parts, missing = [*parts, *mine], needed
                     break
-                if request.guess is not None:  # nobody makes way for guesses
-                    request.drop_ahead()
+                if request.n_guessed:  # nobody makes way for guesses
+                    request.drop_guesses()
                     size = request.n_pending
                 else:
                     self._make_way(self.running[-1])
@@ -326,9 +360,9 @@ class Scheduler:
         start, n_prompt = request.sequence.length, len(request.prompt_ids)
         return chunk_end(start, len(request.tokens), most, n_prompt, self._hierarchy) - start
 
-    def _run(self, parts: Sequence[Part]) -> list[tuple[Request, Tensor]]:
+    def _run(self, parts: Sequence[Part]) -> dict[Request, list[Tensor]]:
         """Run new tokens; those requests of which all tokens were run, with the logits that are
-        needed of them."""
+        needed of them and of each branch."""
         for part in parts:
             part.report()
         tokens = [part.tokens for part in parts]
@@ -336,39 +370,56 @@ class Scheduler:
         start = time.perf_counter()
         try:
             hidden = self._decoder.run(tokens, [part.sequence for part in parts])
-            ends = places_of_ends(tokens)
-            ended = [(part.request, end) for part, end in zip(parts, ends, strict=True)]
-            ended = [(request, end) for request, end in ended if not request.n_pending]
-            rows = [row for r, end in ended for row in range(end - r.n_ahead, end + 1)]
-            logits = self._decoder.logits(hidden[rows]) if ended else hidden[:0]
+            sizes = [part.n_choosing for part in parts]
+            ends = zip(places_of_ends(tokens), sizes, strict=True)
+            rows = [row for end, size in ends for row in range(end + 1 - size, end + 1)]
+            logits = self._decoder.logits(hidden[rows]) if rows else hidden[:0]
         except Exception as error:
-            for part in parts:
-                self._end(part.request, error)
-            return []
+            for request in dict.fromkeys(part.request for part in parts):
+                self._end(request, error)
+            if isinstance(error, DiskError):  # what cannot be read back is read anew
+                self.tree.clear()
+            return {}
         self.counts.passes += 1
         self.counts.read_tokens += len(hidden)
         if not reading and self.speculator is not None:
-            self.speculator.note(len(hidden), time.perf_counter() - start)
+            n_branches = sum(part.branch is not None for part in parts)
+            self.speculator.note(len(hidden), time.perf_counter() - start, n_branches)
         for request in reading:
             self._keep(request)
-        each = torch.split(logits, [request.n_ahead + 1 for request, _ in ended])
-        return [(request, part) for (request, _), part in zip(ended, each, strict=True)]
+        found: dict[Request, list[Tensor]] = {}
+        for part, some in zip(parts, torch.split(logits, sizes), strict=True):
+            part.request.n_drafted += part.n_guessed
+            if len(some):
+                found.setdefault(part.request, []).append(some)
+        return found
 
     # What comes of it.
 
-    def _choose(self, request: Request, logits: Float[Tensor, "A V"]) -> None:
+    def _choose(
+        self, request: Request, logits: Float[Tensor, "A V"], *others: Float[Tensor, "_ V"]
+    ) -> None:
         """Choose a request's next tokens: as long as those that ran ahead are the chosen ones, the
-        next row counts. An error in that is the request's own."""
+        next row counts. An error in that is the request's own.
+
+        Args:
+            request: Whose.
+            logits: Behind its last certain token, and those that ran ahead.
+            others: Behind the tokens of each branch.
+        """
         request.answering = request.answering or time.perf_counter()
-        answer, ahead, n_right = request.answer, request.ahead, 0
+        answer, n_right = request.answer, 0
         try:
-            for row in logits:
-                text = answer.add(row)
+            while True:
+                text = answer.add(logits[n_right])
                 if answer.finish_reason is not None:
                     break
                 if text or answer.thought:
                     request.pieces.put(Delta(text, reasoning=answer.thought))
-                if n_right == len(ahead) or ahead[n_right] != answer.token_ids[-1]:
+                chosen = answer.token_ids[-1]
+                if n_right == request.n_forced and request.branches:
+                    logits = _of_branch(request, chosen, logits, others)
+                if n_right == request.n_ahead or request.ahead[n_right] != chosen:
                     break
                 n_right += 1
             if self.speculator is not None:
@@ -410,13 +461,22 @@ class Scheduler:
         self._leave(request)
         request.end(error)
 
-    def _keep(self, request: Request) -> None:
-        """Leave whole pages in the tree."""
+    def _keep(self, request: Request, *, ends: bool = False) -> None:
+        """Leave whole pages in the tree; in the end, the begun one as well."""
         assert request.sequence is not None
         length = request.sequence.length
         if self._hierarchy is not None:
             length = min(length, shareable_length(len(request.prompt_ids), self._hierarchy))
-        self.tree.insert(request.tokens[:length], request.sequence)
+        self.tree.insert(request.tokens[:length], request.sequence, ends=ends)
+
+
+def _of_branch(request: Request, chosen: int, logits: Tensor, others: Sequence[Tensor]) -> Tensor:
+    """Take the branch that begins with the chosen token, if there is one; the rows that count."""
+    for branch, behind in zip(list(request.branches), others, strict=True):
+        if branch.tokens[0] == chosen:
+            logits = torch.cat([logits[: request.n_forced + 1], behind])
+            request.take_branch(branch)
+    return logits
 
 
 def _order(request: Request) -> tuple[int, int]:

@@ -5,7 +5,7 @@ average, however long the text is. Draws on SAM-Decoding (Hu et al. 2024) and Su
 (Oliaro et al. 2024), which guess the next tokens of an answer that way.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 ROOT = 0
@@ -19,6 +19,8 @@ class Match:
     """Tokens that are the same."""
     end: int
     """Place of the token behind them."""
+    state: int = ROOT
+    """Of the automaton behind them."""
 
 
 class SuffixAutomaton:
@@ -58,7 +60,19 @@ class SuffixAutomaton:
 
     def match_of(self, state: int, length: int) -> Match:
         """Where an end that was followed occurs."""
-        return Match(length, self._end[state])
+        return Match(length, self._end[state], state)
+
+    def path(self, match: Match, n: int) -> Iterator[tuple[int, int, bool]]:
+        """What followed where a text matches, up to `n` tokens.
+
+        Yields:
+            A token, how many before it are the same if it is right, and whether these were never
+            followed by another one.
+        """
+        state, length = match.state, match.length
+        for token in self.after(match.end, n):
+            yield token, length, len(self._next[state]) <= 1
+            state, length = self.follow(state, length, token)
 
     def after(self, end: int, n: int) -> list[int]:
         """What follows at a place, up to `n` tokens; the end of the text repeats what led to it."""
@@ -85,7 +99,7 @@ class SuffixAutomaton:
             link[here] = there
         self._last = here
         before = link[here]
-        self.match = Match(length[before], self._end[before] if before else 0)
+        self.match = Match(length[before], self._end[before] if before else 0, before)
         self._end[before] = len(self.tokens)  # the last place is the likeliest to go on alike
 
     def _split(self, state: int, token: int, there: int) -> int:

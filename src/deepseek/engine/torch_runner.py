@@ -72,7 +72,7 @@ class TorchRunner(Runner):
     def watch(self, wanted: bool) -> None:
         """Nothing to do: it is always noted."""
 
-    def add_adapter(self, parts: Parts) -> int:
+    def add_adapter(self, parts: Parts, fingerprint: str = "") -> int:
         """Keep an adapter, and return its number, which no other one ever gets."""
         number = self._n_adapters
         shape = shape_of(self.model.config)

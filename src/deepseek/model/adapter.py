@@ -29,6 +29,8 @@ MATRICES = {
 }
 """By Hugging Face's names."""
 
+TILE = 16
+"""Ranks are kept in multiples of it."""
 Parts = Mapping[tuple[int, Matrix], LowRank]
 """By layer and matrix."""
 
@@ -75,6 +77,20 @@ def fit(file: AdapterFile, config: ModelConfig) -> Parts:
             if missing:
                 raise _misfit(file, f"it has no {which.name} of layer {missing[0]}")
     return parts
+
+
+def native_bytes(parts: Parts, n_rows: int) -> int:
+    """Bytes that the native library takes for an adapter (adapter.cpp).
+
+    Args:
+        parts: What it adds.
+        n_rows: Of a pass, the most: each has room for the products with `down`.
+    """
+    ranks = {place: -(-part.rank // TILE) * TILE for place, part in parts.items()}
+    numbers = sum(
+        ranks[place] * (part.down.shape[1] + part.up.shape[0]) for place, part in parts.items()
+    )
+    return 2 * numbers + 4 * n_rows * 3 * max(ranks.values())
 
 
 def _misfit(file: AdapterFile, why: str) -> CheckpointError:

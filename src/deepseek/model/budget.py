@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from deepseek.core.errors import ConfigError
 from deepseek.model.config import ModelConfig
+from deepseek.model.memory_plan import MIB, MemoryPlan, Share, described
 from deepseek.ops.cold import BITS, choose_tier, page_bytes
 from deepseek.ops.hierarchical import GROUP, PAGE, QUESTION, TOGETHER, Hierarchy
 
@@ -16,6 +17,8 @@ FIXED_BYTES = 64 << 20  # threads, the tokenizer's tables, sampling, what alloca
 TEXT_BYTES = 500  # a token's ids, characters and offsets while a prompt is encoded
 SPARE_NODES = 32  # pages of memory nodes for sequences side by side: each has one of its own
 EXPANDED = 64 + 4  # cold pages that a thread has in bfloat16 (hierarchy.cpp, mix.cpp)
+LOGIT_ROWS = 32 + 31  # of a pass: the most requests side by side, and the most guesses
+CONTEXT_PAGES = 2  # of a saved context on their way between a file and a pool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +42,15 @@ class Budget:
     pages: PageCounts
     peak_bytes: int
     """What the process holds at most with one sequence as long as the window."""
+    plan: MemoryPlan | None = None
+    """Everything that is counted, with pages for others beside that sequence."""
+    least: PageCounts | None = None
+    """Pages that one sequence takes; None: as many as the window has."""
+
+    @property
+    def least_hot(self) -> int:
+        """Pages of keys and values as they are without which no window could be read."""
+        return -(-self.context_window // PAGE) if self.least is None else self.least.hot
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,11 +68,37 @@ class Needs:
     n_threads: int = 1
     is_on_disk: bool = False
     """Whether cold pages take no memory."""
+    others: tuple[Share, ...] = ()
+    """What else is counted: a draft model, copies of pages."""
 
     def peak(self, context_window: int, kv_format: str) -> int:
         """Bytes that the process holds at most with one sequence of that many tokens."""
-        cache = self.cache_bytes(self.pages(context_window, kv_format), kv_format)
-        return self.taken + self.weights + cache + self._working(context_window, kv_format)
+        pages = self.pages(context_window, kv_format)
+        return sum(share.n_bytes for share in self.shares(pages, context_window, kv_format))
+
+    def shares(self, pages: PageCounts, context_window: int, kv_format: str) -> tuple[Share, ...]:
+        """All that is counted, with that many pages and one sequence of that many tokens.
+
+        Beside it, each page more has tokens that are encoded.
+        """
+        hot, cold, nodes = self._page_bytes(kv_format)
+        of_one = self.pages(context_window, kv_format).hot
+        n_text = -(-context_window // PAGE) + pages.hot - of_one
+        kinds = (
+            ("keys and values", pages.hot, hot),
+            (f"keys and values in {kv_format}", pages.cold, cold),
+            ("memory nodes", pages.nodes, nodes),
+        )
+        return (
+            Share("the program itself", self.taken, "before the weights"),
+            Share("weights", self.weights),
+            *self.others,
+            *(Share(name, n * size, f"{n:,} pages of {size:,}") for name, n, size in kinds if n),
+            Share("working memory", self.working_bytes(context_window, kv_format)),
+            Share("texts and their tokens", n_text * PAGE * TEXT_BYTES),
+            Share("a saved context on its way", CONTEXT_PAGES * max(hot, cold, nodes)),
+            Share("threads and allocators", FIXED_BYTES),
+        )
 
     def pages(self, context_window: int, kv_format: str) -> PageCounts:
         """Pages of one sequence of that many tokens while it is read."""
@@ -69,9 +107,7 @@ class Needs:
         tier = choose_tier(kv_format)
         if tier is None:
             return PageCounts(hot=n_pages, nodes=nodes)
-        # A pass begins in a page and takes pages for all its tokens before any are given back.
-        kept = (tier.sinks + tier.window + tier.slack + ROWS) // PAGE + 1
-        return PageCounts(hot=min(n_pages, kept), cold=n_pages, nodes=nodes)
+        return PageCounts(hot=tier.at_once(n_pages, ROWS), cold=n_pages, nodes=nodes)
 
     def cache_bytes(self, pages: PageCounts, kv_format: str) -> int:
         """Bytes of that many pages."""
@@ -112,7 +148,8 @@ class Needs:
             cold = 2 * heads * page_bytes(bits, config.d_head)
         return 2 * keys, cold, keys
 
-    def _working(self, context_window: int, kv_format: str) -> int:
+    def working_bytes(self, context_window: int, kv_format: str) -> int:
+        """What passes of the model write between its layers, and their logits."""
         config, n_pages = self.config, -(-context_window // PAGE)
         query, group = config.n_heads * config.d_head, config.n_kv_heads * config.d_head
         numbers = 5 * config.d_model + 2 * query + 2 * group + 2 * config.d_ff
@@ -121,11 +158,10 @@ class Needs:
         votes = 2 * n_choosing * config.n_kv_heads * n_pages * 4 if self.has_nodes else 0
         scanned = min(n_pages, Hierarchy().scanned_pages)
         votes += QUESTION * config.n_heads * scanned * 2 * 4 if self.has_nodes else 0
-        logits = 4 * 4 * config.vocab_size
-        text = n_pages * PAGE * TEXT_BYTES
+        logits = 4 * LOGIT_ROWS * config.vocab_size
         expanded = self.n_threads * EXPANDED * 2 * PAGE * config.d_head * 2
-        fixed = PARTIAL_BYTES + FIXED_BYTES + (expanded if BITS[kv_format] else 0)
-        return ROWS * (4 * numbers + rounded) + votes + logits + text + fixed
+        partial = PARTIAL_BYTES + (expanded if BITS[kv_format] else 0)
+        return ROWS * (4 * numbers + rounded) + votes + logits + partial
 
 
 def choose_format(needs: Needs, wanted: int, formats: Sequence[str] = KV_FORMATS) -> str:
@@ -152,11 +188,14 @@ def plan(needs: Needs, context_window: int | None, kv_dtype: str = "auto") -> Bu
     if longest < wanted and (context_window is not None or not longest):
         raise _too_small(needs, wanted, chosen)
     window = min(wanted, longest)
+    pages = needs.with_spare(window, chosen)
     return Budget(
         kv_format=chosen,
         context_window=window,
-        pages=needs.with_spare(window, chosen),
+        pages=pages,
         peak_bytes=needs.peak(window, chosen),
+        plan=MemoryPlan(needs.n_bytes, needs.shares(pages, window, chosen)),
+        least=needs.pages(window, chosen),
     )
 
 
@@ -166,10 +205,10 @@ def _too_small(needs: Needs, wanted: int, kv_format: str) -> ConfigError:
     hint = f"up to {longest:,} tokens fit" if longest else "use a smaller checkpoint"
     if most > longest:
         hint = f"{hint}, {most:,} with kv_dtype {other}" if longest else f"use kv_dtype {other}"
+    shares = needs.shares(needs.pages(wanted, kv_format), wanted, kv_format)
     return ConfigError(
-        f"{wanted:,} tokens need {needs.peak(wanted, kv_format) / 2**20:,.0f} MiB with keys and "
-        f"values in {kv_format} (weights {needs.weights / 2**20:,.0f}, "
-        f"the program itself {needs.taken / 2**20:,.0f}), the memory budget is "
-        f"{needs.n_bytes / 2**20:,.0f} MiB",
+        f"{wanted:,} tokens need {needs.peak(wanted, kv_format) / MIB:,.0f} MiB with keys and "
+        f"values in {kv_format} ({described(shares)}), the memory budget is "
+        f"{needs.n_bytes / MIB:,.0f} MiB",
         f"{hint}, or give more with memory_budget (--memory-budget)",
     )

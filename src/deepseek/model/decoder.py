@@ -4,6 +4,7 @@ The slow reference is `Transformer.hidden_states`, layer by layer through torch.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float32, Int32
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from deepseek.model.adapter import Parts, shape_of
 from deepseek.model.block import Block
-from deepseek.model.budget import PageCounts
+from deepseek.model.budget import ROWS, PageCounts
 from deepseek.model.config import ModelConfig
 from deepseek.model.disk import DiskPool
 from deepseek.model.linear import Linear
@@ -68,11 +69,18 @@ class NativeDecoder:
         if hierarchy is not None:
             self._native.set_hierarchy(hierarchy)
 
-    def sequence(self) -> PagedSequence:
-        """An empty one."""
+    def sequence(self, slack: int | None = None, rows: int = ROWS) -> PagedSequence:
+        """An empty one.
+
+        Args:
+            slack: Tokens before the window whose pages it keeps as they are; None: those of the
+                tier. It must not be cut back by more.
+            rows: Most tokens of it in a pass.
+        """
         cold = None
         if self.cold is not None and self.tier is not None:
-            cold = ColdPages(pool=self.cold, tier=self.tier, expand=self._expand)
+            tier = self.tier if slack is None else replace(self.tier, slack=slack)
+            cold = ColdPages(pool=self.cold, tier=tier, expand=self._expand, rows=rows)
         return PagedSequence(self.pool, self.memory, cold)
 
     def add_adapter(self, parts: Parts) -> int:

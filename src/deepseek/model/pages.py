@@ -3,17 +3,19 @@
 from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from jaxtyping import BFloat16, UInt8
 from torch import Tensor
 
 from deepseek.core.errors import RequestError
+from deepseek.model.budget import ROWS
 from deepseek.model.config import ModelConfig
 from deepseek.model.context_file import check_numbers
 from deepseek.ops.cold import ColdBits, ColdTier, extremes, key_bytes, page_bytes
 from deepseek.ops.hierarchical import GROUP, NEVER, NODES, PAGE
-from deepseek.ops.huge_pages import empty
+from deepseek.ops.huge_pages import empty, give_back
 from deepseek.ops.native_model import NO_ADAPTER, NewTokens, Pages
 
 COVERED = PAGE * GROUP
@@ -55,6 +57,7 @@ class PagePool:
         """Asked to give pages back when there may be no more; False: there are none to give."""
         self._users: list[int] = []
         self._free: list[int] = []
+        self._n_withdrawn = 0
         self.pages = Pages(keys=())
         """Where everything is, until it grows."""
         self._grow()
@@ -62,12 +65,17 @@ class PagePool:
     @property
     def n_used(self) -> int:
         """Pages that a sequence holds."""
-        return len(self._users) - len(self._free)
+        return len(self._users) - len(self._free) - self._n_withdrawn
+
+    @property
+    def n_free(self) -> int:
+        """Pages that can be taken without growing."""
+        return len(self._free)
 
     @property
     def most(self) -> int | None:
         """Pages that there may be; None: it grows."""
-        return self._most
+        return None if self._most is None else self._most - self._n_withdrawn
 
     @property
     def n_bytes(self) -> int:
@@ -87,6 +95,33 @@ class PagePool:
         page = self._free.pop()
         self._users[page] = 1
         return page
+
+    def withdraw(self, n_bytes: int) -> list[int]:
+        """Do without free pages, whose memory something else takes.
+
+        Args:
+            n_bytes: That it needs at least.
+
+        Returns:
+            Their numbers, for `put_back`; none if those that are free do not suffice.
+        """
+        # Those at the beginning were used last of all, or never.
+        pages, gained = list[int](), 0
+        for page in self._free:
+            if gained >= n_bytes:
+                break
+            pages.append(page)
+            gained += sum(give_back(run) for part in self.pages.of(page) for run in part)
+        if gained < n_bytes:
+            return []
+        del self._free[: len(pages)]
+        self._n_withdrawn += len(pages)
+        return pages
+
+    def put_back(self, pages: Sequence[int]) -> None:
+        """Use pages again that were withdrawn."""
+        self._free[:0] = pages
+        self._n_withdrawn -= len(pages)
 
     def users(self, page: int) -> int:
         """How many hold a page."""
@@ -194,7 +229,8 @@ class PagePool:
         had = len(self._users)
         if had and self._most is not None:
             raise RequestError(
-                f"all {had:,} pages of memory are in use, and the memory budget allows no more",
+                f"all {self.most:,} pages of memory are in use, and the memory budget allows no "
+                "more",
                 "ask fewer or shorter prompts at once, or give a larger memory budget",
             )
         self._reserve()
@@ -220,6 +256,17 @@ class ColdPages:
     tier: ColdTier
     expand: Callable[[int, int], None]
     """Makes a page of what a cold page stands for."""
+    rows: int = ROWS
+    """Most tokens of a sequence in a pass."""
+
+
+class Missing(NamedTuple):
+    """Pages of each kind that new tokens take."""
+
+    keys: int = 0
+    """Of keys and values as they are."""
+    nodes: int = 0
+    cold: int = 0
 
 
 class PagedSequence:
@@ -240,7 +287,8 @@ class PagedSequence:
         self._memory = None if memory is None else Table("memory nodes", memory, COVERED)
         self._cold = None if cold is None else Table("cold keys and values", cold.pool, PAGE)
         self._cold_pages = cold
-        self._was_expanded = False
+        self.was_expanded = False
+        """Whether pages were made from their cold form, and so are not those that were read."""
         self.length = 0
         self.asks_from = NEVER
         """The position from which tokens choose by keys what they recall."""
@@ -255,30 +303,50 @@ class PagedSequence:
     def is_as_read(self, length: int) -> bool:
         """Whether the first tokens are here as reading them leaves them, so far as it is saved."""
         places = self._keys.places(length)
-        return not self._was_expanded and all(self._keys.pages[p] != GONE for p in places)
+        return not self.was_expanded and all(self._keys.pages[p] != GONE for p in places)
 
-    def begin(self, length: int, keys: Sequence[int], memory: Sequence[int] = ()) -> None:
+    def begin(
+        self,
+        length: int,
+        keys: Sequence[int],
+        memory: Sequence[int] = (),
+        cold: Sequence[int] = (),
+    ) -> None:
         """Begin an empty sequence with pages that someone else holds.
 
         Args:
             length: Tokens that they hold for it.
-            keys: Numbers of its pages of keys and values, none of them cold.
+            keys: Numbers of its pages of keys and values; `GONE` for those that it sees in their
+                cold form only.
             memory: Numbers of its pages of memory nodes, if it has any.
+            cold: Numbers of its cold pages, one for each that is complete, if it has any.
         """
         assert not self.length
-        assert self._cold is None
-        self._keys.pages.extend(self._keys.pool.share(page) for page in keys)
+        self._keys.begin(keys)
         if self._memory is not None:
-            self._memory.pages.extend(self._memory.pool.share(page) for page in memory)
+            self._memory.begin(memory)
+        if self._cold is not None:
+            assert len(cold) == length // PAGE
+            self._cold.begin(cold)
         self.length = length
 
-    def missing(self, n_tokens: int) -> tuple[int, int]:
-        """Pages of keys and values, and of memory nodes, that `extend` would take."""
+    def missing(self, n_tokens: int) -> Missing:
+        """Pages that `extend` would take.
+
+        With cold pages, if they are more than the tokens of a pass: at once, in several passes.
+        """
         end = self.length + n_tokens
-        keys = self._keys.missing(self.length, end)
-        if self._memory is None:
-            return keys, 0
-        return keys, self._memory.missing(self.length // PAGE * PAGE, end)
+        keys, nodes, cold = self._keys.missing(self.length, end), 0, 0
+        begun = self.length // PAGE * PAGE
+        if self._memory is not None:
+            nodes = self._memory.missing(begun, end)
+        if self._cold is not None and self._cold_pages is not None:
+            cold = self._cold.missing(begun, end // PAGE * PAGE)
+            rows = self._cold_pages.rows
+            if n_tokens > rows:
+                most = self._cold_pages.tier.at_once(-(-end // PAGE), rows)
+                keys = min(keys, max(0, most - self._keys.n_there))
+        return Missing(keys, nodes, cold)
 
     def fork(self, length: int) -> "PagedSequence":
         """A sequence that begins with the first `length` tokens of this one.
@@ -295,7 +363,7 @@ class PagedSequence:
         fork._cold_pages = self._cold_pages
         fork._cold = None if self._cold is None else self._cold.fork(length)
         fork.length, fork.asks_from, fork.adapter = length, self.asks_from, self.adapter
-        fork._was_expanded = self._was_expanded
+        fork.was_expanded = self.was_expanded
         fork._restore(length)
         return fork
 
@@ -361,12 +429,12 @@ class PagedSequence:
                 if pages[place] == GONE:
                     pages[place] = self._keys.pool.take()
                     self._cold_pages.expand(self._cold.pages[place], pages[place])
-                    self._was_expanded = True
+                    self.was_expanded = True
         except RequestError:
             self.release()
             raise
         self._cold.truncate(length // PAGE * PAGE)
-        self._was_expanded &= length > 0
+        self.was_expanded &= length > 0
 
 
 class Table:
@@ -410,6 +478,15 @@ class Table:
         self.pages.extend([GONE] * (place - len(self.pages)))
         self.pages.append(self.pool.take())
         self.pool.write(self.pages[-1], content)
+
+    @property
+    def n_there(self) -> int:
+        """Pages that were not given back."""
+        return len(self.pages) - self.pages.count(GONE)
+
+    def begin(self, pages: Sequence[int]) -> None:
+        """Hold pages that someone else holds, too."""
+        self.pages.extend(p if p == GONE else self.pool.share(p) for p in pages)
 
     def fork(self, length: int) -> "Table":
         """A table that begins with the pages of the first `length` positions."""

@@ -39,10 +39,19 @@ def key_after(before: bytes, tokens: tuple[int, ...]) -> bytes:
     return blake2b(before + data, digest_size=KEY_BYTES).digest()
 
 
-def first_key(tenant: str = "") -> bytes:
-    """What keys of the first pages follow: those of different tenants never meet."""
+def first_key(tenant: str = "", adapter: str = "") -> bytes:
+    """What keys of the first pages follow: those of different tenants or adapters never meet.
+
+    Args:
+        tenant: Whose prompts they are.
+        adapter: A fingerprint of what is added to the weights; none: nothing is.
+    """
     name = f"deepseek prefix {VERSION} {tenant}".encode()
-    return blake2b(name, digest_size=KEY_BYTES).digest()
+    key = blake2b(name, digest_size=KEY_BYTES).digest()
+    if adapter:
+        # Shorter than a page's tokens, so that it is the key of no page.
+        key = blake2b(key + b"adapter " + adapter.encode(), digest_size=KEY_BYTES).digest()
+    return key
 
 
 def header_of(identity: bytes, key: bytes, content: UInt8[Tensor, " N"]) -> bytes:

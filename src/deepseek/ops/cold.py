@@ -59,6 +59,13 @@ class ColdTier:
         """The first page of the window of queries in `page`."""
         return max(0, page - self.window // PAGE)
 
+    def at_once(self, n_pages: int, rows: int) -> int:
+        """Most pages that a sequence of some pages has as they are, read in passes of some tokens.
+
+        A pass begins in a page and takes pages for all its tokens before any are given back.
+        """
+        return min(n_pages, (self.sinks + self.window + self.slack + rows) // PAGE + 1)
+
     def kept(self, n_pages: int, slack: int) -> list[int]:
         """Which of that many pages are there as they are, with so many tokens before the window."""
         start = max(0, self.window_start(n_pages) - slack // PAGE)

@@ -6,8 +6,11 @@ gap be another one.
 """
 
 import contextlib
+import ctypes
 import mmap
+import sys
 from collections.abc import Sequence
+from functools import cache
 from math import prod
 
 import torch
@@ -41,3 +44,31 @@ def empty(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
         with contextlib.suppress(OSError):  # a kernel built without them
             memory.madvise(mmap.MADV_HUGEPAGE, start, n_huge * HUGE)
     return whole[start : start + n_bytes].view(dtype).view(*shape)
+
+
+def give_back(numbers: Tensor) -> int:
+    """Let the system have the memory of numbers that nobody reads before they are written again.
+
+    Args:
+        numbers: They lie in one run.
+
+    Returns:
+        How many bytes: those of all whole pages of memory that they fill. Only Linux takes them;
+        elsewhere those that were never written take none.
+    """
+    assert numbers.is_contiguous()
+    start, end = numbers.data_ptr(), numbers.data_ptr() + numbers.nbytes
+    start, end = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE, end // mmap.PAGESIZE * mmap.PAGESIZE
+    if end <= start:
+        return 0
+    if sys.platform == "linux":
+        if _libc().madvise(start, end - start, mmap.MADV_DONTNEED):
+            return 0
+    return end - start
+
+
+@cache
+def _libc() -> ctypes.CDLL:
+    found = ctypes.CDLL(None)
+    found.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    return found
