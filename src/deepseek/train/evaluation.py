@@ -25,6 +25,11 @@ class HeldOut:
     most: int = 100_000
     """Tokens of a set, whole documents."""
 
+    def rows(self, name: str, device: torch.device) -> Iterator[PackedRow]:
+        """What is read of a set, about a window at a time."""
+        tokens = self.sets[name]
+        return _rows(tokens, _n_documents(tokens, self.most), self.window, device)
+
     @torch.no_grad()
     def bits_per_byte(self, model: Transformer, dtype: torch.dtype) -> dict[str, float]:
         """Of each set, as the model is now."""
@@ -32,7 +37,7 @@ class HeldOut:
         found = {}
         for name, tokens in self.sets.items():
             nats, n_documents = 0.0, _n_documents(tokens, self.most)
-            for row in _rows(tokens, n_documents, self.window, device):
+            for row in self.rows(name, device):
                 with torch.autocast(device.type, dtype, enabled=dtype is not torch.float32):
                     hidden = model.hidden_states(row.ids, PackedCache(row.lengths, device))
                     nats += sum_nats(lambda x: model.head(model.norm(x)), hidden, row.labels)
