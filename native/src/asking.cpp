@@ -15,11 +15,12 @@ namespace {
 
 constexpr int64_t kTogether = 16;  // tokens that look at a page at the same time
 constexpr int64_t kSpan = 16;      // pages that a thread looks at
+constexpr int64_t kNodeSpan = 32;  // pages of memory nodes that it does
 
 // Tokens of one group and page.
 struct Asked : Block {
   std::vector<int64_t> looked_at;  // pages, from the first between on
-  int64_t sums, looks;             // where its rows begin in sums, and in looks
+  int64_t sums, looks, weights;    // where its rows begin in each
 };
 
 struct Asking {
@@ -27,33 +28,53 @@ struct Asking {
   std::vector<Asked> all;
   std::vector<float> &sums;                 // [rows][d + 2], block by block
   std::vector<float> &largest, &total;      // [rows][pages looked at], block by block
+  std::vector<float> &weights;              // [rows][pages between], of blocks with too many
 
   int64_t width() const { return h.model.d_head + 2; }
   Mixed sum_of(const Asked &a) { return mixed_at(sums.data() + a.sums * width(), a.n_rows); }
 
+  bool has_too_many(const Asked &a) const {
+    return h.n_between(a.page) > h.settings().scanned_pages;
+  }
   void see_near(Asked &a, Workspace &w);
+  void weigh_pages(const Asked &a, int64_t span, Workspace &w);
+  void pick(Asked &a, Workspace &w);
   void look(const Asked &a, int64_t span, Workspace &w);
   void recall(const Asked &a, int64_t token, Workspace &w);
 };
 
-// What is near; and which pages are looked at, if they are too many.
+// What is near; all pages between are looked at, if they are not too many.
 void Asking::see_near(Asked &a, Workspace &w) {
-  const Mixed sum = sum_of(a);
-  h.attend(a, a.page, h.near(a.page), w, sum, true);
-  const int64_t n = h.n_between(a.page), most = h.settings().scanned_pages;
-  if (n <= most) {
-    a.looked_at.resize(size_t(n));
-    std::iota(a.looked_at.begin(), a.looked_at.end(), int64_t{0});
-    return;
-  }
+  h.attend(a, a.page, h.near(a.page), w, sum_of(a), true);
+  if (has_too_many(a)) return;
+  a.looked_at.resize(size_t(h.n_between(a.page)));
+  std::iota(a.looked_at.begin(), a.looked_at.end(), int64_t{0});
+}
+
+// What the pages weigh that a span of pages of memory nodes stands for.
+void Asking::weigh_pages(const Asked &a, int64_t span, Workspace &w) {
   const std::vector<int64_t> all = h.memory_pages(a.page);
-  const float *looks = h.look(a, a.page, all, sum, w);
-  const int64_t skipped = h.between(a.page, all, w), width = int64_t(all.size()) * kCovered;
+  const int64_t from = span * kNodeSpan;
+  const int64_t end = std::min(from + kNodeSpan, int64_t(all.size()));
+  const std::vector<int64_t> some(all.begin() + from, all.begin() + end);
+  const float *looks = h.look(a, a.page, some, sum_of(a), w);
+  const int64_t skipped = h.between(a.page, some, w), width = int64_t(some.size()) * kCovered;
+  const int64_t n = h.n_between(a.page);
+  for (int64_t r = 0; r < a.n_rows && !w.order.empty(); ++r)
+    std::copy_n(looks + r * width + skipped, w.order.size(),
+                weights.data() + a.weights + r * n + w.order[0]);
+}
+
+// The pages that these are most for are looked at.
+void Asking::pick(Asked &a, Workspace &w) {
+  const int64_t n = h.n_between(a.page);
   w.votes.assign(size_t(n), 0.0f);
   for (int64_t r = 0; r < a.n_rows; ++r)
-    h.use.count(looks + r * width + skipped, n, w.votes.data());
+    h.use.count(weights.data() + a.weights + r * n, n, w.votes.data());
   for (float &votes : w.votes) votes /= float(a.n_rows);
-  h.choose(a, most, w);
+  w.order.resize(size_t(n));
+  std::iota(w.order.begin(), w.order.end(), int64_t{0});
+  h.choose(a, h.settings().scanned_pages, w);
   a.looked_at = w.order;
 }
 
@@ -113,7 +134,8 @@ std::vector<Asked> asked_of(const Hierarch &h, int64_t number) {
       end = std::min({count, at + std::max(int64_t{1}, most), (page + 1) * kPage - length});
       for (int64_t g = 0; g < h.model.n_kv_heads; ++g) {
         const int64_t n_rows = (end - at) * heads;
-        found.push_back({{{s, g, at * heads, n_rows}, page, number + at - from}, {}, n_sums, 0});
+        found.push_back(
+            {{{s, g, at * heads, n_rows}, page, number + at - from}, {}, n_sums, 0, 0});
         n_sums += n_rows;
       }
     }
@@ -125,8 +147,8 @@ std::vector<Asked> asked_of(const Hierarch &h, int64_t number) {
 }  // namespace
 
 void mix_asking(const Hierarch &h, int64_t number) {
-  static thread_local std::vector<float> sums, largest, total;
-  Asking asking{h, asked_of(h, number), sums, largest, total};
+  static thread_local std::vector<float> sums, largest, total, weights;
+  Asking asking{h, asked_of(h, number), sums, largest, total, weights};
   auto &all = asking.all;
   const auto each = [&](int64_t n, const auto &act) {
     Pool::get().run(n, 1, [&](int64_t first, int64_t last) {
@@ -137,7 +159,24 @@ void mix_asking(const Hierarch &h, int64_t number) {
   reserve(sums, (all.back().sums + all.back().n_rows) * asking.width());
   each(int64_t(all.size()), [&](int64_t i, Workspace &w) { asking.see_near(all[size_t(i)], w); });
 
-  std::vector<std::pair<int64_t, int64_t>> spans, tokens;  // of which block, and which
+  std::vector<std::pair<int64_t, int64_t>> nodes, spans, tokens;  // of which block, and which
+  int64_t n_weights = 0;
+  for (size_t i = 0; i < all.size(); ++i) {
+    if (!asking.has_too_many(all[i])) continue;
+    all[i].weights = n_weights;
+    n_weights += h.n_between(all[i].page) * all[i].n_rows;
+    const int64_t n = int64_t(h.memory_pages(all[i].page).size());
+    for (int64_t span = 0; span * kNodeSpan < n; ++span) nodes.emplace_back(i, span);
+  }
+  if (n_weights) {
+    reserve(weights, n_weights);
+    each(int64_t(nodes.size()), [&](int64_t i, Workspace &w) {
+      asking.weigh_pages(all[size_t(nodes[size_t(i)].first)], nodes[size_t(i)].second, w);
+    });
+    each(int64_t(all.size()), [&](int64_t i, Workspace &w) {
+      if (asking.has_too_many(all[size_t(i)])) asking.pick(all[size_t(i)], w);
+    });
+  }
   int64_t n_looks = 0;
   for (size_t i = 0; i < all.size(); ++i) {
     const int64_t n = int64_t(all[i].looked_at.size());
