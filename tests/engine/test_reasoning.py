@@ -147,7 +147,7 @@ def test_a_budget_and_a_constraint(engine: Engine) -> None:
 def test_the_engine_streams_both_parts(
     engine: Engine, ahead: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Engine, "_may_run_ahead", ahead)
+    monkeypatch.setattr("deepseek.engine.single.may_run_ahead", lambda _: ahead)
     params = SamplingParams(max_tokens=40, temperature=1.0, seed=3, reasoning_budget=6)
     engine.forget()
     deltas = list(engine.stream("Why?<think>", params))

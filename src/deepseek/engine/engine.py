@@ -10,7 +10,8 @@ import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
+from weakref import WeakMethod
 
 import torch
 from jaxtyping import Float, Float32
@@ -107,7 +108,9 @@ class Engine:
         self.on_prefill = on_prefill
         self._name = name
         self._fingerprint = fingerprint
-        self._adapters = Adapters(self.runner, self._turn, self._forget_context)
+        # Weakly: an engine that nobody uses gives its memory back at once, not at some later time.
+        turn, forget = WeakMethod(self._turn), WeakMethod(self._forget_context)
+        self._adapters = Adapters(self.runner, lambda: _called(turn), lambda n: _called(forget, n))
         self._context: Context | None = None
         self._context_ids: list[int] = []
         trained = model.config.context_window
@@ -560,6 +563,12 @@ class Engine:
         with self._turn(adapter), counts or contextlib.nullcontext():
             answer = Answer(self.tokenizer, params, prompt_ids)
             yield from single.generate(self.runner, answer, prompt_ids, self.on_prefill, counts)
+
+
+def _called(method: WeakMethod[Callable[..., R]], *arguments: Any) -> R:
+    there = method()
+    assert there is not None, "who asks belongs to the engine"
+    return there(*arguments)
 
 
 def _for_each(adapter: str | Sequence[str | None] | None, n: int) -> list[str | None]:

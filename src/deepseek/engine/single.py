@@ -43,7 +43,7 @@ def generate(
                 break
         if answer.finish_reason is not None:
             break
-        ahead = answer.forced() if _may_run_ahead(runner) else []
+        ahead = answer.forced() if may_run_ahead(runner) else []
         rows = runner.extend([answer.token_ids[-1], *ahead])
         if counts is not None:
             counts.note()
@@ -79,6 +79,6 @@ def score(runner: Runner, first: Tensor, token_ids: list[int]) -> Score:
     return Score(total, len(token_ids), bool((wide.argmax(-1).tolist()) == token_ids))
 
 
-def _may_run_ahead(runner: Runner) -> bool:
+def may_run_ahead(runner: Runner) -> bool:
     """Whether some tokens read together are read as one by one: else they recall together."""
     return runner.hierarchy is None and runner.tier is None
