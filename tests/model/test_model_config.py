@@ -12,7 +12,7 @@ from deepseek.model.config import ModelConfig, load_preset
 from deepseek.model.transformer import Transformer
 from tiny_checkpoint import ROOT
 
-PRESETS = sorted((ROOT / "configs").glob("*.toml"))
+PRESETS = sorted(p for p in (ROOT / "configs").glob("*.toml") if not p.name.startswith("train-"))
 COUNTS = {
     "qwen2.5-coder-1.5b": 1_543_714_304,
     "smollm2-135m": 134_515_008,
