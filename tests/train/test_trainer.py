@@ -123,7 +123,7 @@ class Experts(nn.Module):
         self._counts = torch.zeros(2, dtype=torch.int64)
         self._loss: Tensor | None = None
 
-    def forward(self, x: Tensor, additions: object = None) -> Tensor:
+    def forward(self, x: Tensor, routing: object = None, additions: object = None) -> Tensor:
         self._counts += torch.tensor([x.shape[1], 1])
         self._loss = (self.gain * self.gain).sum()
         return self.inner(x) * self.gain[0]
