@@ -17,6 +17,11 @@ constexpr int64_t kTogether = 16;  // tokens that look at a page at the same tim
 constexpr int64_t kSpan = 16;      // pages that a thread looks at
 constexpr int64_t kNodeSpan = 32;  // pages of memory nodes that it does
 
+// Whether a token in a page cannot look at the keys of all pages between.
+bool has_too_many(const Hierarch &h, int64_t page) {
+  return h.n_between(page) > h.settings().scanned_pages;
+}
+
 // Tokens of one group and page.
 struct Asked : Block {
   std::vector<int64_t> looked_at;  // pages, from the first between on
@@ -33,9 +38,7 @@ struct Asking {
   int64_t width() const { return h.model.d_head + 2; }
   Mixed sum_of(const Asked &a) { return mixed_at(sums.data() + a.sums * width(), a.n_rows); }
 
-  bool has_too_many(const Asked &a) const {
-    return h.n_between(a.page) > h.settings().scanned_pages;
-  }
+  bool has_too_many(const Asked &a) const { return ds::has_too_many(h, a.page); }
   void see_near(Asked &a, Workspace &w);
   void weigh_pages(const Asked &a, int64_t span, Workspace &w);
   void pick(Asked &a, Workspace &w);
@@ -129,8 +132,7 @@ std::vector<Asked> asked_of(const Hierarch &h, int64_t number) {
     const int64_t from = std::max(n_dense_tokens(h.model, h.batch, s), h.n_reading(s));
     for (int64_t at = from, end; at < count; at = end) {
       const int64_t page = (length + at) / kPage;
-      const bool is_alone = h.n_between(page) > h.settings().scanned_pages;
-      const int64_t most = is_alone ? 1 : std::min(kTogether, kQueries / heads);
+      const int64_t most = has_too_many(h, page) ? 1 : std::min(kTogether, kQueries / heads);
       end = std::min({count, at + std::max(int64_t{1}, most), (page + 1) * kPage - length});
       for (int64_t g = 0; g < h.model.n_kv_heads; ++g) {
         const int64_t n_rows = (end - at) * heads;

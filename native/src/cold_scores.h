@@ -35,11 +35,6 @@ inline VU load_pairs(const uint32_t *place) {
   return value;
 }
 
-inline VU rounded(V value) {
-  const VU bits = (VU)value;
-  return bits + 0x7fffu + ((bits >> 16) & 1u);
-}
-
 // A query's pairs times those of steps; and its product with the least numbers.
 inline float take_steps(const uint16_t *query, int64_t d, const KeyRanges &ranges, uint16_t *to) {
   V product = {};

@@ -33,11 +33,14 @@ inline V load(const uint16_t *place) {  // bfloat16
   return value;
 }
 
+// Numbers rounded to bfloat16, in the upper halves.
+inline VU rounded(V value) {
+  const VU bits = (VU)value;
+  return bits + 0x7fffu + ((bits >> 16) & 1u);
+}
+
 inline void save(uint16_t *place, V value) {
-  VU bits;
-  __builtin_memcpy(&bits, &value, sizeof bits);
-  const VU rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
-  const VH half = __builtin_convertvector(rounded, VH);
+  const VH half = __builtin_convertvector(rounded(value) >> 16, VH);
   __builtin_memcpy(place, &half, sizeof half);
 }
 

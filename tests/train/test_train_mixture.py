@@ -7,6 +7,7 @@ import pytest
 import torch
 from tiny_run import SHAPE, some_documents, tiny_trainer
 
+from deepseek.adapt.isolation import kept_biases
 from deepseek.core.errors import ConfigError
 from deepseek.model.checkpoint import load_model
 from deepseek.model.config import ModelConfig
@@ -14,7 +15,7 @@ from deepseek.model.moe.config import ExpertGroup, MoEConfig
 from deepseek.model.moe.load import mixtures_of
 from deepseek.model.transformer import Transformer
 from deepseek.train.config import load_training_config
-from deepseek.train.experts import domains_of, group_mask, isolation_of
+from deepseek.train.experts import domains_of, group_mask
 from deepseek.train.run import prepare_run
 from deepseek.weights.source import open_weights
 
@@ -110,7 +111,7 @@ def test_a_group_that_is_trained_alone_changes_no_other_bit(tmp_path: Path, opti
         model=model,
         domains=[1, 2],
         mask=mask,
-        isolation=isolation_of(model, ["code"]),
+        kept=kept_biases(model, ["code"]),
         optimiser={"kind": optimiser, "decay": 0.1},
     )
     trainer.run()

@@ -136,9 +136,12 @@ def _sorted_neurons(
 
 def _activity(gate_up: Tensor, sample: Sample) -> Float[Tensor, "T F"]:
     """How strongly neurons fire for tokens that are spread over the sample."""
+    return swiglu(_profiled(sample).to(gate_up.dtype) @ gate_up.T).abs().float()
+
+
+def _profiled(sample: Sample) -> Float[Tensor, "T D"]:
     step = max(1, len(sample.inputs) // PROFILED)
-    x = sample.inputs[::step][:PROFILED].to(gate_up.dtype)
-    return swiglu(x @ gate_up.T).abs().float()
+    return sample.inputs[::step][:PROFILED]
 
 
 @torch.no_grad()
@@ -187,8 +190,7 @@ def _rows_by_activity(
     gate_up: Tensor, sample: Sample, slices: list[Tensor]
 ) -> Float[Tensor, "E D"]:
     """Directions in which slices fire more than they do on average."""
-    step = max(1, len(sample.inputs) // PROFILED)
-    x = sample.inputs[::step][:PROFILED].float()
+    x = _profiled(sample).float()
     activity = _activity(gate_up, sample)
     energy = torch.stack([activity[:, own].mean(1) for own in slices])
     return (energy - energy.mean(1, keepdim=True)) @ (x - x.mean(0)) / len(x)

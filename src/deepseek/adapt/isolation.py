@@ -47,7 +47,43 @@ def shares_of(model: Transformer, groups: Iterable[str]) -> list[Share]:
     return found
 
 
-class Isolation:
+class Kept:
+    """Rows of tensors that are put back, bit for bit."""
+
+    def __init__(self) -> None:
+        self._kept: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def keep(self, tensor: Tensor, changing: tuple[slice, ...]) -> Tensor:
+        """Put back all but the changing rows of a tensor from now on; returns those rows."""
+        is_frozen = torch.ones(len(tensor), dtype=torch.bool, device=tensor.device)
+        for own in changing:
+            is_frozen[own] = False
+        frozen = is_frozen.nonzero()[:, 0]
+        self._kept.append((tensor, frozen, tensor.detach()[frozen].clone()))
+        return frozen
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Put back what is not trained, bit for bit."""
+        for tensor, frozen, values in self._kept:
+            tensor[frozen] = values
+
+
+def kept_biases(model: Transformer, groups: Iterable[str]) -> Kept:
+    """What balancing moves of other groups: no parameters, so that no optimiser guards them.
+
+    Raises:
+        ConfigError: The model is dense, or there is no such group.
+    """
+    kept = Kept()
+    for share in shares_of(model, groups):
+        if share.name.endswith("gate.bias"):
+            kept.keep(share.tensor, share.rows)
+    _keep_null_biases(kept, model)
+    return kept
+
+
+class Isolation(Kept):
     """Lets a trainer change some groups of experts and nothing else.
 
     Make it before the optimiser, give that `parameters`, and call `restore` after each of its
@@ -74,7 +110,7 @@ class Isolation:
             if router or not share.name.endswith(("gate.weight", "gate.bias"))
         ]
         by_name = {share.name: share for share in shares}
-        self._kept: list[tuple[Tensor, Tensor, Tensor]] = []
+        super().__init__()
         self._hooks: list[RemovableHandle] = []
         self.parameters: list[nn.Parameter] = []
         """What the optimiser is to change."""
@@ -85,22 +121,14 @@ class Isolation:
             if share is not None or is_whole:
                 self.parameters.append(parameter)
             if share is not None and not is_whole:
-                frozen = self._keep(parameter, share.rows)
+                frozen = self.keep(parameter, share.rows)
                 hook = parameter.register_hook(_zeroed(frozen))  # type: ignore[no-untyped-call]
                 self._hooks.append(hook)
         for share in by_name.values():  # biases of gates, which are no parameters
-            self._keep(share.tensor, share.rows)
-        for layer in mixtures_of(model):
-            if not router:
-                self._keep(layer.gate.bias, ())
-            if layer.gate.null_bias is not None:  # it belongs to no group
-                self._keep(layer.gate.null_bias, ())
-
-    @torch.no_grad()
-    def restore(self) -> None:
-        """Put back what is not trained, bit for bit."""
-        for tensor, frozen, values in self._kept:
-            tensor[frozen] = values
+            self.keep(share.tensor, share.rows)
+        for layer in mixtures_of(model) if not router else ():
+            self.keep(layer.gate.bias, ())
+        _keep_null_biases(self, model)
 
     def end(self) -> None:
         """Stop masking gradients. What may be trained stays as it is."""
@@ -108,13 +136,12 @@ class Isolation:
             hook.remove()
         self._hooks.clear()
 
-    def _keep(self, tensor: Tensor, rows: tuple[slice, ...]) -> Tensor:
-        is_frozen = torch.ones(len(tensor), dtype=torch.bool, device=tensor.device)
-        for own in rows:
-            is_frozen[own] = False
-        frozen = is_frozen.nonzero()[:, 0]
-        self._kept.append((tensor, frozen, tensor.detach()[frozen].clone()))
-        return frozen
+
+def _keep_null_biases(kept: Kept, model: Transformer) -> None:
+    """They belong to no group."""
+    for layer in mixtures_of(model):
+        if layer.gate.null_bias is not None:
+            kept.keep(layer.gate.null_bias, ())
 
 
 def _zeroed(frozen: Tensor) -> Callable[[Tensor], Tensor]:

@@ -59,7 +59,7 @@ def list_experts(config: ModelConfig) -> list[Expert]:
         ConfigError: The model is dense.
     """
     moe = moe_of(config)
-    per_unit = 3 * (config.d_model + (config.d_ff if moe.form == "low_rank" else 0))
+    per_unit = moe.unit_parameters(config.d_model, config.d_ff)
     fixed = config.d_model + (1 if moe.form == "slices" else 0)
     names = [group.name for group in moe.groups for _ in group.sizes]
     return [

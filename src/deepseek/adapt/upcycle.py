@@ -128,7 +128,7 @@ def active_parameters(config: ModelConfig) -> int:
     moe = config.moe
     if moe is None:
         return config.n_parameters
-    per_unit = 3 * (config.d_model + (config.d_ff if moe.form == "low_rank" else 0))
+    per_unit = moe.unit_parameters(config.d_model, config.d_ff)
     stacked = config.n_layers * per_unit * sum(moe.sizes)
     idle = 1 - moe.n_active_experts / moe.n_experts
     return config.n_parameters - round(stacked * idle)

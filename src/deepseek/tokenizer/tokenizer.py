@@ -100,7 +100,8 @@ class Tokenizer:
                 os.replace(partial, folder / name)
         except OSError as error:
             raise TokenizerError(
-                f"cannot write {folder}: {error.strerror}", "choose another folder"
+                f"cannot write {folder}: {error.strerror}",
+                "free some space or choose another folder",
             ) from None
 
     @property

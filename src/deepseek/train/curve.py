@@ -46,8 +46,7 @@ def line_chart(series: Mapping[str, Points], label: str) -> str:
     ]
     for number, points in enumerate(drawn.values()):
         line = " ".join(f"{x:.1f},{y:.1f}" for x, y in (place(*point) for point in points))
-        shape = "polyline" if len(points) > 1 else None
-        if shape:
+        if len(points) > 1:
             parts.append(f'<polyline class="s{number % 6}" points="{line}"/>')
         else:
             x, y = place(*points[0])

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from deepseek.adapt.isolation import Isolation, shares_of
+from deepseek.adapt.isolation import shares_of
 from deepseek.core.errors import ConfigError
 from deepseek.model.config import ModelConfig
 from deepseek.model.moe.gate import UNKNOWN
@@ -60,14 +60,3 @@ def group_mask(model: Transformer, groups: Sequence[str]) -> Mask:
         if share.name in parameters and rows:
             parts[share.name] = torch.cat(rows)
     return Mask(parts)
-
-
-def isolation_of(model: Transformer, groups: Sequence[str]) -> Isolation:
-    """Puts back what balancing moves of other groups, which are no parameters.
-
-    Raises:
-        ConfigError: The model is dense, or there is no such group.
-    """
-    kept = Isolation(model, groups)
-    kept.end()  # the optimiser masks gradients itself
-    return kept

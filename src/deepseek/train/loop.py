@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deepseek.adapt.isolation import Isolation
+from deepseek.adapt.isolation import Kept
 from deepseek.core.errors import CheckpointError, TrainingError
 from deepseek.core.log import LOGGER
 from deepseek.data.packed import Window, pack
@@ -69,7 +69,7 @@ class Trainer:
         *,
         mask: Mask | None = None,
         domains: Sequence[int] | None = None,
-        isolation: Isolation | None = None,
+        kept: Kept | None = None,
         held_out: HeldOut | None = None,
         identity: Mapping[str, Any] | None = None,
         ranks: Ranks | None = None,
@@ -86,7 +86,7 @@ class Trainer:
             mask: What may change; None for everything.
             domains: The group of experts of each of the sampler's sources, -1 where the gate
                 chooses; None: it always does.
-            isolation: Puts back after each step what may not change and is no parameter.
+            kept: Puts back after each step what may not change and is no parameter.
             held_out: What is evaluated.
             identity: Settings and data that a resumed run must share.
             ranks: Processes that train together.
@@ -103,7 +103,7 @@ class Trainer:
         self.checkpoints = Checkpoints(out / "checkpoints", settings.keep)
         self._optimiser = Optimiser(model, mask or Mask.everything(model), optimiser)
         self._balance = Balance(model)
-        self._isolation = isolation
+        self._kept = kept
         self._held_out, self._identity = held_out, dict(identity or {})
         self._ranks = ranks or Ranks()
         self._device = next(model.parameters()).device
@@ -205,8 +205,8 @@ class Trainer:
             self._optimiser.step(factor)
             if rate := balance_rate(number, self.plan.n_steps):
                 self._balance.update(experts, rate)
-            if self._isolation is not None:
-                self._isolation.restore()
+            if self._kept is not None:
+                self._kept.restore()
             self._norms = [*self._norms, norm][-REMEMBERED:]
         self._optimiser.clear()
         losses = {

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from deepseek.core.config import build
-from deepseek.core.errors import ConfigError, TokenizerError
+from deepseek.core.errors import ConfigError
 from deepseek.data.contamination import ContaminationIndex
 from deepseek.data.documents import Document, Funnel, documents
 from deepseek.data.text import text_files
@@ -100,24 +100,8 @@ def make_tokenizer(
         if found.vocab_size == config.tokenizer.vocab_size:
             return found
     tokenizer = train_tokenizer(_sample(config, files), config.tokenizer.vocab_size)
-    save_tokenizer(tokenizer, folder)
+    tokenizer.save(folder)
     return tokenizer
-
-
-def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
-    """Write its files, each whole or not at all.
-
-    Raises:
-        TokenizerError: The folder cannot be written.
-    """
-    try:
-        for name, text in tokenizer.files().items():
-            write_atomically(folder / name, text.encode())
-            (folder / name).chmod(0o644)
-    except OSError as error:
-        raise TokenizerError(
-            f"cannot write {folder}: {error.strerror}", "free some space or choose another place"
-        ) from None
 
 
 def _sample(config: TrainingConfig, files: Mapping[str, Sequence[Path]]) -> Iterator[str]:

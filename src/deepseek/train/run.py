@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from deepseek.adapt.isolation import kept_biases
 from deepseek.core.device import DTYPES, choose_compute
 from deepseek.core.errors import CheckpointError, ConfigError
 from deepseek.core.log import LOGGER
@@ -14,7 +15,7 @@ from deepseek.model.checkpoint import save_model
 from deepseek.tokenizer.tokenizer import Tokenizer
 from deepseek.train.config import TrainingConfig
 from deepseek.train.evaluation import HeldOut
-from deepseek.train.experts import domains_of, isolation_of, mask_of
+from deepseek.train.experts import domains_of, mask_of
 from deepseek.train.loop import LoopSettings, OnStep, Trainer
 from deepseek.train.metrics import MetricsFile, read_metrics
 from deepseek.train.plan import plan_run
@@ -27,7 +28,6 @@ from deepseek.train.prepare import (
     make_model,
     make_tokenizer,
     model_config,
-    save_tokenizer,
     source_files,
 )
 from deepseek.train.ranks import Ranks
@@ -87,7 +87,7 @@ class Run:
         folder: Path | None = self.out / "model"
         try:
             save_model(trainer.model, self.out / "model")
-            save_tokenizer(self.tokenizer, self.out / "model")
+            self.tokenizer.save(self.out / "model")
         except ConfigError as error:
             LOGGER.warning("no model folder is written: %s", error.message)
             folder = None
@@ -164,7 +164,7 @@ def prepare_run(
         out,
         mask=mask_of(config, model),
         domains=domains_of(shape, named),
-        isolation=isolation_of(model, groups) if groups else None,
+        kept=kept_biases(model, groups) if groups else None,
         held_out=_held_out(config, corpora, tokenizer, out),
         identity=identity(config, corpora, tokenizer),
         ranks=ranks,

@@ -153,15 +153,19 @@ class MoEConfig:
             raise ConfigError(f"there is no group of experts {name!r}", suggest(name, names))
         return names.index(name)
 
+    def unit_parameters(self, d_model: int, d_ff: int) -> int:
+        """Weights of one rank or neuron of an expert."""
+        # Gate and up are d_ff x d_model, down is d_model x d_ff: the same sum for all three.
+        return 3 * (d_model + (d_ff if self.form == "low_rank" else 0))
+
     def n_parameters(self, d_model: int, d_ff: int) -> int:
         """Weights of one layer, its dense part included; biases of the gate are not trained."""
-        total = sum(self.sizes)
+        experts = sum(self.sizes) * self.unit_parameters(d_model, d_ff)
         gate = (self.n_experts + (self.budget is not None)) * d_model
         if self.form == "low_rank":
-            # Gate and up are d_ff x d_model, down is d_model x d_ff: the same sum for all three.
-            return 3 * d_model * d_ff + 3 * total * (d_model + d_ff) + gate
+            return 3 * d_model * d_ff + experts + gate
         scales = self.n_experts if self.form == "slices" else 0
-        return 3 * d_model * (self.shared + total) + gate + scales
+        return 3 * d_model * self.shared + experts + gate + scales
 
     def to_table(self) -> dict[str, Any]:
         """As JSON and TOML have it."""
