@@ -54,7 +54,8 @@ def passkey_rows(engine: Engine, lengths: Sequence[int], n_depths: int) -> list[
     rows = []
     for length in lengths:
         n_found, n_read = 0, 0
-        for item in passkeys(length, n_depths, engine.count_tokens):
+        # The deepest first: each text begins like the one before, up to its own key.
+        for item in reversed(list(passkeys(length, n_depths, engine.count_tokens))):
             start = time.perf_counter()
             answer = engine.generate(item.prompt, SamplingParams(max_tokens=ROOM))
             seconds = time.perf_counter() - start
