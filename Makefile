@@ -10,7 +10,7 @@ TEXT ?= text
 export PYTHONDONTWRITEBYTECODE = 1
 
 .DEFAULT_GOAL := help
-.PHONY: check-native-arm help install demo test test-large check format bench-inference bench-papers bench-extraction bench-evaluation bench-lm-eval bench-kernels bench-invariance bench-engine bench-soak bench-accuracy bench-long-context bench-far-peer bench-long-accuracy bench-routing bench-memory bench-moe check-native clean
+.PHONY: check-native-arm help install demo test test-large check format bench-inference bench-papers bench-extraction bench-evaluation bench-lm-eval bench-kernels bench-invariance bench-engine bench-soak bench-accuracy bench-long-context bench-far-peer bench-long-accuracy bench-routing bench-memory bench-moe bench-moe-training check-native clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-18s %s\n", $$1, $$2}'
@@ -85,8 +85,11 @@ bench-long-accuracy: $(VENV)/.peers  ## what hierarchical attention keeps of den
 	$(BIN)/python benchmarks/long_accuracy.py $(LONG_ACCURACY_ARGS)
 	$(BIN)/python benchmarks/far_needles.py $(FAR_NEEDLES_ARGS)
 
-bench-moe: $(VENV)/.peers  ## mixtures of experts: loads under five routings, and what a layer costs (half an hour)
+bench-moe: $(VENV)/.peers  ## what layers of experts cost beside dense ones and beside transformers' (2 minutes)
 	$(BIN)/python benchmarks/moe.py $(MOE_ARGS)
+
+bench-moe-training: $(VENV)/.dev  ## mixtures trained for real: loads, quality, sizes, fewer experts (hours; goes on where it stopped)
+	$(BIN)/python benchmarks/moe_training.py $(MOE_ARGS)
 
 bench-memory: $(VENV)/.dev  ## computed and measured peaks of memory in each format of the cache, and with a draft model and an adapter (4 minutes)
 	$(BIN)/python benchmarks/memory_budget.py
