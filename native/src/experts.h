@@ -27,6 +27,11 @@ constexpr int kWide = 2;
 constexpr int rows_beside(int n_tiles) { return n_tiles == 2 ? 1 : 2; }
 #endif
 
+// With few rows, weights come from memory as fast as they are asked for: a page ahead, which is mostly
+// in the next tiles.
+constexpr int kFewAtOnce = 3;
+constexpr int64_t kWordsAhead = 1024;
+
 inline V fused(V a, V b, V c) {
 #if defined(__AVX512F__)
   return (V)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
@@ -61,8 +66,11 @@ inline void sum_words(const uint32_t *weights, int64_t n_words, const uint32_t *
   V sums[M][N] = {};
   for (int64_t k = 0; k < n_words; ++k) {
     VU w[N];
-    for (int j = 0; j < N; ++j)
-      __builtin_memcpy(&w[j], weights + (j * n_words + k) * 16, sizeof w[j]);
+    for (int j = 0; j < N; ++j) {
+      const uint32_t *place = weights + (j * n_words + k) * 16;
+      __builtin_memcpy(&w[j], place, sizeof w[j]);
+      if constexpr (M <= kFewAtOnce) __builtin_prefetch(place + kWordsAhead);
+    }
     for (int m = 0; m < M; ++m) {
       uint32_t word;
       __builtin_memcpy(&word, x[m] + k, sizeof word);

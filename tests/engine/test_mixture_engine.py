@@ -18,7 +18,9 @@ from tiny_checkpoint import tiny_config, write_tiny_checkpoint
 
 pytestmark = pytest.mark.skipif(not native.is_fast(), reason="there are no kernels for this CPU")
 GROUPS = (ExpertGroup(name="general", sizes=(8, 16, 4)), ExpertGroup(name="text", sizes=(8, 3)))
-PROMPTS = [f"Number {n} of some prompts that begin alike, and go on for {n} words" for n in range(5)]
+PROMPTS = [
+    f"Number {n} of some prompts that begin alike, and go on for {n} words" for n in range(5)
+]
 
 
 @pytest.fixture(scope="module")

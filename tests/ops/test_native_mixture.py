@@ -82,7 +82,11 @@ def test_experts_of_another_shape_are_refused() -> None:
         (0, experts(d, wide), down),
         (0, hidden, experts(d, wide)),
         (0, experts(d, wide, wide, ranks=(n,)), down),
-        (0, NativeExperts((n,), [torch.zeros(2 * n, d)], [torch.zeros(n, wide)], is_low_rank=False), down),
+        (
+            0,
+            NativeExperts((n,), [torch.zeros(2 * n, d)], [torch.zeros(n, wide)], is_low_rank=False),
+            down,
+        ),
     ):
         with pytest.raises(ValueError, match="experts of layer"):
             decoder.native.set_experts(layer, (rules, own.gate), a, b)

@@ -207,9 +207,7 @@ def takes_shape(config: ModelConfig) -> bool:
     add to a dense layer."""
     sizes = config.d_head, config.d_model, config.d_ff
     return (
-        takes_experts(config.moe)
-        and config.d_head <= 256
-        and all(size % 32 == 0 for size in sizes)
+        takes_experts(config.moe) and config.d_head <= 256 and all(size % 32 == 0 for size in sizes)
     )
 
 

@@ -12,7 +12,7 @@ GROUP = 32
 
 def rounded_rows(rows: Float[Tensor, "N K"]) -> Codes:
     """Signed codes: the largest number of each group becomes 127. K is a multiple of 32."""
-    groups = rows.float().unflatten(1, (-1, GROUP))
+    groups = torch.unflatten(rows.float(), 1, (-1, GROUP))
     scales = groups.abs().amax(-1) / 127
     steps = torch.where(scales > 0, scales, 1.0).unsqueeze(-1)
     codes = (groups / steps).round().clamp(-127, 127) + 128

@@ -84,7 +84,9 @@ def test_the_native_decoder_computes_what_torch_does(
     loads = [layer.take_load() for layer in layers_of(quantised)]
     decoder = NativeDecoder(quantised)
     sequence = decoder.sequence()
-    parts = [decoder.run([part], [sequence]) for part in (ids[0, :70].tolist(), ids[0, 70:].tolist())]
+    parts = [
+        decoder.run([part], [sequence]) for part in (ids[0, :70].tolist(), ids[0, 70:].tolist())
+    ]
     got = decoder.logits(torch.cat(parts))
     # In the decoder keys are in bfloat16 and the rest in float32; in depth single steps differ.
     apart = (got - wanted).norm(dim=1) / wanted.norm(dim=1)
@@ -127,5 +129,7 @@ def test_what_it_takes(tmp_path: Path) -> None:
     save_model(model, tmp_path)
     source = for_kernels(open_weights(tmp_path))
     config = model.config
-    dense = config.n_layers * (3 * config.d_model * config.d_ff) + config.d_model * config.vocab_size
+    dense = (
+        config.n_layers * (3 * config.d_model * config.d_ff) + config.d_model * config.vocab_size
+    )
     assert quantised_bytes(source) > dense

@@ -41,7 +41,10 @@ class Mixture:
         """In float64 of numbers in some format."""
         x, y = (t.to(dtype).double() for t in (self.x, self.y))
         parts = torch.split(y, [t.shape[1] for t in self.up], 1)
-        matrices = [(a.to(dtype).double(), b.to(dtype).double()) for a, b in zip(self.down, self.up, strict=True)]
+        matrices = [
+            (a.to(dtype).double(), b.to(dtype).double())
+            for a, b in zip(self.down, self.up, strict=True)
+        ]
         rows = [
             low_rank_reference(x, part, self.choice, self.sizes, pair, SCALE)
             for part, pair in zip(parts, matrices, strict=True)
@@ -130,9 +133,7 @@ def test_no_company_changes_a_bit(level: str, dtype: torch.dtype) -> None:
     """A row alone, among others, in another place, and with any number of threads."""
     case, gate_up, down = swiglu_case(7, SIZES[3], 150)
     low_rank, x, y = case.low_rank(dtype), case.x.to(dtype), case.y.to(dtype)
-    neurons = NativeExperts(
-        case.sizes, (gate_up.to(dtype),), (down.to(dtype),), is_low_rank=False
-    )
+    neurons = NativeExperts(case.sizes, (gate_up.to(dtype),), (down.to(dtype),), is_low_rank=False)
     native.use_threads(2)
     added, run = low_rank.add(x, y.clone(), case.choice), neurons.run(x, case.choice)
     for rows in (slice(0, 1), slice(149, 150), slice(3, 20), slice(10, 140)):
@@ -258,6 +259,32 @@ def test_gates_choose_as_torch_does(
     assert torch.equal(one.weights, got.weights[:1])
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("n_tokens", [1, 130])
+@torch.no_grad()
+def test_choosing_and_adding_in_one_call(level: str, n_tokens: int, dtype: torch.dtype) -> None:
+    config = GATES["budget of a domain"]
+    gate, case = gate_of(config), mixture_of(1, list(config.sizes), n_tokens, n_in=96)
+    experts, x, y = case.low_rank(dtype), case.x.to(dtype), case.y.to(dtype)
+    domains = torch.arange(n_tokens) % 4
+    native.use_threads(2)
+    for labels in (None, domains):
+        wanted = gate.native.choose(x, gate.tensors, labels)
+        counted = gate.load.clone()
+        added = y.clone()
+        got = experts.route((gate.native, gate.tensors), x, added, labels)
+        assert torch.equal(got.experts, wanted.experts)
+        assert torch.equal(got.weights, wanted.weights)
+        assert torch.equal(added, experts.add(x, y.clone(), wanted))
+        assert torch.equal(gate.load, 2 * counted)
+        gate.load.zero_()
+    for other in (gate_of(GATES["many"]), gate_of(config, d_model=80)):
+        with pytest.raises(ValueError, match="experts"):
+            experts.route((other.native, other.tensors), x, y)
+    with pytest.raises(ValueError, match="experts"):
+        experts.route((gate.native, gate.tensors), x, y, domains + 4)
+
+
 def test_wrong_gates_are_refused() -> None:
     config = GATES["two"]
     gate = gate_of(config)
@@ -276,7 +303,9 @@ def test_wrong_gates_are_refused() -> None:
         )
 
     assert call() == 0
-    rules = {name: getattr(gate.native.shown(gate.tensors), name) for name, _ in GateStruct._fields_}
+    rules = {
+        name: getattr(gate.native.shown(gate.tensors), name) for name, _ in GateStruct._fields_
+    }
     for name, wrong in (
         ("d_model", 95),
         ("d_model", -16),

@@ -166,6 +166,7 @@ class NativeExperts:
             raise MemoryError("not enough memory for experts")
         _check(problem, "experts")
         self.handle, self._n_in, self._n_out = handle, n_in, sum(self.n_outs)
+        self._route = self._library.ds_experts_route
 
     def __del__(self) -> None:
         if handle := getattr(self, "handle", None):
@@ -211,10 +212,10 @@ class NativeExperts:
         rules, tensors = gate
         n_rows, n_slots = x.shape[0], rules.n_active
         self._check_rows(n_rows, x, y)
-        experts = torch.empty(n_rows, n_slots, dtype=torch.int64)
-        weights = torch.empty(n_rows, n_slots)
+        experts = torch.empty((n_rows, n_slots), dtype=torch.int64)
+        weights = torch.empty((n_rows, n_slots))
         labels = None if domains is None else domains.contiguous()
-        problem = self._library.ds_experts_route(
+        problem = self._route(
             self.handle,
             ctypes.byref(rules.shown(tensors)),
             n_rows,
@@ -243,7 +244,7 @@ class NativeExperts:
     def _call(self, call: "ctypes._FuncPointer", x: Tensor, y: Tensor, choice: Choice) -> None:
         n_rows, n_slots = choice.experts.shape
         self._check_rows(n_rows, x, y)
-        if not choice.experts.numel():
+        if not n_rows * n_slots:
             return
         experts, weights = choice.experts.contiguous(), choice.weights.float().contiguous()
         struct = ChoiceStruct(n_rows, n_slots, experts.data_ptr(), weights.data_ptr())
