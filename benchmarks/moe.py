@@ -3,8 +3,9 @@
     python benchmarks/moe.py [--rounds 5] [--quick]
 
 A layer of SmolLM2's size with 16 experts of low rank beside its dense one, and SwiGLU experts
-beside transformers' own mixture with the same sizes, taking turns. benchmarks/moe_training.py
-measures what mixtures learn; benchmarks/results/moe.json has the rows of both.
+beside transformers' own mixture with the same sizes, taking turns: packed for the kernels, which
+is what a loaded model has, and through torch. benchmarks/moe_training.py measures what mixtures
+learn; benchmarks/results/moe.json has the rows of both.
 """
 
 import argparse
@@ -19,32 +20,38 @@ from torch import Tensor, nn
 
 from deepseek.core.threads import thread_count
 from deepseek.model.feed_forward import FeedForward
+from deepseek.model.linear import Linear
 from deepseek.model.moe.config import ExpertGroup, MoEConfig
 from deepseek.model.moe.gate import Routing
 from deepseek.model.moe.layer import MoELayer, mixture_of
+from deepseek.ops import native
 from moe_rows import keep_rows
 from report import Row, paired_row, say_row
 
 D_MODEL, D_FF, RANKS = 576, 1536, (16,) * 16
 LAYER, DECODE, PEER = (1.4, 1.15), (1.4, 1.10), (1.5, 3.0)
 MANY = 1_024
+NATIVE, TORCH = "kernels", "torch"
 
 
 def layer_rows(args: argparse.Namespace) -> list[Row]:
     """Layers beside dense ones, and beside transformers' mixture."""
-    torch.set_num_threads(thread_count()[0])
-    groups = (ExpertGroup(name="general", sizes=RANKS),)
-    low_rank = mixture_of(MoEConfig(form="low_rank", groups=groups), D_MODEL, D_FF)
-    dense = _filled(FeedForward(D_MODEL, D_FF))
+    n_threads = thread_count()[0]
+    torch.set_num_threads(n_threads)
+    native.use_threads(n_threads)
+    config = MoEConfig(form="low_rank", groups=(ExpertGroup(name="general", sizes=RANKS),))
+    ways = _both_ways(config)
+    dense = _packed(_filled(FeedForward(D_MODEL, D_FF)))
     rows = []
     for n_tokens, musts in ((MANY, LAYER), (1, DECODE)):
-        x = torch.randn(1, n_tokens, D_MODEL, dtype=torch.bfloat16)
-        routing = Routing(torch.zeros(n_tokens, dtype=torch.int64), None)
-        pairs = turns(partial(_filled(low_rank), x, routing), partial(dense, x), args)
-        name = f"layer, form A, {n_tokens:,} tokens: time of the dense layer's"
-        row = paired_row(name, "ms", "dense", pairs, [a / b for a, b in pairs], musts)
-        row.better = "lower"
-        rows.append(row)
+        x, routing = _tokens(n_tokens)
+        for way, layer in ways.items():
+            pairs = turns(partial(layer, x, routing), partial(dense, x), args)
+            name = f"layer, form A, {way}, {n_tokens:,} tokens: time of the dense layer's"
+            judged = musts if way == NATIVE else (None, None)
+            row = paired_row(name, "ms", "dense", pairs, [a / b for a, b in pairs], judged)
+            row.better = "lower"
+            rows.append(row)
     rows += peer_rows(args)
     for row in rows:
         say_row(row)
@@ -58,20 +65,43 @@ def peer_rows(args: argparse.Namespace) -> list[Row]:
 
     width = 192
     groups = (ExpertGroup(name="general", sizes=(width,) * 16),)
-    ours = _filled(mixture_of(MoEConfig(form="full", groups=groups), D_MODEL, D_FF))
+    ways = _both_ways(MoEConfig(form="full", groups=groups))
     shape: Mapping[str, Any] = {"hidden_size": D_MODEL, "intermediate_size": width}
     config = MixtralConfig(**shape, num_local_experts=16, num_experts_per_tok=2)
     config._experts_implementation = args.experts
     theirs = _filled(MixtralSparseMoeBlock(config), kept="")
     rows = []
     for n_tokens in (MANY, 1):
-        x = torch.randn(1, n_tokens, D_MODEL, dtype=torch.bfloat16)
-        routing = Routing(torch.zeros(n_tokens, dtype=torch.int64), None)
-        pairs = turns(partial(ours, x, routing), partial(theirs, x), args)
-        name = f"layer, form C, {n_tokens:,} tokens"
-        peer = f"transformers' Mixtral, {args.experts}"
-        rows.append(paired_row(name, "ms", peer, pairs, [b / a for a, b in pairs], PEER))
+        x, routing = _tokens(n_tokens)
+        for way, ours in ways.items():
+            pairs = turns(partial(ours, x, routing), partial(theirs, x), args)
+            name = f"layer, form C, {way}, {n_tokens:,} tokens"
+            peer = f"transformers' Mixtral, {args.experts}"
+            judged = PEER if way == NATIVE else (None, None)
+            rows.append(paired_row(name, "ms", peer, pairs, [b / a for a, b in pairs], judged))
     return rows
+
+
+def _both_ways(config: MoEConfig) -> dict[str, nn.Module]:
+    """A layer packed for the kernels, and one with plain experts, whose dense part is packed."""
+    ways = {way: _packed(_filled(mixture_of(config, D_MODEL, D_FF))) for way in (NATIVE, TORCH)}
+    packed = ways[NATIVE]
+    assert isinstance(packed, MoELayer)
+    packed.experts.pack()
+    return ways
+
+
+def _packed(module: nn.Module) -> nn.Module:
+    """Dense matrices as a loaded model has them."""
+    for part in module.modules():
+        if isinstance(part, Linear):
+            part.pack()
+    return module
+
+
+def _tokens(n_tokens: int) -> tuple[Tensor, Routing]:
+    x = torch.randn(1, n_tokens, D_MODEL, dtype=torch.bfloat16)
+    return x, Routing(torch.zeros(n_tokens, dtype=torch.int64), None)
 
 
 def _filled(module: MoELayer | nn.Module, kept: str = "gate.") -> nn.Module:

@@ -204,6 +204,69 @@ DS_API int ds_model_add_adapter(ds_model *model, int64_t n_parts, const ds_low_r
 /* Give its memory back. */
 DS_API int ds_model_remove_adapter(ds_model *model, int64_t number);
 
+/* The gate of a mixture of experts. Scores are sigmoids of products with x; biases take part in the
+ * choice only. A row without a label may go to all groups or, with n_domains, to the best ones and
+ * those for all; one with a label to its own and those for all. */
+enum ds_gate_kind {
+  DS_SHARES = 0, /* weights are scores divided by their sum */
+  DS_SCORES = 1, /* scores as they are */
+  DS_ONES = 2
+};
+typedef struct ds_gate {
+  int64_t d_model, n_experts, n_active;
+  int64_t n_parts;        /* experts of a group take turns to be these; a row has as many of each */
+  int64_t n_groups, n_domains;
+  int64_t kind;
+  const int64_t *bounds;  /* [n_groups + 1] the first expert of each group */
+  const int64_t *always;  /* [n_groups] whether it is for all */
+  const float *weight;    /* [n_experts][d_model] */
+  const float *bias;      /* [n_experts] */
+  const float *null_row;  /* [d_model] of the expert that does nothing, or null */
+  const float *null_bias;
+  int64_t *load;          /* [n_groups + 1][n_experts + 1] is added to; null: nothing is counted */
+} ds_gate;
+/* Experts [n_rows][n_active], n_experts for an empty slot, and their weights, of x
+ * [n_rows][d_model]. Domains are numbers of groups, -1 without a label; null: no row has one. */
+DS_API int ds_gate_choose(const ds_gate *gate, int dtype, int64_t n_rows, const void *x,
+                          const int64_t *domains, int64_t *experts, float *weights);
+
+typedef struct ds_choice {
+  int64_t n_rows, n_slots;
+  const int64_t *experts; /* [n_rows][n_slots]; n_experts: nobody */
+  const float *weights;
+} ds_choice;
+
+/* Experts of one layer, copied into tiles, in single precision or bfloat16. All widths but `sizes`
+ * are multiples of 16.
+ *   low rank: they add to the products of one or two matrices with one input; `first` and `second`
+ *     are [sum of sizes][n_in] and [sum of sizes][n_outs[m]] of each matrix;
+ *   else: SwiGLU layers; `first` is [2 * sum of sizes][n_in], of each expert the gate's rows and
+ *     then the up matrix's, `second` [sum of sizes][n_outs[0]].
+ * Weights of a choice are multiplied by `scale`. */
+typedef struct ds_experts ds_experts;
+DS_API int ds_experts_new(int is_low_rank, int dtype, int64_t n_experts, const int64_t *sizes,
+                          double scale, int64_t n_in, int64_t n_matrices, const int64_t *n_outs,
+                          void *const *first, void *const *second, ds_experts **made);
+DS_API void ds_experts_free(ds_experts *experts);
+DS_API int64_t ds_experts_bytes(const ds_experts *experts);
+/* Copy the weights back to where they came from, or to other tensors of those shapes. */
+DS_API int ds_experts_unpack(const ds_experts *experts, void *const *first, void *const *second);
+/* Add what experts of low rank say of x to y, the products of all matrices side by side; and what
+ * the others say of x, into y. All are in the experts' number format, rows behind each other. A
+ * row's result is the same to the last bit whatever the other rows and the threads are. */
+DS_API int ds_experts_add(const ds_experts *experts, const ds_choice *choice, const void *x,
+                          void *y);
+DS_API int ds_experts_run(const ds_experts *experts, const ds_choice *choice, const void *x,
+                          void *y);
+/* `ds_gate_choose` and `ds_experts_add` of the same x in one call. */
+DS_API int ds_experts_route(const ds_experts *experts, const ds_gate *gate, int64_t n_rows,
+                            const int64_t *domains, int64_t *chosen, float *weights, const void *x,
+                            void *y);
+/* Let experts of low rank add to a layer's gate and up products (`hidden`) and to its last
+ * (`down`). They and what the gate points at stay the caller's. */
+DS_API int ds_model_set_experts(ds_model *model, int64_t layer, const ds_gate *gate,
+                                const ds_experts *hidden, const ds_experts *down);
+
 /* Bring new tokens through all layers, into x [new tokens][d_model], and keep their keys and
  * values. A token's numbers are the same to the last bit whatever other sequences, chunks and
  * threads there are. */

@@ -255,7 +255,7 @@ using namespace ds;
 
 extern "C" {
 
-int ds_version(void) { return 12; }
+int ds_version(void) { return 13; }
 
 uint32_t ds_checksum(const void *bytes, int64_t n_bytes) {
   return ds::kernels().checksum(static_cast<const uint8_t *>(bytes), bytes ? n_bytes : 0);

@@ -7,6 +7,7 @@
 #include <immintrin.h>
 
 #include "cold_scores.h"
+#include "experts.h"
 #include "memory_nodes.h"
 #include "rows.h"
 #include "tiles.h"
@@ -195,7 +196,7 @@ void Avx2::multiply_centred(const Share &s, int64_t tile_number, int side, int64
 const Kernels &DS_KERNELS_256() {
   // Rounding activations is a small part of a product: the plain code serves.
   static const Kernels kernels{DS_MATMULS(Avx2), portable_kernels().quantise, DS_ROWS_OF_NUMBERS,
-                               DS_ATTENTION, DS_COLD};
+                               DS_ATTENTION, DS_COLD, DS_EXPERTS};
   return kernels;
 }
 

@@ -3,6 +3,7 @@
 #include <immintrin.h>
 
 #include "cold_scores.h"
+#include "experts.h"
 #include "memory_nodes.h"
 #include "rows.h"
 #include "tiles.h"
@@ -224,7 +225,7 @@ void quantise(const void *x, bool is_bf16, int64_t n_in, int64_t first, int64_t 
 
 const Kernels &avx512_kernels() {
   static const Kernels kernels{DS_MATMULS(Avx512), quantise, DS_ROWS_OF_NUMBERS, DS_ATTENTION,
-                               DS_COLD};
+                               DS_COLD, DS_EXPERTS};
   return kernels;
 }
 

@@ -1,6 +1,7 @@
-// Attention with pairs of bfloat16 numbers in one instruction; everything else as AVX-512.
+// Attention and experts with pairs of bfloat16 numbers in one instruction; everything else as AVX-512.
 #if defined(__x86_64__)
 #include "cold_scores.h"
+#include "experts.h"
 #include "memory_nodes.h"
 
 namespace ds {
@@ -12,6 +13,8 @@ const Kernels &avx512_bf16_kernels() {
     found.compare = compare;
     found.expand = expand;
     found.compare_codes = compare_codes;
+    const ExpertKernels experts[2] = DS_EXPERTS;
+    found.experts[1] = experts[1];
     return found;
   }();
   return kernels;

@@ -134,19 +134,68 @@ void keep(ds_model &model, const Kernels &use, int64_t layer, const Batch &batch
   }
 }
 
+// Choose experts for rows of the feed-forward layer's input.
+void route(ds_model &model, const Kernels &use, const Layer &layer, int64_t n_rows) {
+  Routed &to = model.routed;
+  const ds_gate &gate = layer.gate;
+  int64_t *experts = reserve(to.experts, n_rows * gate.n_active);
+  float *weights = reserve(to.weights, n_rows * gate.n_active);
+  for_rows(n_rows, [&](int64_t first, int64_t last) {
+    choose(use, gate, DS_F32, model.normed.data(), first, last, nullptr, experts, weights);
+  });
+  count_load(gate, n_rows, nullptr, experts);
+  to.slots.sort(experts, weights, gate.n_active, 0, n_rows, gate.n_experts,
+                float(layer.hidden->scale));
+}
+
+// First halves of what experts add to products of some rows.
+void shrink_all(ds_model &model, const Kernels &use, const ds_experts &experts, const float *x,
+                int64_t n_rows) {
+  Routed &to = model.routed;
+  const int64_t n = experts.n_in, n_runs = int64_t(to.slots.runs.size());
+  uint32_t *low = reserve(to.low, to.slots.size() * experts.low_width() / experts.per_word());
+  const void *input = x;
+  if (experts.dtype == DS_BF16) {
+    uint16_t *half = reserve(to.half, n_rows * n);
+    for_rows(n_rows, [&](int64_t first, int64_t last) {
+      use.to_half(x + first * n, (last - first) * n, half + first * n);
+    });
+    input = half;
+  }
+  const auto shrink_runs = [&](int64_t first, int64_t last) {
+    for (int64_t i = first; i < last; ++i)
+      shrink(use, experts, to.slots, to.slots.runs[size_t(i)], input, low);
+  };
+  if (n_rows < kAlone)
+    shrink_runs(0, n_runs);
+  else
+    Pool::get().run(n_runs, 1, shrink_runs);
+}
+
+// Second halves, added to tiles [first, last) of what a matrix gave.
+void widen_all(const ds_model &model, const Kernels &use, const ds_experts *experts, int which,
+               const Share &product, int64_t first, int64_t last) {
+  if (experts)
+    widen(use, *experts, which, model.routed.slots, model.routed.low.data(), first, last, product.y,
+          DS_F32, product.y_stride);
+}
+
 // Add to x what a matrix makes of rows that begin at `row` of the pass.
 void multiply_and_add(ds_model &model, const Kernels &use, int64_t layer, int which,
                       const float *in, int64_t row, int64_t n_rows, float *x) {
   const Matrix &m = model.layers[size_t(layer)].matrices[which];
   const Addition addition{model, use, layer, which, which, row};
+  const ds_experts *experts = which == DS_DOWN ? model.layers[size_t(layer)].down : nullptr;
   const Activations rounded = model.rounded.reserve(n_rows, m.n_in);
   for_rows(n_rows, [&](int64_t first, int64_t last) {
     use.quantise(in, false, m.n_in, first, last, rounded);
     addition.shrink(in, first, last);
   });
+  if (experts) shrink_all(model, use, *experts, in, n_rows);
   const Share s = share_of(m, rounded, n_rows, model.out.data(), m.n_out);
   Pool::get().run(m.n_tiles(), portion_of(m.n_tiles()), [&](int64_t first, int64_t last) {
     multiply(use, m, s, first, last);
+    widen_all(model, use, experts, 0, s, first, last);
     addition.widen(which, s, first, last);
   });
   for_rows(n_rows, [&](int64_t first, int64_t last) {
@@ -160,6 +209,10 @@ void feed_forward(ds_model &model, const Kernels &use, int64_t number, int64_t r
   const Addition addition{model, use, number, DS_GATE, DS_UP, row};
   const Activations in =
       normalise_and_round(model, use, layer.norms[1].data(), x, n_rows, addition);
+  if (layer.hidden) {
+    route(model, use, layer, n_rows);
+    shrink_all(model, use, *layer.hidden, model.normed.data(), n_rows);
+  }
   const Matrix &gate = layer.matrices[DS_GATE], &up = layer.matrices[DS_UP];
   const Share gates = share_of(gate, in, n_rows, model.hidden.data(), model.d_ff);
   const Share ups = share_of(up, in, n_rows, model.ups.data(), model.d_ff);
@@ -167,6 +220,8 @@ void feed_forward(ds_model &model, const Kernels &use, int64_t number, int64_t r
   Pool::get().run(n_tiles, portion_of(n_tiles), [&](int64_t first, int64_t last) {
     multiply(use, gate, gates, first, last);
     multiply(use, up, ups, first, last);
+    widen_all(model, use, layer.hidden, 0, gates, first, last);
+    widen_all(model, use, layer.hidden, 1, ups, first, last);
     addition.widen(DS_GATE, gates, first, last);
     addition.widen(DS_UP, ups, first, last);
     for (int64_t r = 0; r < n_rows; ++r) {

@@ -38,6 +38,39 @@ struct LowRank {
   const uint16_t *up = nullptr;    // [n_out / 16][rank / 2][16][2], scaled
 };
 
+// Weights of experts as tiles [n_out / 16][n_words][16] of words of 4 bytes: one number in single
+// precision, or a pair in bfloat16 (experts.h).
+struct Panel {
+  const uint32_t *weights = nullptr;
+  int64_t n_words = 0;
+};
+
+// Rows of such words.
+struct WordRows {
+  const uint32_t *first;
+  int64_t stride;
+  const int32_t *index;  // which rows; null: the first ones
+  int64_t n_rows;
+
+  const uint32_t *row(int64_t r) const { return first + (index ? index[r] : r) * stride; }
+};
+
+// What experts compute, for one format of weights (experts.h).
+struct ExpertKernels {
+  void (*shrink)(const Panel &, int64_t n_tiles, const WordRows &x, const float *weights,
+                 void *low, int64_t low_stride);
+  // By the format of y; null where it has fewer bits than the weights.
+  void (*widen[2])(const Panel &, int64_t first, int64_t last, const WordRows &low,
+                   const int32_t *to, void *y, int64_t y_stride);
+  void (*swiglu)(const Panel &, int64_t n_tiles, const WordRows &x, const float *weights,
+                 void *inner, int64_t inner_stride);
+  void (*down)(const Panel &, int64_t n_tiles, const WordRows &inner, const int32_t *to, float *y,
+               int64_t y_stride);
+  void (*total)(const float *parts, const uint8_t *is_there, int64_t n_parts, int64_t n, void *y);
+  // Of a gate, whose own weights are in single precision.
+  void (*scores)(const float *weights, int64_t n_experts, const void *x, int64_t n, float *scores);
+};
+
 constexpr int64_t kMaxHead = 256;
 constexpr int64_t kPage = 64;      // positions of a sequence whose keys lie behind each other
 constexpr int64_t kStretch = 256;  // positions whose scores are made weights at once
@@ -119,6 +152,7 @@ struct Kernels {
                         const uint8_t *cold_keys, const uint8_t *next, float *scores,
                         int64_t stride);
   uint32_t (*checksum)(const uint8_t *bytes, int64_t n);  // see checksum.h
+  ExpertKernels experts[2];  // by the format of weights: single precision, bfloat16
 };
 
 // One weight of a tile as it is used in products, but for its row's factor.

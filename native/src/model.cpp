@@ -225,6 +225,24 @@ int ds_model_set_matrix(ds_model *model, int64_t layer, int which, int format, i
   return DS_OK;
 }
 
+int ds_model_set_experts(ds_model *model, int64_t layer, const ds_gate *gate,
+                         const ds_experts *hidden, const ds_experts *down) {
+  if (!model || !gate || !hidden || !down) return DS_BAD_POINTER;
+  if (layer < 0 || layer >= int64_t(model->layers.size())) return DS_BAD_SHAPE;
+  if (const int problem = check_gate(*gate)) return problem;
+  const int64_t d = model->d_model, wide = model->d_ff;
+  const auto fits = [&](const ds_experts &e, int64_t n_in, const std::vector<int64_t> &n_outs) {
+    return e.is_low_rank && e.n_experts() == gate->n_experts && e.n_in == n_in && e.n_outs == n_outs;
+  };
+  if (gate->d_model != d || !fits(*hidden, d, {wide, wide}) || !fits(*down, wide, {d}))
+    return DS_BAD_SHAPE;
+  Layer &to = model->layers[size_t(layer)];
+  to.gate = *gate;
+  to.hidden = hidden;
+  to.down = down;
+  return DS_OK;
+}
+
 int ds_model_set_norm(ds_model *model, int64_t layer, int which, const float *weight) {
   if (!model || !weight) return DS_BAD_POINTER;
   if (which < 0 || which > 2) return DS_BAD_ENUM;

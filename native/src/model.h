@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "layout.h"
+#include "mixture.h"
 #include "page_file.h"
 
 namespace ds {
@@ -27,6 +28,18 @@ struct Matrix {
 struct Layer {
   Matrix matrices[kLayerMatrices];
   std::vector<float> norms[2];
+  // Experts that add to the feed-forward layer's products, if there are any.
+  ds_gate gate{};
+  const ds_experts *hidden = nullptr, *down = nullptr;
+};
+
+// Rows of a pass beside their experts.
+struct Routed {
+  std::vector<int64_t> experts;
+  std::vector<float> weights;
+  Slots slots;
+  std::vector<uint16_t> half;  // inputs of the experts' products, in bfloat16
+  std::vector<uint32_t> low;   // what slots have between their two products
 };
 
 // What is added to the products with a model's matrices.
@@ -158,6 +171,7 @@ struct ds_model {
   std::vector<const ds::Adapter *> adapted;  // of each row of a pass, or null; empty: none has one
   std::vector<float> low;                    // [rows][3][low_width] of their first products
   int64_t low_width = 0;
+  ds::Routed routed;
 };
 
 namespace ds {

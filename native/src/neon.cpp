@@ -3,6 +3,7 @@
 #include <arm_neon.h>
 
 #include "cold_scores.h"
+#include "experts.h"
 #include "memory_nodes.h"
 #include "rows.h"
 #include "tiles.h"
@@ -156,7 +157,7 @@ void Neon::multiply_centred(const Share &s, int64_t tile_number, int quarter, in
 
 const Kernels &neon_kernels() {
   static const Kernels kernels{DS_MATMULS(Neon), portable_kernels().quantise, DS_ROWS_OF_NUMBERS,
-                               DS_ATTENTION, DS_COLD};
+                               DS_ATTENTION, DS_COLD, DS_EXPERTS};
   return kernels;
 }
 

@@ -2,6 +2,7 @@
 #include <cmath>
 
 #include "cold_scores.h"
+#include "experts.h"
 #include "memory_nodes.h"
 #include "layout.h"
 #include "rows.h"
@@ -94,7 +95,7 @@ void quantise(const void *x, bool is_bf16, int64_t n_in, int64_t first, int64_t 
 const Kernels &portable_kernels() {
   static const Kernels kernels{
       {matmul<U4>, matmul<U8>, matmul<U6K>, matmul<U4K>},
-      quantise, DS_ROWS_OF_NUMBERS, DS_ATTENTION, DS_COLD};
+      quantise, DS_ROWS_OF_NUMBERS, DS_ATTENTION, DS_COLD, DS_EXPERTS};
   return kernels;
 }
 

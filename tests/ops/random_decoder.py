@@ -1,6 +1,7 @@
 """A random decoder in the native library, and the same in float64."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -16,6 +17,9 @@ from deepseek.ops.hierarchical import (
     attend_page,
     summarise,
 )
+from deepseek.ops.moe.gate import Choice, choose, chosen_scores, gate_logits, normalised
+from deepseek.ops.moe.low_rank import low_rank_reference
+from deepseek.ops.moe.native import GateTensors, NativeExperts, NativeGate
 from deepseek.ops.native import NativeMatrix
 from deepseek.ops.native_model import Matrix, NativeModel, NewTokens, Norm, Pages, Shape
 from deepseek.ops.rope import apply_rope, rope_table
@@ -33,6 +37,23 @@ Place = tuple[int, Matrix]
 Part = tuple[Tensor, int, Sequence[int]] | tuple[Tensor, int, Sequence[int], int]
 
 
+@dataclass
+class Experts:
+    """Those of one layer, which add to its feed-forward products."""
+
+    sizes: Sequence[int]
+    gate: GateTensors
+    pairs: Mapping[Matrix, tuple[Tensor, Tensor]]
+    scale: float = 1.5
+    n_active: int = 2
+
+    def choose(self, x: Tensor) -> Choice:
+        """In float32, as gates always do."""
+        scores = gate_logits(x, self.gate.weight).sigmoid()
+        experts = choose(scores, self.gate.bias, self.n_active)
+        return Choice(experts, normalised(chosen_scores(scores, experts)))
+
+
 class Decoder:
     """A random model in the library, and the same in float64."""
 
@@ -46,6 +67,8 @@ class Decoder:
         self._tier: ColdTier | None = None
         self._cold: tuple[Tensor, Tensor] | None = None
         self._adapter: Mapping[Place, LowRank] = {}
+        self._experts: dict[int, Experts] = {}
+        self._choice: Choice | None = None
         self.recalled: dict[int, Recalled | None] = {}
         """What the last queries chose in each layer, by `reference`."""
         d = shape.d_model
@@ -85,11 +108,60 @@ class Decoder:
         matrix, bias = self._matrices[layer, which]
         out = torch.empty(len(x), matrix.shape[0])
         matrix.multiply(x.float().contiguous(), out, 0, bias)  # tested in test_native.py
-        added = self._adapter.get((layer, which))
-        if added is None:
-            return out.double()
-        down, up = (m.bfloat16().double() for m in (added.down, added.up * added.scale))
-        return out.double() + x @ down.T @ up.T
+        added, product = self._adapter.get((layer, which)), out.double()
+        if added is not None:
+            down, up = (m.bfloat16().double() for m in (added.down, added.up * added.scale))
+            product = product + x @ down.T @ up.T
+        experts = self._experts.get(layer)
+        if experts is None or which not in experts.pairs:
+            return product
+        assert self._choice is not None
+        pair = experts.pairs[which][0].double(), experts.pairs[which][1].double()
+        return low_rank_reference(
+            x.double(), product, self._choice, experts.sizes, pair, experts.scale
+        )
+
+    def add_experts(self, sizes: Sequence[int], dtype: torch.dtype) -> None:
+        """Random ones beside each layer's feed-forward products."""
+        shape, n = self.shape, len(sizes)
+        for layer in range(shape.n_layers):
+            gate = GateTensors(
+                weight=self._random(n, shape.d_model) / shape.d_model**0.5,
+                bias=self._random(n) * 0.1,
+                load=torch.zeros(2, n + 1, dtype=torch.int64),
+            )
+            pairs = {}
+            for which in (Matrix.GATE, Matrix.UP, Matrix.DOWN):
+                n_out, n_in = shape.of(which)
+                down = self._random(sum(sizes), n_in) / n_in**0.5
+                pairs[which] = down.to(dtype), (self._random(sum(sizes), n_out) / 4).to(dtype)
+            own = Experts(sizes, gate, pairs)
+            hidden, down = (
+                NativeExperts(
+                    sizes,
+                    [pairs[which][0] for which in some],
+                    [pairs[which][1] for which in some],
+                    scale=own.scale,
+                    is_low_rank=True,
+                )
+                for some in ((Matrix.GATE, Matrix.UP), (Matrix.DOWN,))
+            )
+            rules = NativeGate(
+                n_active=own.n_active,
+                n_parts=1,
+                n_domains=0,
+                kind="shares",
+                bounds=[(0, n)],
+                always=(),
+                d_model=shape.d_model,
+            )
+            self._rules = rules
+            self.native.set_experts(layer, (rules, gate), hidden, down)
+            self._experts[layer] = own
+
+    def loads(self) -> list[Tensor]:
+        """Slots that each layer's experts have had, those that stayed empty last."""
+        return [own.gate.load.sum(0) for own in self._experts.values()]
 
     def adapter(self, rank: int, *matrices: Matrix, size: float = 1.0) -> dict[Place, LowRank]:
         """A random one that adds to some matrices of each layer, all of them if none is named."""
@@ -149,6 +221,8 @@ class Decoder:
                 mixed = self._see_some(q[0], k[0], v[0], hierarchy, few, layer)
             x = x + self._product(layer, Matrix.O, mixed.transpose(-3, -2).reshape(n, -1))
             normed = self._norm(layer, Norm.FEED_FORWARD, x)
+            own = self._experts.get(layer)
+            self._choice = None if own is None else own.choose(normed.float())
             gates = torch.nn.functional.silu(self._product(layer, Matrix.GATE, normed))
             x = x + self._product(
                 layer, Matrix.DOWN, gates * self._product(layer, Matrix.UP, normed)

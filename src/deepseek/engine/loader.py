@@ -22,7 +22,7 @@ from deepseek.engine.draft_model import (
 from deepseek.engine.engine import Engine
 from deepseek.engine.prefix_folder import PrefixSettings
 from deepseek.engine.prefix_tier import COPIED_BYTES
-from deepseek.model.checkpoint import is_quantised, load_model, quantised_bytes
+from deepseek.model.checkpoint import for_kernels, is_quantised, load_model, quantised_bytes
 from deepseek.model.config import ModelConfig
 from deepseek.model.decoder import NativeDecoder, takes_shape
 from deepseek.model.hierarchical import AttentionMode
@@ -96,6 +96,7 @@ def load_engine(
     source = open_weights(checkpoint.path)
     tokenizer = _tokenizer_of(source)
     compute = _compute_of(source, compute, dtype)
+    source = for_kernels(source) if compute.quantised else source
     draft = _open_draft_model(draft_model, tokenizer, compute, on_pull)
     cache = plan_cache(
         source,
@@ -167,7 +168,7 @@ def _compute_of(source: WeightSource, compute: Compute, dtype: str) -> Compute:
         compute = replace(compute, quantised=True, dtype_reason=reason)
     if compute.quantised:
         native.require()
-        native.use_threads(compute.n_threads)
+    native.use_threads(compute.n_threads)
     return compute
 
 

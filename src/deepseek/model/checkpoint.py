@@ -5,7 +5,9 @@ Our model fuses projections that read the same input; this file is the only plac
 
 import contextlib
 import json
+import math
 import os
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -22,12 +24,15 @@ from deepseek.model.transformer import Transformer
 from deepseek.ops.linear import QuantisedWeight
 from deepseek.ops.native import BLOCK, NativeMatrix, is_available, packed_bytes
 from deepseek.weights.cache import write_atomically
+from deepseek.weights.safetensors import SafetensorsFolder
 from deepseek.weights.source import WeightSource
 
 PORTION = 1 << 22  # weights put in order at a time: bounds the scratch memory
 EMBEDDING, HEAD, NORM = "model.embed_tokens.weight", "lm_head.weight", "model.norm.weight"
 BIASES = ("gate.bias", "gate.null_bias")
 """Of a mixture's gate: no parameters."""
+MIXTURE = re.compile(r"\.mlp\.(gate|experts)\.")
+"""In the names of what a mixture has beside dense matrices."""
 
 Progress = Callable[[int, int], None]
 """Called with layers done and layers in all."""
@@ -55,15 +60,17 @@ def load_model(
 
     Raises:
         CheckpointError: A tensor is missing or has the wrong shape.
-        ConfigError: The architecture is not supported, or a mixture of experts was asked for
-            quantised.
+        ConfigError: The architecture is not supported, or a mixture without a dense layer was
+            asked for quantised.
     """
     config = ModelConfig.from_checkpoint(source.config())
     if quantised and config.moe is not None:
-        raise ConfigError(
-            "a mixture of experts is computed through torch, not in int8",
-            "use --dtype auto, bfloat16 or float32",
-        )
+        if config.moe.form != "low_rank":
+            raise ConfigError(
+                f"experts of form {config.moe.form} are computed through torch, not in int8",
+                "use --dtype auto, bfloat16 or float32",
+            )
+        source = for_kernels(source)
     with torch.device("meta"):
         model = Transformer(config)
     place = _Placement(source, dtype, torch.device(device), pack, quantised)
@@ -110,9 +117,19 @@ def end_tensors(
     yield NORM, place.tensor(NORM, dtype=torch.float32)
 
 
+def for_kernels(source: WeightSource) -> WeightSource:
+    """A mixture's dense matrices as codes of 8 bits, to which they are rounded while they are read:
+    no such checkpoint is stored so. Any other source is returned as it is."""
+    if not isinstance(source, SafetensorsFolder):
+        return source
+    if ModelConfig.from_checkpoint(source.config()).moe is None:
+        return source
+    return source.rounded(lambda name: MIXTURE.search(name) is None)
+
+
 def is_quantised(source: WeightSource) -> bool:
-    """Whether the kernels can take all matrices as they are stored."""
-    shapes = {name: source.shape(name) for name in source.names()}
+    """Whether the kernels can take all matrices as they are stored, but for those of experts."""
+    shapes = {name: source.shape(name) for name in source.names() if not MIXTURE.search(name)}
     matrices = [name for name, shape in shapes.items() if len(shape) == 2]
     return bool(matrices) and all(
         shapes[name][1] % BLOCK == 0 and source.has_codes(name) for name in matrices
@@ -120,7 +137,8 @@ def is_quantised(source: WeightSource) -> bool:
 
 
 def quantised_bytes(source: WeightSource) -> int:
-    """Bytes that the kernels will take for matrices as they are stored; norms are left out.
+    """Bytes that the kernels will take for matrices as they are stored, and for experts beside
+    them in single precision; norms are left out.
 
     An embedding that is not the head as well stays in the file.
     """
@@ -128,7 +146,9 @@ def quantised_bytes(source: WeightSource) -> int:
     has_head = HEAD in source.names()
     for name in source.names():
         shape = source.shape(name)
-        if len(shape) == 2 and not (name == EMBEDDING and has_head):
+        if MIXTURE.search(name):
+            total += 4 * math.prod(shape)
+        elif len(shape) == 2 and not (name == EMBEDDING and has_head):
             sample = source.codes(name, 0, 1)
             total += packed_bytes(sample.bits, *shape, has_units=sample.units is not None)
     return total
@@ -169,6 +189,8 @@ class _Placement:
                 owner.register_buffer(attribute, tensor)
             else:
                 setattr(owner, attribute, nn.Parameter(tensor, requires_grad=not self.pack))
+        if self.pack:
+            layer.experts.pack()
         layer.gate.load = torch.zeros(layer.gate.load.shape, dtype=torch.int64, device=self.device)
 
     def ends(self, model: Transformer) -> None:
@@ -306,9 +328,10 @@ def mixture_tensors(layer: MoELayer) -> dict[str, Tensor]:
     if layer.gate.null_bias is not None:
         tensors[BIASES[1]] = layer.gate.null_bias
     for name, parameter in layer.named_parameters():
-        if not name.startswith("dense."):
+        if not name.startswith(("dense.", "experts.")):
             tensors[name] = parameter
-    return tensors
+    experts = layer.experts.tensors()
+    return tensors | {f"experts.{name}": tensor for name, tensor in experts.items()}
 
 
 def save_model(model: Transformer, folder: Path) -> None:

@@ -17,6 +17,8 @@ from deepseek.model.config import ModelConfig
 from deepseek.model.disk import DiskPool
 from deepseek.model.feed_forward import FeedForward
 from deepseek.model.linear import Linear
+from deepseek.model.moe.config import MoEConfig
+from deepseek.model.moe.layer import LowRankMixture
 from deepseek.model.pages import ColdPages, PagedSequence, PagePool
 from deepseek.model.transformer import Transformer
 from deepseek.ops import native
@@ -59,6 +61,11 @@ class NativeDecoder:
             assert isinstance(block, Block)
             for which, (matrix, bias) in zip(Matrix, _matrices(block), strict=False):
                 self._native.set_matrix(layer, which, matrix, bias)
+            if isinstance(block.feed_forward, LowRankMixture):
+                gate, experts = block.feed_forward.gate, block.feed_forward.experts.packed
+                assert experts is not None
+                own = gate.native, gate.tensors
+                self._native.set_experts(layer, own, experts.hidden, experts.down)
             self._native.set_norm(layer, Norm.ATTENTION, block.attention_norm.weight)
             self._native.set_norm(layer, Norm.FEED_FORWARD, block.feed_forward_norm.weight)
         assert isinstance(model.head.packed, QuantisedWeight)
@@ -183,26 +190,41 @@ def _cold_pool(config: ModelConfig, tier: ColdTier, most: int | None) -> PagePoo
 
 
 def can_decode(model: Transformer) -> bool:
-    """Whether a model is all quantised, dense, and of a shape that the library takes."""
+    """Whether a model is all quantised, but for experts that add to it, and of a shape that the
+    library takes."""
     linears = [m for m in model.modules() if isinstance(m, Linear)]
+    mixtures = [m for m in model.modules() if isinstance(m, LowRankMixture)]
     return (
         native.is_available()
         and all(isinstance(linear.packed, QuantisedWeight) for linear in linears)
+        and all(mixture.experts.packed is not None for mixture in mixtures)
         and takes_shape(model.config)
     )
 
 
 def takes_shape(config: ModelConfig) -> bool:
-    """Whether the library computes models of such a shape; mixtures of experts it does not."""
+    """Whether the library computes models of such a shape; of mixtures it takes those whose experts
+    add to a dense layer."""
     sizes = config.d_head, config.d_model, config.d_ff
-    return config.moe is None and config.d_head <= 256 and all(size % 32 == 0 for size in sizes)
+    return (
+        takes_experts(config.moe) and config.d_head <= 256 and all(size % 32 == 0 for size in sizes)
+    )
+
+
+def takes_experts(moe: MoEConfig | None) -> bool:
+    """Whether the library computes such a mixture, or there is none."""
+    if moe is None:
+        return True
+    return moe.form == "low_rank" and moe.routing == "learned" and moe.n_active_experts > 0
 
 
 def _matrices(block: Block) -> list[tuple[NativeMatrix, Tensor | None]]:
     """Queries, keys, values, output, gate, up, down, each with its bias."""
     found: list[tuple[NativeMatrix, Tensor | None]] = []
     attention, feed_forward = block.attention, block.feed_forward
-    assert isinstance(feed_forward, FeedForward), "`can_decode` holds for dense models only"
+    if isinstance(feed_forward, LowRankMixture):
+        feed_forward = feed_forward.dense
+    assert isinstance(feed_forward, FeedForward), "`can_decode` holds"
     for linear in (attention.qkv, attention.output, feed_forward.gate_up, feed_forward.down):
         assert isinstance(linear.packed, QuantisedWeight)
         parts = linear.packed.parts

@@ -31,7 +31,7 @@ FORMATS: dict[tuple[Bits, bool], int] = {(4, False): 0, (8, False): 1, (6, True)
 """By bits, and whether scales have units."""
 DTYPES = {torch.float32: 0, torch.bfloat16: 1}
 NAMES = ("deepseek_native.so", "deepseek_native.dylib", "deepseek_native.dll")
-VERSION = 12
+VERSION = 13
 """Of the library's interface."""
 BLOCK = 32
 """Columns come in multiples of this."""

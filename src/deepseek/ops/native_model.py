@@ -16,6 +16,7 @@ from deepseek.ops import native
 from deepseek.ops.cold import ColdTier, page_bytes
 from deepseek.ops.hierarchical import NEVER, PAGE, Hierarchy
 from deepseek.ops.huge_pages import empty
+from deepseek.ops.moe.native import GateTensors, NativeExperts, NativeGate
 from deepseek.ops.native import PROBLEMS, NativeMatrix
 from deepseek.ops.page_file import PageFile
 from deepseek.ops.rope import rope_table
@@ -137,6 +138,31 @@ class NativeModel:
         )
         self._kept += [matrix, bias]
         self.has_embedding |= which is Matrix.EMBEDDING
+
+    def set_experts(
+        self,
+        layer: int,
+        gate: tuple[NativeGate, GateTensors],
+        hidden: NativeExperts,
+        down: NativeExperts,
+    ) -> None:
+        """Let experts of low rank add to the products of a feed-forward layer.
+
+        Args:
+            layer: Its number.
+            gate: Rules and tensors; what becomes of these is seen by the next pass.
+            hidden: Of the gate and up products.
+            down: Of the last product.
+
+        Raises:
+            ValueError: Shapes do not fit together.
+        """
+        rules, tensors = gate
+        problem = self._library.ds_model_set_experts(
+            self._handle, layer, ctypes.byref(rules.shown(tensors)), hidden.handle, down.handle
+        )
+        _check(problem, f"experts of layer {layer}")
+        self._kept += [rules, tensors, hidden, down]
 
     def set_norm(self, layer: int, which: Norm, weight: Tensor) -> None:
         """Copy a norm's weights."""
@@ -459,6 +485,7 @@ def library() -> ctypes.CDLL:
     found.ds_model_set_matrix.argtypes = [
         *(pointer, size, integer, integer, size, size, pointer, pointer)
     ]
+    found.ds_model_set_experts.argtypes = [pointer, size, pointer, pointer, pointer]
     found.ds_model_set_norm.argtypes = [pointer, size, integer, pointer]
     found.ds_model_set_rope.argtypes = [pointer, size, *[pointer] * 4]
     found.ds_model_set_memory.argtypes = [pointer, pointer]

@@ -4,9 +4,11 @@ Layout: https://github.com/huggingface/safetensors#format. The library's own rea
 used: it gives no rows of a memory-mapped matrix and fewer reasons.
 """
 
+import copy
 import json
 import math
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from deepseek.core.errors import CheckpointError
 from deepseek.weights.blocks import check_range
 from deepseek.weights.gguf_header import check_overlaps, damaged
 from deepseek.weights.mapping import MappedFile
+from deepseek.weights.rounded import GROUP, rounded_rows
 from deepseek.weights.source import largest_first
 
 # Parsed JSON takes up to 24 times its text; the largest public models have headers of 10 MB.
@@ -71,6 +74,7 @@ class SafetensorsFolder:
         self._folder = folder
         self._config = read_json(folder / "config.json")
         self._entries: dict[str, Entry] = {}
+        self._is_rounded: Callable[[str], bool] | None = None
         self._files = [MappedFile(path) for path in _weight_files(folder)]
         for file in self._files:
             for name, entry in read_entries(file).items():
@@ -120,13 +124,24 @@ class SafetensorsFolder:
         check_range(numbers, name)
         return numbers
 
+    def rounded(self, is_rounded: Callable[[str], bool]) -> "SafetensorsFolder":
+        """The same files with codes of 8 bits for matrices that `is_rounded` says yes to by name,
+        made while they are read."""
+        found = copy.copy(self)
+        found._is_rounded = is_rounded
+        return found
+
     def has_codes(self, name: str) -> bool:
-        """False: the tensors are plain numbers."""
-        return False
+        """Whether a matrix is rounded; stored are plain numbers."""
+        if self._is_rounded is None or not self._is_rounded(name):
+            return False
+        shape = self.shape(name)
+        return len(shape) == 2 and shape[1] % GROUP == 0
 
     def codes(self, name: str, first: int, n_rows: int) -> Codes:
-        """Never called: there are none."""
-        raise NotImplementedError(f"{name} is stored as plain numbers")
+        """Some rows of a matrix for which `has_codes` holds."""
+        ids = torch.arange(first, first + n_rows)
+        return rounded_rows(self.rows(name, ids, torch.float32))
 
     def rows(self, name: str, ids: Int[Tensor, " N"], dtype: torch.dtype) -> Float[Tensor, "N D"]:
         """Some rows of a matrix; only their pages are read."""

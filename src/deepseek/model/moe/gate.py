@@ -24,6 +24,7 @@ from deepseek.ops.moe.gate import (
     hashed,
     normalised,
 )
+from deepseek.ops.moe.native import GateTensors, NativeGate, fits
 
 NEVER = -3.0
 """A bias with which no other expert's biased score is below that of the one that does nothing."""
@@ -45,6 +46,8 @@ class Routing:
 class Gate(nn.Module):
     """Chooses experts; keeps loads until they are taken."""
 
+    null: nn.Parameter | None
+    """The row of the expert that does nothing, if there is one."""
     bias: Tensor
     """Of each expert, for the choice only. Balancing moves it, no gradient."""
     null_bias: Tensor | None
@@ -59,7 +62,7 @@ class Gate(nn.Module):
         n = config.n_experts
         self.weight = nn.Parameter(torch.empty(n, d_model, dtype=torch.float32))
         self.register_buffer("bias", torch.zeros(n, dtype=torch.float32))
-        self.null: nn.Parameter | None = None
+        self.register_parameter("null", None)
         self.register_buffer("null_bias", None)
         if config.budget is not None:
             self.null = nn.Parameter(torch.zeros(d_model, dtype=torch.float32))
@@ -67,10 +70,13 @@ class Gate(nn.Module):
         counts = torch.zeros(len(config.groups) + 1, n + 1, dtype=torch.int64)
         self.register_buffer("load", counts, persistent=False)
         self.loss: Tensor | None = None
+        self._rules: tuple[MoEConfig, NativeGate] | None = None
 
     def forward(self, x: Float[Tensor, "T D"], routing: Routing) -> Choice:
         """Choose experts for tokens, and count them."""
         config = self.config
+        if self.is_native and fits(x.dtype, x.device, x.shape[1]):
+            return self.native.choose(x, self.tensors, routing.domains)
         allowed = self.allowed(routing)
         logits = None
         if config.routing == "learned":
@@ -89,6 +95,43 @@ class Gate(nn.Module):
         self._count(experts, routing.domains)
         self.loss = self._loss(scores, logits, allowed) if self.training else None
         return Choice(experts, self._weights(scores, experts, nothing))
+
+    @property
+    def is_native(self) -> bool:
+        """Whether the compiled library may choose, where it computes such numbers."""
+        return (
+            not (self.training or torch.is_grad_enabled())
+            and self.config.routing == "learned"
+            and self.config.n_active_experts > 0
+        )
+
+    @property
+    def native(self) -> NativeGate:
+        """The same rules in the compiled library, for inference."""
+        config = self.config
+        if self._rules is None or self._rules[0] is not config:
+            kind = "scores" if config.form == "slices" else "shares"
+            gate = NativeGate(
+                n_active=config.n_active_experts,
+                n_parts=config.parts,
+                n_domains=config.n_domains,
+                kind=kind if config.parts == 1 else "ones",
+                bounds=config.bounds,
+                always=config.always,
+                d_model=self.weight.shape[1],
+            )
+            self._rules = config, gate
+        return self._rules[1]
+
+    @property
+    def tensors(self) -> GateTensors:
+        """What the library reads of it, and the loads that it adds to."""
+        parameters, buffers = self._parameters, self._buffers  # `__getattr__` takes its time
+        weight, bias, load = parameters["weight"], buffers["bias"], buffers["load"]
+        assert weight is not None
+        assert bias is not None
+        assert load is not None
+        return GateTensors(weight, bias, load, parameters["null"], buffers["null_bias"])
 
     def allowed(self, routing: Routing) -> Bool[Tensor, "T E"] | None:
         """Which experts labelled tokens may go to: their domain's and those of all. None: any."""

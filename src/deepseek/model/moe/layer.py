@@ -29,7 +29,7 @@ class MoELayer(nn.Module):
 
     def auxiliary_loss(self) -> Float[Tensor, ""] | None:
         """Of the last pass; None in eval, or if no such loss is wanted."""
-        return self.gate.loss
+        return self.gate.loss if self.training else None
 
     def take_counts(self) -> Num[Tensor, " N"]:
         """Tokens that went to each expert since the last call; with a budget, slots left empty
@@ -70,16 +70,13 @@ class LowRankMixture(MoELayer):
     ) -> Float[Tensor, "B T D"]:
         """Transform each position by itself; adapters may add to the products."""
         rows = x.flatten(0, 1)
-        experts = self.experts.weighted(self.gate(rows, routing), x.dtype)
         gate_up: Tensor = self.dense.gate_up(x)
-        products, d_ff = gate_up.view(rows.shape[0], gate_up.shape[-1]), gate_up.shape[-1] // 2
-        experts.add("gate", rows, products[:, :d_ff])
-        experts.add("up", rows, products[:, d_ff:])
+        experts = self.experts.route(self.gate, routing, rows, gate_up.flatten(0, 1))
         if additions is not None:
             gate_up = additions.add(x, gate_up, Matrix.GATE, Matrix.UP)
         inner = swiglu(gate_up)
         down: Tensor = self.dense.down(inner)
-        experts.add("down", inner.flatten(0, 1), down.view_as(rows))
+        experts.add_down(inner.flatten(0, 1), down.flatten(0, 1))
         return down if additions is None else additions.add(inner, down, Matrix.DOWN)
 
 
