@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor, nn
 
+from deepseek.model.moe.budget import Budgets
 from deepseek.model.moe.config import MoEConfig
 from deepseek.ops.moe.balance import (
     balance_loss,
@@ -22,6 +23,7 @@ from deepseek.ops.moe.gate import (
     emptied,
     gate_logits,
     hashed,
+    margins_of,
     normalised,
 )
 
@@ -40,6 +42,8 @@ class Routing:
     token_ids: Int[Tensor, " T"]
     domains: Int[Tensor, " T"] | None = None
     """Numbers of groups, `UNKNOWN` without a label. None: no token has one."""
+    budgets: Budgets | None = None
+    """Of the requests that the tokens belong to. None: they have all experts that are chosen."""
 
 
 class Gate(nn.Module):
@@ -67,6 +71,8 @@ class Gate(nn.Module):
         counts = torch.zeros(len(config.groups) + 1, n + 1, dtype=torch.int64)
         self.register_buffer("load", counts, persistent=False)
         self.loss: Tensor | None = None
+        self.is_counting = True
+        """Whether loads are kept; training needs them."""
 
     def forward(self, x: Float[Tensor, "T D"], routing: Routing) -> Choice:
         """Choose experts for tokens, and count them."""
@@ -86,6 +92,9 @@ class Gate(nn.Module):
         if self.null is not None and self.null_bias is not None:
             nothing = gate_logits(x, self.null[None]).sigmoid()
             experts = emptied(scores + bias, experts, nothing + self.null_bias)
+        if routing.budgets is not None:
+            margins = margins_of(scores + bias, experts, nothing)
+            experts = experts.masked_fill(~routing.budgets.keep(margins), config.n_experts)
         self._count(experts, routing.domains)
         self.loss = self._loss(scores, logits, allowed) if self.training else None
         return Choice(experts, self._weights(scores, experts, nothing))
@@ -158,8 +167,8 @@ class Gate(nn.Module):
 
     @torch.no_grad()
     def _count(self, experts: Tensor, domains: Tensor | None) -> None:
-        if torch._C._current_graph_task_id() != -1:
-            return  # a checkpointed block that is computed again for its gradients
+        if not self.is_counting or torch._C._current_graph_task_id() != -1:
+            return  # or a checkpointed block that is computed again for its gradients
         n = self.config.n_experts + 1
         if domains is None:
             self.load[-1] += expert_counts(experts, n)
