@@ -61,13 +61,12 @@ class Layout:
         parts = []
         if self.data > 1:
             parts.append(f"{'FSDP' if self.is_sharded else 'data parallel'} {self.data}")
-        if self.expert > 1:
-            parts.append(f"expert parallel {self.expert}")
         if self.tensor > 1:
             parts.append(f"tensor parallel {self.tensor}")
         if self.pipeline > 1:
             parts.append(f"pipeline {self.pipeline}")
-        return " x ".join(parts) or "one device"
+        text = " x ".join(parts) or "one device"
+        return f"{text}, experts dealt out to {self.expert}" if self.expert > 1 else text
 
 
 def reasons(layout: Layout, *, training: bool) -> list[str]:
