@@ -4,7 +4,7 @@ import contextlib
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from deepseek.model.context_file import ContextInfo
     from deepseek.model.hierarchical import AttentionMode
     from deepseek.model.memory_plan import MemoryPlan
+    from deepseek.model.moe.meter import LoadMeter
     from deepseek.ops.cold import KVDtype
 
 DEFAULT_MODEL = "qwen2.5-coder-1.5b"
@@ -344,6 +345,17 @@ class R1Model:
             ContextError: The file is damaged, or fits another model or other settings.
         """
         return self._engine.load_context(Path(path), on_page)
+
+    @cached_property
+    def expert_meter(self) -> "LoadMeter":
+        """How busy a mixture's experts are, from when this is first asked for.
+
+        Raises:
+            ConfigError: The model is dense.
+        """
+        from deepseek.model.moe.meter import LoadMeter
+
+        return LoadMeter(self._engine.runner.model)
 
     @property
     def context(self) -> "Context | None":

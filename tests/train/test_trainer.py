@@ -116,6 +116,7 @@ class Experts(nn.Module):
 
     def __init__(self, inner: nn.Module) -> None:
         super().__init__()
+        self.sizes, self.n_slots = (1, 1), 2
         self.inner = inner
         self.gain = nn.Parameter(torch.ones(2))
         self.updates: list[tuple[list[int], float]] = []

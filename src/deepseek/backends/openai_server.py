@@ -327,6 +327,8 @@ def _no_echo() -> RequestError:
 
 
 def _settings(params: SamplingParams) -> dict[str, Any]:
+    if params.expert_budget is not None:
+        raise RequestError("this API knows no expert_budget", "leave it out")
     settings: dict[str, Any] = {
         "max_tokens": params.max_tokens,
         "temperature": params.temperature,

@@ -72,6 +72,8 @@ class TransformersModel:
             )
         if params.frequency_penalty or params.presence_penalty or params.logit_bias:
             raise RequestError("this backend knows no bias or such penalties", "leave them out")
+        if params.expert_budget is not None:
+            raise RequestError("this backend knows no expert_budget", "leave it out")
         ids = encode_prompt(self.tokenizer, prompt)
         self._require_room(len(ids), params.max_tokens)
         start = time.perf_counter()

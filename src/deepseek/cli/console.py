@@ -45,6 +45,8 @@ def log_completion(completion: Completion) -> None:
     )
     if completion.n_drafted:
         LOGGER.info("guessed %d tokens, %d right", completion.n_drafted, completion.n_accepted)
+    if completion.experts is not None:
+        say(f"experts: {completion.experts.describe()}")
     if completion.attended is not None:
         LOGGER.info("%s", completion.attended.describe())
 

@@ -20,6 +20,7 @@ VERBS = {
     "eval": "run public benchmarks, compare runs, read failures",
     "upcycle": "make a mixture of experts of a dense checkpoint",
     "experts": "list, add, take out or measure the experts of a mixture",
+    "plan": "see what a model takes on some devices, and how to lay it out",
     "doctor": "show what this machine can do, and measure loading a model",
 }
 

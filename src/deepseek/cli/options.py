@@ -134,6 +134,12 @@ def add_sampling_options(parser: argparse.ArgumentParser, temperature: float) ->
     group.add_argument(
         "--reasoning-budget", type=int, metavar="N", help="end <think> after so many tokens"
     )
+    group.add_argument(
+        "--expert-budget",
+        type=float,
+        metavar="SHARE",
+        help="of a mixture: the share of experts to use, above 0 to 1, and a report of those used",
+    )
 
 
 def add_constraint_options(parser: argparse.ArgumentParser) -> None:
@@ -202,6 +208,7 @@ def sampling_of(
         logprobs=logprobs,
         constraint=constraint,
         reasoning_budget=args.reasoning_budget,
+        expert_budget=args.expert_budget,
     )
 
 

@@ -77,6 +77,9 @@ class SamplingParams:
     """The form that the answer, behind any reasoning, must have."""
     reasoning_budget: int | None = None
     """End reasoning after so many tokens: 0 to 1,000,000."""
+    expert_budget: float | None = None
+    """Share of the experts that a mixture would choose: above 0, at most 1. `Completion.experts`
+    says what was used. None: all, and not counted."""
 
     def __post_init__(self) -> None:
         rules = (
@@ -103,6 +106,11 @@ class SamplingParams:
                 self.reasoning_budget is None or 0 <= self.reasoning_budget <= 1_000_000,
                 "reasoning_budget",
                 "0 to 1,000,000",
+            ),
+            (
+                self.expert_budget is None or 0 < self.expert_budget <= 1,
+                "expert_budget",
+                "above 0, at most 1",
             ),
         )
         for ok, name, rule in rules:
@@ -161,6 +169,33 @@ class Attended:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ExpertsUsed:
+    """Experts that a request with an `expert_budget` had, of a mixture."""
+
+    share: float
+    """That was asked for."""
+    slots: int
+    """Experts that a token may have in each layer."""
+    by_layer: tuple[float, ...]
+    """Mean of all tokens."""
+    by_token: tuple[float, ...]
+    """Mean of all layers, for each token of prompt and answer but the last."""
+
+    @property
+    def mean(self) -> float:
+        """Experts of a token in a layer."""
+        return sum(self.by_layer) / max(1, len(self.by_layer))
+
+    def describe(self) -> str:
+        """For people."""
+        least, most = min(self.by_layer), max(self.by_layer)
+        return (
+            f"{self.mean:.2f} of {self.slots} experts a token and layer, layers from {least:.2f} "
+            f"to {most:.2f}"
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Completion:
     """The finished answer to one request. Times are seconds."""
 
@@ -184,6 +219,8 @@ class Completion:
     """Tokens that were guessed and run beside the one before them."""
     n_accepted: int = 0
     """Of these, tokens of the answer."""
+    experts: ExpertsUsed | None = None
+    """What was used of a mixture, if the request had an `expert_budget`."""
 
     @property
     def tool_calls(self) -> tuple[ToolCall, ...]:

@@ -6,10 +6,19 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from deepseek.core.errors import RequestError
-from deepseek.core.llm import Attended, Completion, FinishReason, SamplingParams, TokenLogprob
+from deepseek.core.llm import (
+    Attended,
+    Completion,
+    ExpertsUsed,
+    FinishReason,
+    SamplingParams,
+    TokenLogprob,
+)
 from deepseek.engine.reasoning import Reasoning, opens_reasoning
 from deepseek.engine.sampler import Sampler, top_logprobs
 from deepseek.engine.stopping import StopFinder
+from deepseek.model.moe.budget import check_expert_budget
+from deepseek.model.moe.config import MoEConfig
 from deepseek.tokenizer.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -30,6 +39,22 @@ def check_sampling(tokenizer: Tokenizer, params: SamplingParams, vocab_size: int
     if outside:
         raise RequestError(
             f"logit_bias names token {outside[0]}", f"allowed: 0 to {vocab_size - 1:,}"
+        )
+
+
+def check_experts(moe: MoEConfig | None, params: SamplingParams, *, is_native: bool) -> None:
+    """Refuse a share of experts that this model, or how it runs, cannot keep to.
+
+    Raises:
+        RequestError: It cannot.
+    """
+    if params.expert_budget is None:
+        return
+    check_expert_budget(moe, params.expert_budget)
+    if is_native:
+        raise RequestError(
+            "requests choose how many experts they use through torch only",
+            "load the mixture with dtype bfloat16 or float32, or leave expert_budget out",
         )
 
 
@@ -120,6 +145,7 @@ class Answer:
         attended: Attended | None = None,
         n_drafted: int = 0,
         n_accepted: int = 0,
+        experts: ExpertsUsed | None = None,
     ) -> Completion:
         """The finished answer."""
         assert self.finish_reason is not None
@@ -137,6 +163,7 @@ class Answer:
             n_reasoning_tokens=self._reasoning.n_tokens,
             n_drafted=n_drafted,
             n_accepted=n_accepted,
+            experts=experts,
         )
 
     @property

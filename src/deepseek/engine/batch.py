@@ -112,12 +112,20 @@ def generate_many(
     clock: Callable[[], float] = time.perf_counter,
 ) -> Iterator[tuple[int, Completion]]:
     """Answer many prompts, up to `MAX_RUNNING` side by side, as they are finished."""
-    for group in group_by_beginning(prompts, adapters):
+    for group in group_by_beginning(prompts, _kinds(adapters, params)):
         runner.use(adapters[group.start])
+        runner.spend(params[group.start].expert_budget)
         slots = runner.slots(prompts[group.start][: group.n_shared])
         with contextlib.closing(slots):
             asked = prompts, params, adapters
             yield from _generate_group(runner, slots, tokenizer, group, asked, clock)
+
+
+def _kinds(adapters: Sequence[int], params: Sequence[SamplingParams]) -> list[int]:
+    """The same number for requests that read what they have in common alike."""
+    known: dict[tuple[int, float | None], int] = {}
+    pairs = ((adapter, one.expert_budget) for adapter, one in zip(adapters, params, strict=True))
+    return [known.setdefault(pair, len(known)) for pair in pairs]
 
 
 def submit_many(
@@ -164,7 +172,8 @@ def _generate_group(
                 _Running(i, Answer(tokenizer, params[i], prompts[i]), started) for i in entering
             ]
             own = [prompts[i][group.n_shared :] for i in entering]
-            logits = runner.head(slots.enter(own, [adapters[i] for i in entering]))
+            shares = [params[i].expert_budget for i in entering]
+            logits = runner.head(slots.enter(own, [adapters[i] for i in entering], shares))
             for one in fresh:
                 one.prefill_seconds = clock() - started
             running += fresh
@@ -176,6 +185,7 @@ def _generate_group(
             one = running[slot]
             if one.answer.finish_reason is None:
                 continue
+            used = slots.experts_used(slot)
             slots.remove(slot)
             running[slot] = running[-1]
             running.pop()
@@ -186,6 +196,7 @@ def _generate_group(
                     n_reused_tokens=group.n_shared if one.index != group.start else 0,
                     prefill_seconds=one.prefill_seconds,
                     decode_seconds=clock() - one.started - one.prefill_seconds,
+                    experts=used,
                 ),
             )
 

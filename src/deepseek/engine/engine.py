@@ -31,7 +31,7 @@ from deepseek.core.llm import (
 from deepseek.core.log import LOGGER
 from deepseek.engine import batch, context, single
 from deepseek.engine.adapters import Adapters, LoadedAdapter
-from deepseek.engine.answer import Answer, check_sampling
+from deepseek.engine.answer import Answer, check_experts, check_sampling
 from deepseek.engine.context import Context, Identity, beginning_of, shared_ids
 from deepseek.engine.draft_model import DraftModel
 from deepseek.engine.embedding import embed_many
@@ -489,10 +489,11 @@ class Engine:
         return self._loop.scheduler.give_way(is_cold=is_cold)
 
     @contextlib.contextmanager
-    def _turn(self, adapter: int | None = None) -> Iterator[None]:
+    def _turn(self, adapter: int | None = None, share: float | None = None) -> Iterator[None]:
         """Wait until no other request runs. Waiting for one's own would never end.
 
-        The runner reads with the adapter of that number then; None: as it did before. What cannot
+        The runner reads with the adapter of that number and the share of experts then; None: as it
+        did before. What cannot
         be read back from a disk is forgotten, so that the next request reads it anew.
         """
         self._refuse_in_own_turn()
@@ -502,6 +503,7 @@ class Engine:
                 if adapter is not None:
                     self._adapters.of(adapter)
                     self.runner.use(adapter)
+                    self.runner.spend(share)
                 yield
             except DiskError:
                 self.runner.rewind(0)
@@ -543,6 +545,7 @@ class Engine:
         ids = encode_prompt(self.tokenizer, prompt)
         self._require_room(len(ids), params.max_tokens)
         check_sampling(self.tokenizer, params, self.runner.model.config.vocab_size)
+        check_experts(self.runner.model.config.moe, params, is_native=self._loop is not None)
         return ids
 
     def _require_room(self, n_prompt: int, n_new: int) -> None:
@@ -560,7 +563,7 @@ class Engine:
         adapter: int,
         counts: RecallCounts | None = None,
     ) -> Generator[Delta, None, None]:
-        with self._turn(adapter), counts or contextlib.nullcontext():
+        with self._turn(adapter, params.expert_budget), counts or contextlib.nullcontext():
             answer = Answer(self.tokenizer, params, prompt_ids)
             yield from single.generate(self.runner, answer, prompt_ids, self.on_prefill, counts)
 

@@ -194,7 +194,13 @@ class _NativeSlots:
         self._running: list[PagedSequence] = []
 
     @torch.inference_mode()
-    def enter(self, prompts: Sequence[Sequence[int]], adapters: Sequence[int]) -> Tensor:
+    def enter(
+        self,
+        prompts: Sequence[Sequence[int]],
+        adapters: Sequence[int],
+        shares: Sequence[float | None],
+    ) -> Tensor:
+        assert all(share is None for share in shares), "`check_experts` refuses them"
         fresh = [self._beginning.fork(self._beginning.length) for _ in prompts]
         self._running += fresh
         rests = [[*self._rest, *prompt] for prompt in prompts]
@@ -206,6 +212,9 @@ class _NativeSlots:
     @torch.inference_mode()
     def step(self, token_ids: Sequence[int]) -> Tensor:
         return self._decoder.run([[token] for token in token_ids], self._running)
+
+    def experts_used(self, slot: int) -> None:
+        return None
 
     def remove(self, slot: int) -> None:
         self._running[slot].release()

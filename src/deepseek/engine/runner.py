@@ -9,7 +9,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from deepseek.core.errors import RequestError
-from deepseek.core.llm import Attended
+from deepseek.core.llm import Attended, ExpertsUsed
 from deepseek.engine.grouping import common_length
 from deepseek.model.adapter import Parts
 from deepseek.model.budget import Budget
@@ -32,18 +32,26 @@ class Slots(Protocol):
     """
 
     def enter(
-        self, prompts: Sequence[Sequence[int]], adapters: Sequence[int]
+        self,
+        prompts: Sequence[Sequence[int]],
+        adapters: Sequence[int],
+        shares: Sequence[float | None],
     ) -> Float[Tensor, "N D"]:
         """Read what follows the beginning in some new sequences; hidden states after each.
 
         Args:
             prompts: At least one token of each.
             adapters: Their numbers; that of the runner if there is a beginning.
+            shares: Of experts that they may use, likewise; None: all.
         """
         ...
 
     def step(self, token_ids: Sequence[int]) -> Float[Tensor, "N D"]:
         """Append one token to every running sequence; hidden states after each."""
+        ...
+
+    def experts_used(self, slot: int) -> ExpertsUsed | None:
+        """By one sequence, if it has a share."""
         ...
 
     def remove(self, slot: int) -> None:
@@ -78,6 +86,7 @@ class Runner(ABC):
         self.tokens: list[int] = []
         self._asks_from = NEVER
         self._adapter = NO_ADAPTER
+        self._share: float | None = None
 
     @property
     def adapter(self) -> int:
@@ -94,6 +103,25 @@ class Runner(ABC):
     @abstractmethod
     def _use(self, adapter: int) -> None:
         """Tell the cache."""
+
+    @property
+    def share(self) -> float | None:
+        """The share of experts with which the cached sequence is read; None: all."""
+        return self._share
+
+    def spend(self, share: float | None) -> None:
+        """Read with another share of experts from now on; what is cached is forgotten."""
+        if share != self._share:
+            self.rewind(0)
+            self._share = share
+            self._spend(share)
+
+    def _spend(self, share: float | None) -> None:
+        assert share is None, "`check_experts` refuses it"
+
+    def experts_used(self) -> ExpertsUsed | None:
+        """By the cached sequence, if it has a share."""
+        return None
 
     @abstractmethod
     def add_adapter(self, parts: Parts, fingerprint: str = "") -> int:

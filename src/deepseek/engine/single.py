@@ -56,6 +56,7 @@ def generate(
         prefill_seconds=prefill_end - start,
         decode_seconds=time.perf_counter() - prefill_end,
         attended=runner.attended(),
+        experts=runner.experts_used(),
     )
     yield Delta(rest, completion, answer.thought)
 

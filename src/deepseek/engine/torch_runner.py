@@ -7,6 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from deepseek.core.errors import ConfigError, RequestError
+from deepseek.core.llm import ExpertsUsed
 from deepseek.engine.packing import ForkCache, SlotCache
 from deepseek.engine.runner import Runner, Slots, places_of_ends
 from deepseek.model.adapter import Additions, Parts, TorchAdapter, shape_of
@@ -14,6 +15,7 @@ from deepseek.model.budget import Budget
 from deepseek.model.cache import DenseCache, KVCache
 from deepseek.model.context_file import PageTable
 from deepseek.model.hierarchical import HierarchicalCache
+from deepseek.model.moe.budget import Budgets, ExpertBudget
 from deepseek.model.transformer import Transformer
 from deepseek.ops.cold import ColdTier
 from deepseek.ops.hierarchical import UNTRAINED, Hierarchy, Router
@@ -44,6 +46,7 @@ class TorchRunner(Runner):
         config = model.config
         self._adapters: dict[int, TorchAdapter] = {}
         self._n_adapters = 0
+        self._budget: ExpertBudget | None = None
         self._cache = (
             DenseCache(config, dtype=dtype, device=device)
             if hierarchy is None
@@ -88,6 +91,23 @@ class TorchRunner(Runner):
 
     def _use(self, adapter: int) -> None:
         pass
+
+    def _spend(self, share: float | None) -> None:
+        self._budget = self.budget_of(share)
+
+    def budget_of(self, share: float | None, fork: bool = False) -> ExpertBudget | None:
+        """For a new sequence, or for one that begins as the cached one."""
+        if share is None:
+            return None
+        if fork and self._budget is not None:
+            return self._budget.fork()
+        config = self.model.config
+        assert config.moe is not None, "`check_experts` refuses it"
+        return ExpertBudget(config.moe, config.n_layers, share)
+
+    def experts_used(self) -> ExpertsUsed | None:
+        """By the cached sequence, if it has a share."""
+        return None if self._budget is None else self._budget.used()
 
     def _additions(self, adapters: Sequence[int], counts: Sequence[int]) -> Additions | None:
         """What is added for sequences with some numbers of new tokens."""
@@ -144,6 +164,7 @@ class TorchRunner(Runner):
         cache: KVCache,
         adapters: Sequence[int],
         counts: Sequence[int],
+        budgets: Sequence[ExpertBudget | None] = (),
     ) -> Float[Tensor, "T D"]:
         """Hidden states of the tokens of several sequences behind each other.
 
@@ -152,18 +173,24 @@ class TorchRunner(Runner):
             cache: Knows them.
             adapters: Numbers of their adapters.
             counts: Tokens of each.
+            budgets: Of each; none: they use all experts that are chosen.
         """
         batch = torch.tensor([list(token_ids)], device=self.device)
-        hidden: Tensor = self.model.hidden_states(batch, cache, self._additions(adapters, counts))
+        added, spent = self._additions(adapters, counts), _budgets(budgets, counts)
+        hidden: Tensor = self.model.hidden_states(batch, cache, added, budgets=spent)
         return hidden[0]
 
     @torch.inference_mode()
     def _forward(self, token_ids: list[int], last: int) -> Tensor:
         batch = torch.tensor([token_ids], device=self.device)
         added = self._additions([self.adapter], [len(token_ids)])
+        if self._budget is not None:
+            self._budget.truncate(len(self.tokens))  # of a pass that an error ended half-way
+        spent = _budgets([self._budget], [len(token_ids)])
         if last:
-            return self.model(batch, self._cache, last, added)[0]  # type: ignore[no-any-return]
-        self.model.hidden_states(batch, self._cache, added)
+            logits: Tensor = self.model(batch, self._cache, last, added, budgets=spent)
+            return logits[0]
+        self.model.hidden_states(batch, self._cache, added, budgets=spent)
         return torch.empty(0, self.model.config.vocab_size, device=self.device)
 
     def prepare(self, token_ids: Sequence[int]) -> None:
@@ -178,31 +205,54 @@ class TorchRunner(Runner):
 
     def _truncate(self, length: int) -> None:
         self._cache.truncate(length)
+        if self._budget is not None:
+            self._budget.truncate(length)
 
     def _count_restored(self, n_tokens: int) -> None:
         assert self._cache.length == n_tokens
+
+
+def _budgets(each: Sequence[ExpertBudget | None], counts: Sequence[int]) -> Budgets | None:
+    if all(budget is None for budget in each):
+        return None
+    return Budgets(list(zip(each, counts, strict=True)))
 
 
 class _TorchSlots:
     def __init__(self, runner: TorchRunner, cache: SlotCache) -> None:
         self._runner, self._cache = runner, cache
         self._adapters: list[int] = []  # of the running sequences
+        self._budgets: list[ExpertBudget | None] = []
 
-    def enter(self, prompts: Sequence[Sequence[int]], adapters: Sequence[int]) -> Tensor:
+    def enter(
+        self,
+        prompts: Sequence[Sequence[int]],
+        adapters: Sequence[int],
+        shares: Sequence[float | None],
+    ) -> Tensor:
         counts = [len(ids) for ids in prompts]
         self._cache.enter(counts)
         self._adapters += adapters
+        has_beginning = bool(self._runner.tokens)
+        fresh = [self._runner.budget_of(share, fork=has_beginning) for share in shares]
+        self._budgets += fresh
         row = [t for ids in prompts for t in ids]
-        return self._runner.run_row(row, self._cache, adapters, counts)[places_of_ends(prompts)]
+        hidden = self._runner.run_row(row, self._cache, adapters, counts, fresh)
+        return hidden[places_of_ends(prompts)]
 
     def step(self, token_ids: Sequence[int]) -> Tensor:
         counts = [1] * len(token_ids)
-        return self._runner.run_row(token_ids, self._cache, self._adapters, counts)
+        return self._runner.run_row(token_ids, self._cache, self._adapters, counts, self._budgets)
+
+    def experts_used(self, slot: int) -> ExpertsUsed | None:
+        budget = self._budgets[slot]
+        return None if budget is None else budget.used()
 
     def remove(self, slot: int) -> None:
         self._cache.remove(slot)
-        self._adapters[slot] = self._adapters[-1]
-        self._adapters.pop()
+        for each in (self._adapters, self._budgets):
+            each[slot] = each[-1]
+            each.pop()
 
     def close(self) -> None:
         pass

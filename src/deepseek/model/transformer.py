@@ -1,5 +1,7 @@
 """The decoder: embedding, blocks, norm, head. Llama and Qwen2 families share it, and mixtures."""
 
+from dataclasses import replace
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -11,6 +13,7 @@ from deepseek.model.cache import KVCache
 from deepseek.model.config import ModelConfig
 from deepseek.model.linear import Embedding, Linear
 from deepseek.model.memory import MemoryCache
+from deepseek.model.moe.budget import Budgets
 from deepseek.model.moe.gate import Routing
 from deepseek.model.norm import RMSNorm
 from deepseek.ops.rope import rope_table
@@ -38,6 +41,7 @@ class Transformer(nn.Module):
         last: int | None = None,
         additions: Additions | None = None,
         domains: Int[Tensor, "B T"] | None = None,
+        budgets: Budgets | None = None,
     ) -> Float[Tensor, "B N V"]:
         """Logits for the next token after each position.
 
@@ -49,11 +53,12 @@ class Transformer(nn.Module):
             additions: What adapters add to the products.
             domains: For a mixture of experts: the group of each token (`MoEConfig.group`), -1
                 without a label. None: none has one.
+            budgets: For a mixture: what each sequence may use, the rows of a batch of one.
 
         Returns:
             Logits in the model's dtype; N is `last`, or T.
         """
-        x = self.hidden_states(token_ids, cache, additions, domains)
+        x = self.hidden_states(token_ids, cache, additions, domains, budgets)
         if last is not None:
             x = x[:, x.shape[1] - last :]
         return self.head(self.norm(x))  # type: ignore[no-any-return]
@@ -64,6 +69,7 @@ class Transformer(nn.Module):
         cache: KVCache | None = None,
         additions: Additions | None = None,
         domains: Int[Tensor, "B T"] | None = None,
+        budgets: Budgets | None = None,
     ) -> Float[Tensor, "B T D"]:
         """What the last block returns, before the final norm."""
         n_tokens = token_ids.shape[1]
@@ -80,6 +86,8 @@ class Transformer(nn.Module):
             routing = Routing(token_ids.flatten(), None if domains is None else domains.flatten())
         for layer, block in enumerate(self.blocks):
             own = None if additions is None else additions.of(layer)
+            if routing is not None and budgets is not None:
+                routing = replace(routing, budgets=budgets.of(layer))
             if self.recompute and torch.is_grad_enabled():
                 x = checkpoint(block, x, rope, cache, own, routing, use_reentrant=False)
             else:

@@ -1,20 +1,34 @@
 """Mixtures of experts in training, known by what they can do and not by their class."""
 
-from typing import Protocol, runtime_checkable
+from collections.abc import Sequence
+from statistics import fmean
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
+
+from deepseek.model.moe.load import figures
 
 
 @runtime_checkable
 class Balanced(Protocol):
     """A module that shares tokens out to experts and wants to be kept in balance."""
 
+    @property
+    def sizes(self) -> Sequence[int]:
+        """Of all experts."""
+        ...
+
+    @property
+    def n_slots(self) -> int:
+        """Experts that a token may have."""
+        ...
+
     def auxiliary_loss(self) -> Tensor | None:
         """What the last pass adds to the loss, a mean over its tokens."""
         ...
 
     def take_counts(self) -> Tensor:
-        """Tokens of each expert since the last call."""
+        """Tokens of each expert since the last call; slots left empty may come behind them."""
         ...
 
     def update_balance(self, counts: Tensor, rate: float) -> None:
@@ -51,7 +65,44 @@ class Balance:
         counts, self._counts = self._counts, []
         return counts
 
+    def report(self, counts: Sequence[Tensor]) -> dict[str, Any] | None:
+        """What counts say: figures of loads, means of layers and the worst, experts of a token by
+        layer, and what they compute as a share of what all slots would. None without experts."""
+        found = [
+            _of_layer(module, own.cpu())
+            for module, own in zip(self.modules, counts, strict=True)
+            if int(own.sum())
+        ]
+        if not found:
+            return None
+        table = {name: [layer[name] for layer in found] for name in found[0]}
+        return {
+            "u_busy": fmean(table["u_busy"]),
+            "u_busy_worst": min(table["u_busy"]),
+            "u_entropy": fmean(table["u_entropy"]),
+            "max_vio": max(table["max_vio"]),
+            "dead": sum(table["dead"]),
+            "per_token": fmean(table["per_token"]),
+            "per_token_by_layer": table["per_token"],
+            "work": fmean(table["work"]),
+        }
+
     def update(self, counts: list[Tensor], rate: float) -> None:
         """Move each module towards balance."""
         for module, own in zip(self.modules, counts, strict=True):
             module.update_balance(own, rate)
+
+
+def _of_layer(module: Balanced, counts: Tensor) -> dict[str, float]:
+    n, sizes = len(module.sizes), counts.new_tensor(module.sizes)
+    loads, slots = counts[:n], float(counts.sum())
+    found = figures(loads)
+    mean_size = float(sizes.double().mean())
+    return {
+        "u_busy": found.u_busy,
+        "u_entropy": found.u_entropy,
+        "max_vio": found.max_vio,
+        "dead": round(found.dead * n),
+        "per_token": module.n_slots * float(loads.sum()) / slots,
+        "work": float((loads * sizes).sum()) / (slots * mean_size),
+    }

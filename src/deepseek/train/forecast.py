@@ -8,11 +8,11 @@ from typing import Any
 import torch
 
 from deepseek.data.mixture import Mixture
+from deepseek.model.activations import CHUNK, activation_bytes
 from deepseek.model.config import ModelConfig
 from deepseek.model.transformer import Transformer
 from deepseek.train.config import TrainingConfig
 from deepseek.train.experts import domains_of, mask_of
-from deepseek.train.loss import CHUNK
 from deepseek.train.plan import plan_run
 
 BYTES_A_TOKEN = 4
@@ -78,13 +78,11 @@ def forecast(
 
 def _pass_bytes(config: TrainingConfig, shape: ModelConfig) -> int:
     run = config.run
-    d_q, d_kv = shape.n_heads * shape.d_head, shape.n_kv_heads * shape.d_head
-    kept = 8 * shape.d_model + 8 * d_q + 4 * d_kv + 4 * shape.d_ff
-    layers = 1 if run.recompute else shape.n_layers
-    width = 4 if run.dtype == "float32" else 3
-    per_token = layers * kept * width + shape.n_layers * shape.d_model * 4
     n_tokens = min(run.micro, run.batch) * run.window
-    return n_tokens * per_token + 3 * min(CHUNK, n_tokens) * shape.vocab_size * 4
+    kept = activation_bytes(
+        shape, n_tokens, width=4 if run.dtype == "float32" else 3, recompute=run.recompute
+    )
+    return kept + 3 * min(CHUNK, n_tokens) * shape.vocab_size * 4
 
 
 def _stages(config: TrainingConfig) -> list[dict[str, Any]]:

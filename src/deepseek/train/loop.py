@@ -153,7 +153,7 @@ class Trainer:
                 row = self._take_step()
                 is_stopping = self._ranks.any(self.stop_requested)
                 if self._is_due(self.settings.evaluate_every):
-                    row["bits_per_byte"] = self._evaluate()
+                    row["bits_per_byte"], row["experts_held_out"] = self._evaluate()
                 if self._ranks.is_first:
                     self._metrics.append(row)
                 if self._is_due(self.settings.save_every) or is_stopping:
@@ -171,13 +171,15 @@ class Trainer:
 
     def evaluate(self) -> dict[str, float]:
         """Bits per byte of the held-out sets with the weights as they are."""
-        return self._evaluate()
+        return self._evaluate()[0]
 
     def _begin(self) -> None:
         if self._ranks.is_first:
             self.out.mkdir(parents=True, exist_ok=True)
             self._metrics.rewind(-1)
-            first: dict[str, Any] = {"step": 0, "tokens": 0, "bits_per_byte": self._evaluate()}
+            bits, experts = self._evaluate()
+            first: dict[str, Any] = {"step": 0, "tokens": 0, "bits_per_byte": bits}
+            first["experts_held_out"] = experts
             self._metrics.append(first)
 
     def _is_due(self, every: int) -> bool:
@@ -225,6 +227,7 @@ class Trainer:
             "loss": loss,
             "losses": losses,
             "auxiliary": auxiliary,
+            "experts": self._balance.report(experts),
             "rate": self.plan.rate * factor,
             "norm": norm,
             "skipped": problem,
@@ -303,14 +306,16 @@ class Trainer:
             return "spike"
         return None
 
-    def _evaluate(self) -> dict[str, float]:
+    def _evaluate(self) -> tuple[dict[str, float], dict[str, Any] | None]:
+        """Bits per byte, and what experts were used for it."""
         if self._held_out is None:
-            return {}
+            return {}, None
         self.model.eval()
         found = self._held_out.bits_per_byte(self.model, self.settings.dtype)
-        self._balance.drop()
+        self._balance.collect()
+        experts = self._balance.report(self._balance.take())
         self.model.train()
-        return found
+        return found, experts
 
     def _save(self) -> None:
         if self._ranks.is_first:

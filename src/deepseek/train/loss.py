@@ -13,8 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
-CHUNK = 1_024
-"""Positions whose logits exist at a time."""
+from deepseek.model.activations import CHUNK
 
 
 @dataclass(frozen=True, slots=True)

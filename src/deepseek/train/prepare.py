@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ from deepseek.data.text import text_files
 from deepseek.data.token_file import EncodedDocument, TokenFile, write_token_file
 from deepseek.model.checkpoint import load_model
 from deepseek.model.config import ModelConfig, load_preset
+from deepseek.model.moe.config import MoEConfig
+from deepseek.model.moe.load import mixtures_of
 from deepseek.model.transformer import Transformer
 from deepseek.tokenizer.tokenizer import Tokenizer
 from deepseek.tokenizer.training import train_tokenizer
@@ -27,6 +29,8 @@ from deepseek.weights.source import WeightSource, open_weights
 
 OnFiles = Callable[[str, int, int], None]
 """Called with a source's name, documents encoded and files in all."""
+STARTED = 2_048
+"""Random inputs that a budget starts by."""
 VERSION = 1
 """Of what makes a token file from the same texts."""
 
@@ -225,12 +229,17 @@ def _encoded(document: Document, tokenizer: Tokenizer) -> EncodedDocument:
 def model_config(config: TrainingConfig, vocab_size: int) -> ModelConfig:
     """The shape that `[model]` describes; without a vocabulary there, the tokenizer's.
 
+    `[model.moe]` gives it experts, or changes some settings of those that a preset has.
+
     Raises:
         ConfigError: A key or value is wrong, or the vocabulary is too small.
     """
     table = dict(config.model)
-    if "checkpoint" in table:
-        if len(table) > 1:
+    experts = table.pop("moe", None)
+    if experts is not None and not isinstance(experts, dict):
+        raise ConfigError(f"model.moe is {experts!r}", "write it as a section: [model.moe]")
+    if "checkpoint" in config.model:
+        if len(config.model) > 1:
             raise ConfigError(
                 "model.checkpoint stands beside other keys", "a checkpoint has its own shape"
             )
@@ -247,6 +256,9 @@ def model_config(config: TrainingConfig, vocab_size: int) -> ModelConfig:
         raise ConfigError(
             "there is no model", 'add [model] with preset = "…", checkpoint = "…" or its shape'
         )
+    if experts is not None:
+        known = {} if shape.moe is None else shape.moe.to_table()
+        shape = replace(shape, moe=MoEConfig.from_table(known | experts))
     if shape.vocab_size < vocab_size:
         raise ConfigError(
             f"the model has {shape.vocab_size} tokens, the tokenizer {vocab_size}",
@@ -272,8 +284,23 @@ def make_model(config: TrainingConfig, shape: ModelConfig) -> Transformer:
     else:
         model = Transformer(shape)
         model.initialise(config.run.seed)
+        start_budgets(model, config.run.seed)
     model.recompute = config.run.recompute
     return model
+
+
+@torch.no_grad()
+def start_budgets(model: Transformer, seed: int) -> None:
+    """Let fresh gates leave as many slots empty as their budget says, of random inputs.
+
+    Their biases would take hundreds of steps to come down from where no slot is empty.
+    """
+    moe, width = model.config.moe, model.config.d_model
+    if moe is None or moe.budget is None:
+        return
+    x = torch.randn(STARTED, width, generator=torch.Generator().manual_seed(seed))
+    for layer in mixtures_of(model):
+        layer.gate.start_budget(x)
 
 
 def identity(config: TrainingConfig, corpora: Mapping[str, Corpus], tokenizer: Tokenizer) -> Any:

@@ -57,9 +57,32 @@ def _charts(rows: Sequence[Row], steps: Sequence[Row]) -> list[tuple[str, str]]:
         ("Length of the gradient", {"norm": _points(steps, "norm")}),
         ("Tokens a second", {"speed": _points(steps, "tokens_per_second")}),
     ]
+    if any(row.get("experts") for row in steps):
+        charts += _expert_charts(steps, evaluated)
     if any(row.get("auxiliary") for row in steps):
         charts.append(("Auxiliary loss of experts", {"auxiliary": _points(steps, "auxiliary")}))
     return [(title, line_chart(series, title)) for title, series in charts]
+
+
+def _expert_charts(
+    steps: Sequence[Row], evaluated: Sequence[Row]
+) -> list[tuple[str, dict[str, list[tuple[float, float]]]]]:
+    """How many experts tokens have, and how evenly: in training and on held-out texts."""
+
+    def lines(*names: str) -> dict[str, list[tuple[float, float]]]:
+        found = {}
+        for kind, key, rows in (
+            ("training", "experts", steps),
+            ("held out", "experts_held_out", evaluated),
+        ):
+            own = [{"step": row["step"], **row[key]} for row in rows if row.get(key)]
+            found |= {f"{name}, {kind}": _points(own, name) for name in names}
+        return found
+
+    return [
+        ("Experts of a token, mean of layers", lines("per_token")),
+        ("Mean load of experts by the largest", lines("u_busy", "u_busy_worst")),
+    ]
 
 
 def _points(rows: Sequence[Row], key: str) -> list[tuple[float, float]]:

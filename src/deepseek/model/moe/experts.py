@@ -81,7 +81,7 @@ class LowRankExperts(nn.Module):
         Returns:
             What adds to the product with its last matrix.
         """
-        if self.packed is not None and gate.is_native:
+        if self.packed is not None and gate.is_native(routing):
             own = gate.native, gate.tensors
             choice = self.packed.hidden.route(own, x.contiguous(), gate_up, routing.domains)
             return WeightedExperts(self, choice, x.dtype)

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor, nn
 
+from deepseek.model.moe.budget import Budgets
 from deepseek.model.moe.config import MoEConfig
 from deepseek.ops.moe.balance import (
     balance_loss,
@@ -22,6 +23,7 @@ from deepseek.ops.moe.gate import (
     emptied,
     gate_logits,
     hashed,
+    margins_of,
     normalised,
 )
 from deepseek.ops.moe.native import GateTensors, NativeGate, fits
@@ -41,6 +43,8 @@ class Routing:
     token_ids: Int[Tensor, " T"]
     domains: Int[Tensor, " T"] | None = None
     """Numbers of groups, `UNKNOWN` without a label. None: no token has one."""
+    budgets: Budgets | None = None
+    """Of the requests that the tokens belong to. None: they have all experts that are chosen."""
 
 
 class Gate(nn.Module):
@@ -71,11 +75,13 @@ class Gate(nn.Module):
         self.register_buffer("load", counts, persistent=False)
         self.loss: Tensor | None = None
         self._rules: tuple[MoEConfig, NativeGate] | None = None
+        self.is_counting = True
+        """Whether loads are kept; training needs them."""
 
     def forward(self, x: Float[Tensor, "T D"], routing: Routing) -> Choice:
         """Choose experts for tokens, and count them."""
         config = self.config
-        if self.is_native and fits(x.dtype, x.device, x.shape[1]):
+        if self.is_native(routing) and fits(x.dtype, x.device, x.shape[1]):
             return self.native.choose(x, self.tensors, routing.domains)
         allowed = self.allowed(routing)
         logits = None
@@ -92,15 +98,18 @@ class Gate(nn.Module):
         if self.null is not None and self.null_bias is not None:
             nothing = gate_logits(x, self.null[None]).sigmoid()
             experts = emptied(scores + bias, experts, nothing + self.null_bias)
+        if routing.budgets is not None:
+            margins = margins_of(scores + bias, experts, nothing)
+            experts = experts.masked_fill(~routing.budgets.keep(margins), config.n_experts)
         self._count(experts, routing.domains)
         self.loss = self._loss(scores, logits, allowed) if self.training else None
         return Choice(experts, self._weights(scores, experts, nothing))
 
-    @property
-    def is_native(self) -> bool:
+    def is_native(self, routing: Routing) -> bool:
         """Whether the compiled library may choose, where it computes such numbers."""
         return (
             not (self.training or torch.is_grad_enabled())
+            and routing.budgets is None
             and self.config.routing == "learned"
             and self.config.n_active_experts > 0
         )
@@ -131,6 +140,7 @@ class Gate(nn.Module):
         assert weight is not None
         assert bias is not None
         assert load is not None
+        load = load if self.is_counting else None
         return GateTensors(weight, bias, load, parameters["null"], buffers["null_bias"])
 
     def allowed(self, routing: Routing) -> Bool[Tensor, "T E"] | None:
@@ -201,8 +211,8 @@ class Gate(nn.Module):
 
     @torch.no_grad()
     def _count(self, experts: Tensor, domains: Tensor | None) -> None:
-        if torch._C._current_graph_task_id() != -1:
-            return  # a checkpointed block that is computed again for its gradients
+        if not self.is_counting or torch._C._current_graph_task_id() != -1:
+            return  # or a checkpointed block that is computed again for its gradients
         n = self.config.n_experts + 1
         if domains is None:
             self.load[-1] += expert_counts(experts, n)

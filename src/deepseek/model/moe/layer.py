@@ -27,6 +27,16 @@ class MoELayer(nn.Module):
     dense: FeedForward | None
     """What computes for all tokens."""
 
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Of all experts."""
+        return self.gate.config.sizes
+
+    @property
+    def n_slots(self) -> int:
+        """Experts that a token may have."""
+        return self.gate.config.n_active_experts
+
     def auxiliary_loss(self) -> Float[Tensor, ""] | None:
         """Of the last pass; None in eval, or if no such loss is wanted."""
         return self.gate.loss if self.training else None

@@ -69,6 +69,20 @@ def emptied(
     return experts.masked_fill(own <= level.detach(), biased.shape[1])
 
 
+def margins_of(
+    biased: Float[Tensor, "T E"], experts: Int[Tensor, "T K"], level: Float[Tensor, "T 1"] | None
+) -> Float[Tensor, "T K"]:
+    """How far the biased scores of chosen experts are above a token's level; -inf in empty slots.
+
+    Args:
+        biased: What the choice was made by.
+        experts: Chosen.
+        level: Of each token; None: 0.
+    """
+    own = F.pad(biased.detach(), (0, 1), value=-torch.inf).gather(1, experts)
+    return own if level is None else own - level.detach()
+
+
 def chosen_scores(
     scores: Float[Tensor, "T E"], experts: Int[Tensor, "T K"]
 ) -> Float[Tensor, "T K"]:

@@ -46,7 +46,8 @@ class GateTensors(NamedTuple):
 
     weight: Float[Tensor, "E D"]
     bias: Float[Tensor, " E"]
-    load: Int[Tensor, "N F"]
+    load: Int[Tensor, "N F"] | None
+    """None: loads are not wanted."""
     null: Float[Tensor, " D"] | None = None
     null_bias: Float[Tensor, " 1"] | None = None
 
@@ -78,7 +79,7 @@ class NativeGate:
         """What the library takes; the caller keeps the tensors."""
         struct, (weight, bias, load, null, null_bias) = self._struct, tensors
         struct.weight, struct.bias = weight.data_ptr(), bias.data_ptr()
-        struct.load = load.data_ptr()
+        struct.load = None if load is None else load.data_ptr()
         if null is not None and null_bias is not None:
             struct.null_row, struct.null_bias = null.data_ptr(), null_bias.data_ptr()
         return struct
