@@ -151,16 +151,15 @@ def undisturbed(project: Path) -> Path:
     return out
 
 
-def rank_1(group: int) -> int | None:
-    """The process of rank 1 among those that a launcher started."""
+def rank_1(out: Path) -> int | None:
+    """The process of rank 1 among those that were started for a run."""
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():
             try:
                 words = (folder / "environ").read_bytes().split(b"\0")
-                is_ours = os.getsid(int(folder.name)) == group
             except OSError:
                 continue
-            if is_ours and b"RANK=1" in words:
+            if {b"RANK=1", f"OUT={out}".encode()} <= set(words):
                 return int(folder.name)
     return None
 
@@ -200,7 +199,7 @@ def test_a_killed_rank_restarts_and_the_run_ends_in_the_same_bytes(
             if metrics.exists() and metrics.read_text().count("\n") > N_STEPS // 5:
                 break
             time.sleep(0.01)
-        victim = rank_1(job.pid)
+        victim = rank_1(out)
         assert victim is not None, (project / "log").read_text()
         os.kill(victim, signal.SIGKILL)
         assert job.wait(240) == 0, (project / "log").read_text()

@@ -18,7 +18,7 @@ from deepseek.train.state import SavedState
 
 KINDS = ("dense", "mixture")
 ALONE = ParallelSettings()
-LOSSES, WEIGHTS = 1e-5, 2e-3
+LOSSES, WEIGHTS = 1e-6, 2e-5
 """Most that losses differ by, relatively, and weights, of about 0.1: float32 sums in another order,
 which Muon makes larger where a gradient has almost no length."""
 
@@ -53,8 +53,10 @@ def assert_same(found: Path, one: Path, trainer: Trainer) -> None:
     theirs, own = last(found), last(one)
     assert theirs.facts["sampler"]["streams"] == own.facts["sampler"]["streams"]
     assert theirs.facts["sampler"]["drawn"] == own.facts["sampler"]["drawn"]
-    assert theirs.facts["norms"] == pytest.approx(own.facts["norms"], rel=1e-4)
+    assert theirs.facts["norms"] == pytest.approx(own.facts["norms"], rel=1e-5)
     for name, tensor in trainer.model.state_dict().items():
+        if name == "head.weight":
+            continue  # tied
         a, b = (each.tensor(f"model.{name}", tensor) for each in (theirs, own))
         if name.endswith("gate.bias"):
             assert torch.equal(a, b), "biases follow the counts of all ranks"

@@ -33,7 +33,7 @@ class Matrix:
 
     def update(self, direction: Tensor) -> Tensor:
         """How far to move, for the whole."""
-        parts = [direction] if self.sizes is None else direction.split(self.sizes)
+        parts = [direction] if self.sizes is None else torch.split(direction, self.sizes)
         found = [RMS * max(part.shape[-2:]) ** 0.5 * orthogonal(part) for part in parts]
         return found[0] if len(found) == 1 else torch.cat(found)
 

@@ -85,14 +85,14 @@ def neurons_exchanged(
     told = _exchange_counts(counts, exchange).view(n_ranks, len(own))
     sent, received = exchange.per_rank(counts), told.sum(1).tolist()
     rows = x.index_select(0, order // max(1, n_slots))
-    arrived = _AllToAll.apply(rows, sent, received, exchange.group)
+    arrived = _all_to_all(rows, sent, received, exchange)
     numbers = torch.arange(len(own), device=x.device).repeat(n_ranks)
     local = numbers.repeat_interleave(told.flatten())[:, None]
     ones = torch.ones(local.shape, dtype=choice.weights.dtype, device=x.device)
     said = neurons_sorted(arrived, Choice(local, ones), own, matrices, product)
     if not len(arrived):  # gradients of 0 and not none: ranks that have copies wait for them
         said = said + sum(matrix[:0].sum() for matrix in matrices)
-    back = _AllToAll.apply(said.to(x.dtype), received, sent, exchange.group)
+    back = _all_to_all(said.to(x.dtype), received, sent, exchange)
     slots = x.new_zeros(n_tokens * n_slots, x.shape[1]).index_copy(0, order, back)
     weights = choice.weights.to(x.dtype)[:, None]
     # FSDP hangs its hooks on what a module returns, and a view may lose them.
@@ -109,8 +109,15 @@ def _exchange_counts(counts: Int[Tensor, " E"], exchange: Exchange) -> Int[Tenso
     return found
 
 
+def _all_to_all(rows: Tensor, sent: list[int], received: list[int], exchange: Exchange) -> Tensor:
+    """Rows to other ranks, so many to each, and so many from each."""
+    args = rows, sent, received, exchange.group
+    found: Tensor = _AllToAll.apply(*args)  # type: ignore[no-untyped-call]
+    return found
+
+
 class _AllToAll(torch.autograd.Function):
-    """Rows to other ranks; gradients go the way back."""
+    """Gradients go the way back."""
 
     @staticmethod
     def forward(
