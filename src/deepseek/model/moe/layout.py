@@ -57,5 +57,5 @@ def stacked_matrices(model: nn.Module) -> dict[str, list[int]]:
             if isinstance(module, NeuronExperts) and module.exchange is not None:
                 sizes = sizes[module.exchange.own]
             for name, n_rows in module.rows.items():
-                found[f"{prefix}.{name}"] = [n_rows * size for size in sizes]
+                found[f"{prefix}.{name}".removeprefix(".")] = [n_rows * size for size in sizes]
     return found
