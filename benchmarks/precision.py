@@ -2,7 +2,7 @@
 
     python benchmarks/precision.py [--parts loss throughput] [--steps 600] [--rounds 5]
 
-`loss`: a model of the size of r1-tiny learns this repository's texts three times from the same
+`loss`: a model of the size of r1-tiny learns texts of this repository three times from the same
 weights and the same windows: in float32, in bfloat16, and in bfloat16 with products in FP8 (E4M3,
 emulated). Losses are compared by the mean of the last hundred steps and by means of fifty.
 `throughput`: steps of smollm2-135m's shape in bfloat16 and in float32 by turns.
@@ -42,7 +42,7 @@ preset = "{root}/configs/{preset}.toml"
 [tokenizer]
 vocab_size = 4096
 [sources.texts]
-paths = ["{root}/docs", "{root}/README.md", "{root}/native", "{root}/src", "{root}/tests"]
+paths = ["{root}/docs", "{root}/README.md", "{root}/native", "{root}/src"]
 [optimiser]
 rate = 2e-3
 [[stages]]
@@ -159,6 +159,8 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", type=Path, help="folder of the results; without: the repository's")
     args = parser.parse_args(arguments[1:])
+    if args.steps < TAIL:
+        parser.error(f"--steps is {args.steps}, and losses are means of up to {TAIL}")
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as name:
         for part in args.parts:
