@@ -64,6 +64,9 @@ def test_a_stage_may_have_a_schedule_of_its_own(file: Path) -> None:
         ("mixture.dynamic=3", "mixture.dynamic is 3", "true or false"),
         ("evaluation.held_out=0.9", "held_out 0.9", "share"),
         ("run=3", "run is no section", "[run]"),
+        ("parallel.tensor=2", "parallel.tensor is 2: there is no such parallelism", "sharded"),
+        ("parallel.expert=2", "parallel.data is whole", 'data = "sharded"'),
+        ('run.precision="fp4"', "run.precision is 'fp4'", "one of"),
     ],
 )
 def test_mistakes(file: Path, change: str, said: str, hint: str) -> None:
@@ -71,6 +74,13 @@ def test_mistakes(file: Path, change: str, said: str, hint: str) -> None:
         load_training_config(file, (change,))
     assert said in error.value.message
     assert hint in error.value.hint
+
+
+def test_parts_of_a_model_are_not_sharded(file: Path) -> None:
+    changes = ('trainable.only=["*norm*"]', 'parallel.data="sharded"')
+    load_training_config(file, changes[:1])
+    with pytest.raises(ConfigError, match=r"\[trainable\] names parts"):
+        load_training_config(file, changes)
 
 
 def test_stages_name_sources_that_exist(file: Path) -> None:
@@ -91,8 +101,14 @@ def test_a_preset_takes_the_vocabulary_of_the_tokenizer_and_changes(file: Path) 
 def test_what_does_not_change_results_is_no_part_of_a_run(file: Path) -> None:
     first = load_training_config(file).identity()
     same = ("run.micro=1", "checkpoint.every=7", "evaluation.every=3", "run.threads=2")
+    same = (*same, 'parallel.data="sharded"', "parallel.expert=2")
     assert load_training_config(file, same).identity() == first
-    for change in ("run.seed=1", "optimiser.decay=0.2", "evaluation.held_out=0.1"):
+    for change in (
+        "run.seed=1",
+        "optimiser.decay=0.2",
+        "evaluation.held_out=0.1",
+        'run.precision="fp8"',
+    ):
         assert load_training_config(file, (change,)).identity() != first
 
 

@@ -9,6 +9,7 @@ from tiny_run import tiny_transformer
 from torch import Tensor, nn
 
 from deepseek.core.errors import ConfigError
+from deepseek.model.moe.experts import NeuronExperts
 from deepseek.train.muon import orthogonal
 from deepseek.train.optimiser import Optimiser, OptimiserSettings
 from deepseek.train.schedule import Schedule, balance_rate
@@ -98,7 +99,7 @@ def test_what_a_mask_leaves_out_stays_to_the_last_bit(kind: str) -> None:
     assert torch.equal(after["experts"][[0, 3]], before["experts"][[0, 3]])
     assert (after["experts"][1:3] != before["experts"][1:3]).all()
     assert (after["bias"] != before["bias"]).all()
-    assert sum(t.numel() for t in optimiser.tensors().values()) <= 2 * 66 + 3
+    assert sum(p.tensor.numel() for p in optimiser.pieces().values()) <= 2 * 66 + 3
 
 
 @pytest.mark.parametrize("kind", ["adamw", "muon"])
@@ -108,6 +109,33 @@ def test_a_part_learns_as_if_the_rest_were_not_there(kind: str) -> None:
     learn(part, Optimiser(part, Mask.matching(part, ["experts[1:2]"]), settings), 1)
     learn(whole, Optimiser(whole, Mask.everything(whole), settings), 1)
     assert torch.allclose(part.experts[1], whole.experts[1], atol=1e-6)
+
+
+def test_muon_makes_each_experts_matrix_orthogonal_by_itself() -> None:
+    """Experts of any size lie below each other; with a mask only some of them are there."""
+    sizes, settings = (2, 5, 3), OptimiserSettings(kind="muon", rate=0.1, decay=0.0)
+    for rows in (None, torch.tensor([0, 1, 7, 8, 9])):
+        experts = NeuronExperts(sizes, 6)
+        gradients = {}
+        for name, parameter in experts.named_parameters():
+            torch.nn.init.normal_(parameter, generator=torch.Generator().manual_seed(1))
+            parameter.grad = torch.randn(
+                parameter.shape, generator=torch.Generator().manual_seed(2)
+            )
+            gradients[name] = parameter.grad.clone()
+        before = experts.down.detach().clone()
+        mask = Mask({"down": rows})
+        optimiser = Optimiser(experts, mask, settings)
+        optimiser.take_gradients()
+        optimiser.step(1.0)
+        wanted = before.clone()
+        for first, end in ((0, 2), (2, 7), (7, 10)):
+            if rows is None or first in rows.tolist():
+                own = gradients["down"][first:end]
+                direction = torch.lerp(own, 0.05 * own, settings.momentum)
+                size = 0.2 * max(own.shape) ** 0.5
+                wanted[first:end] -= 0.1 * size * orthogonal(direction)
+        torch.testing.assert_close(experts.down.detach(), wanted, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("patterns", [["nothing"], ["experts[2:9]"], ["experts[2:2]"], ["a[b"]])

@@ -72,8 +72,9 @@ def run(args: argparse.Namespace) -> int:
             next_step(" ".join([again, *(f"--set {text}" for text in args.set)]))
         run.ranks.leave()
         return 130
+    outcome = run.finish()
     if is_first:
-        _finish(args, run.finish())
+        _finish(args, outcome)
     run.ranks.leave()
     return 0
 

@@ -10,6 +10,8 @@ from deepseek.ops.linear import PackedWeight, QuantisedWeight, can_pack, linear,
 
 RowLookup = Callable[[Int[Tensor, " N"]], Float[Tensor, "N D"]]
 """Gives the embedding rows of some token ids, e.g. straight from a memory-mapped file."""
+Product = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+"""Multiplies rows by a weight and adds a bias, as `F.linear` does."""
 
 
 class Linear(nn.Module):
@@ -20,9 +22,13 @@ class Linear(nn.Module):
         self.weight: nn.Parameter | None = nn.Parameter(torch.empty(n_out, n_in))
         self.bias = nn.Parameter(torch.empty(n_out)) if bias else None
         self.packed: PackedWeight | QuantisedWeight | None = None
+        self.product: Product | None = None
+        """How to multiply in training, if not as `linear` does."""
 
     def forward(self, x: Float[Tensor, "*rows in"]) -> Float[Tensor, "*rows out"]:
         """Multiply."""
+        if self.product is not None and self.weight is not None:
+            return self.product(x, self.weight, self.bias)
         weight = self.packed if self.packed is not None else self.weight
         assert weight is not None
         return linear(x, weight, self.bias)

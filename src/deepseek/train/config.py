@@ -10,6 +10,7 @@ from deepseek.core.config import build, load_table, suggest
 from deepseek.core.errors import ConfigError
 from deepseek.data.mixture import DynamicSettings, Weight, check_weights
 from deepseek.train.optimiser import OptimiserSettings
+from deepseek.train.parallel import ParallelSettings
 from deepseek.train.schedule import Schedule
 
 
@@ -26,6 +27,8 @@ class RunSettings:
     """Windows of a pass; more take more memory, and no number of them changes the result."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of products; weights, gradients and the optimiser stay in float32."""
+    precision: Literal["plain", "fp8"] = "plain"
+    """`fp8`: what the products of blocks multiply is rounded to FP8 first; all else is `dtype`."""
     clip: float = 1.0
     """Longest gradient of a step."""
     spike: float = 10.0
@@ -189,6 +192,7 @@ class TrainingConfig:
     checkpoint: CheckpointSettings
     decontamination: DecontaminationSettings
     trainable: TrainableSettings
+    parallel: ParallelSettings
 
     def path(self, name: str) -> Path:
         """A path as the file means it."""
@@ -207,7 +211,7 @@ class TrainingConfig:
     def identity(self) -> dict[str, Any]:
         """All settings that a result depends on, flat; a run is resumed under the same ones."""
         table = asdict(self)
-        for name in ("folder", "checkpoint", "evaluation"):
+        for name in ("folder", "checkpoint", "evaluation", "parallel"):
             del table[name]
         for name in ("micro", "recompute", "device", "threads"):
             del table["run"][name]
@@ -224,6 +228,7 @@ _SECTIONS: dict[str, type] = {
     "checkpoint": CheckpointSettings,
     "decontamination": DecontaminationSettings,
     "trainable": TrainableSettings,
+    "parallel": ParallelSettings,
 }
 
 
@@ -280,6 +285,12 @@ def _check(config: TrainingConfig) -> None:
         weights: Mapping[str, Weight] = stage.weights
         check_weights(list(config.sources), weights)
         config.stage_schedule(stage)
+    is_partial = bool(config.trainable.only or config.trainable.groups)
+    if config.parallel.data == "sharded" and is_partial:
+        raise ConfigError(
+            "[trainable] names parts of the model, and parallel.data is sharded",
+            'parts are trained with data = "whole"',
+        )
     own = [stage.schedule is not None for stage in config.stages]
     if any(own) and not all(own):
         raise ConfigError(

@@ -24,6 +24,7 @@ from deepseek.train.evaluation import HeldOut
 from deepseek.train.loss import backward_from_logits
 from deepseek.train.metrics import MetricsFile
 from deepseek.train.optimiser import Optimiser, OptimiserSettings
+from deepseek.train.pieces import is_sharded
 from deepseek.train.plan import Plan
 from deepseek.train.ranks import Ranks
 from deepseek.train.schedule import balance_rate
@@ -174,10 +175,10 @@ class Trainer:
         return self._evaluate()[0]
 
     def _begin(self) -> None:
+        bits, experts = self._evaluate()  # on all ranks: they may share the weights
         if self._ranks.is_first:
             self.out.mkdir(parents=True, exist_ok=True)
             self._metrics.rewind(-1)
-            bits, experts = self._evaluate()
             first: dict[str, Any] = {"step": 0, "tokens": 0, "bits_per_byte": bits}
             first["experts_held_out"] = experts
             self._metrics.append(first)
@@ -279,7 +280,7 @@ class Trainer:
             self._balance.drop()
             nats += sums.nats
             counts += sums.counts
-        self._ranks.sum_gradients(list(self.model.parameters()))
+        self._ranks.sum_gradients(self.model)
         self._ranks.sum((nats, counts, auxiliary))
         return nats, counts, float(auxiliary)
 
@@ -318,15 +319,15 @@ class Trainer:
         return found, experts
 
     def _save(self) -> None:
-        if self._ranks.is_first:
-            facts = {
-                "identity": self._identity,
-                "step": self.step,
-                "stage": self.plan.stages.index(self.plan.stage_of(self.step - 1)),
-                "sampler": self.sampler.state(),
-                "norms": self._norms,
-                "n_bad": self._n_bad,
-            }
+        facts = {
+            "identity": self._identity,
+            "step": self.step,
+            "stage": self.plan.stages.index(self.plan.stage_of(self.step - 1)),
+            "sampler": self.sampler.state(),
+            "norms": self._norms,
+            "n_bad": self._n_bad,
+        }
+        if self._ranks.is_first or is_sharded(self.model):
             self.checkpoints.save(self.step, self.model, self._optimiser, facts)
         self._ranks.wait()
 

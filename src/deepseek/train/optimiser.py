@@ -1,19 +1,22 @@
 """AdamW, and Muon for matrices, over parameters that may change in part only.
 
 Of a parameter of which only some rows may change, the optimiser sees a copy of these rows: decay
-and momentum then cannot reach the others.
+and momentum then cannot reach the others. Of one that ranks share, it sees the rows that are here.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Set
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
+import torch.distributed as dist
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from deepseek.core.errors import CheckpointError, ConfigError
-from deepseek.train.muon import Muon
+from deepseek.core.errors import ConfigError
+from deepseek.model.moe.layout import stacked_matrices
+from deepseek.train.muon import Matrix, Muon
+from deepseek.train.pieces import Piece, is_sharded, local, pieces_of
 from deepseek.train.subset import Mask
 
 ADAM_STATE = ("step", "exp_avg", "exp_avg_sq")
@@ -57,12 +60,16 @@ class _Part:
     parameter: nn.Parameter
     rows: Int[Tensor, " R"] | None
     value: nn.Parameter
-    """The parameter itself, or a copy of its rows."""
+    """The parameter itself, a copy of its rows, or the rows that are here."""
+    place: Piece
+    """Where the value stands in a checkpoint's tensors."""
 
     def take_gradient(self) -> None:
-        if self.rows is not None:
-            gradient = self.parameter.grad
-            self.value.grad = None if gradient is None else gradient[self.rows]
+        gradient = self.parameter.grad
+        if gradient is not None and self.rows is not None:
+            gradient = gradient[self.rows]
+        if self.value is not self.parameter:
+            self.value.grad = None if gradient is None else local(gradient)
 
     @torch.no_grad()
     def write_back(self) -> None:
@@ -81,19 +88,19 @@ class Optimiser:
         """
         mask.apply(model)
         self._settings = settings
-        self._parts = []
-        for name, parameter in model.named_parameters():
-            if name in mask.parts:
-                rows = mask.parts[name]
-                rows = None if rows is None else rows.to(parameter.device)
-                copy = parameter if rows is None else nn.Parameter(parameter.detach()[rows].clone())
-                self._parts.append(_Part(name, parameter, rows, copy))
-        looked_up = _looked_up(model)
-        groups: dict[str, list[nn.Parameter]] = {"matrix": [], "muon": [], "other": []}
+        self._is_sharded = is_sharded(model)
+        self._parts = _parts(model, mask, self._is_sharded)
+        looked_up, stacked = _looked_up(model), stacked_matrices(model)
+        groups: dict[str, list[nn.Parameter]] = {"matrix": [], "other": []}
+        matrices = []
         for part in self._parts:
             is_matrix = part.parameter.dim() >= 2 and id(part.parameter) not in looked_up
-            by_muon = is_matrix and settings.kind == "muon" and not part.name.startswith("head.")
-            groups["muon" if by_muon else "matrix" if is_matrix else "other"].append(part.value)
+            if is_matrix and settings.kind == "muon" and not part.name.startswith("head."):
+                sizes = _sizes(stacked.get(part.name), part.rows)
+                shared = part.parameter if self._is_sharded else None
+                matrices.append(Matrix(part.value, sizes, shared))
+            else:
+                groups["matrix" if is_matrix else "other"].append(part.value)
         adam = [
             {"params": groups["matrix"], "weight_decay": settings.decay},
             {"params": groups["other"], "weight_decay": 0.0},
@@ -105,20 +112,25 @@ class Optimiser:
             eps=settings.epsilon,
             fused=all(p.dtype is torch.float32 for p in self.values()),
         )
-        self._muon = Muon(groups["muon"], momentum=settings.momentum, decay=settings.decay)
+        self._muon = Muon(matrices, momentum=settings.momentum, decay=settings.decay)
 
     def values(self) -> Iterator[nn.Parameter]:
         """Everything that may change, rows as parameters of their own."""
         return (part.value for part in self._parts)
 
     def take_gradients(self) -> float:
-        """Collect the gradients of what may change, and return their norm."""
+        """Collect the gradients of what may change, and return their norm, that of all ranks'."""
         for part in self._parts:
             part.take_gradient()
         gradients = [value.grad for value in self.values() if value.grad is not None]
         if not gradients:
             return 0.0
-        return float(torch.stack([torch.linalg.vector_norm(g.float()) for g in gradients]).norm())
+        norm = torch.stack([torch.linalg.vector_norm(g.float()) for g in gradients]).norm()
+        if self._is_sharded:  # every number is on one rank only
+            norm = norm.double().square()
+            dist.all_reduce(norm)
+            norm = norm.sqrt()
+        return float(norm)
 
     @torch.no_grad()
     def scale_gradients(self, factor: float) -> None:
@@ -142,35 +154,59 @@ class Optimiser:
         for part in self._parts:
             part.parameter.grad = part.value.grad = None
 
-    def tensors(self) -> dict[str, Tensor]:
+    def pieces(self) -> dict[str, Piece]:
         """The state, by kind and parameter."""
         return {
-            f"{key}.{part.name}": state[key]
+            f"{key}.{part.name}": part.place.of(state[key])
             for part in self._parts
             for state in (self._adam.state.get(part.value) or self._muon.state.get(part.value, {}),)
             for key in state
         }
 
-    def resume(self, tensors: Mapping[str, Tensor]) -> None:
-        """Go on from a saved state. The parameters must have their saved values already.
+    def blank(self, names: Set[str]) -> dict[str, Piece]:
+        """Begin a state of such names, for saved values to be put into its pieces."""
+        for part in self._parts:
+            for keys, states in ((ADAM_STATE, self._adam.state), (MUON_STATE, self._muon.state)):
+                states.pop(part.value, None)
+                if not all(f"{key}.{part.name}" in names for key in keys):
+                    continue  # it had no gradient yet
+                states[part.value] = {
+                    key: torch.zeros(()) if key == "step" else torch.zeros_like(part.value)
+                    for key in keys
+                }
+        return self.pieces()
 
-        Raises:
-            CheckpointError: A tensor has another shape.
-        """
+    def refresh(self) -> None:
+        """Copy rows anew: parameters were changed by others."""
         for part in self._parts:
             if part.rows is not None:
                 part.value.data.copy_(part.parameter.detach()[part.rows])
-            for keys, states in ((ADAM_STATE, self._adam.state), (MUON_STATE, self._muon.state)):
-                found = {key: tensors.get(f"{key}.{part.name}") for key in keys}
-                if any(tensor is None for tensor in found.values()):
-                    continue  # it had no gradient yet
-                state = {key: t.clone() for key, t in found.items() if t is not None}
-                if any(t.dim() and t.shape != part.value.shape for t in state.values()):
-                    raise CheckpointError(
-                        f"the optimiser's state of {part.name} has another shape",
-                        "resume with the settings the run was begun with",
-                    )
-                states[part.value] = state
+
+
+def _parts(model: nn.Module, mask: Mask, sharded: bool) -> list[_Part]:
+    found = []
+    pieces = pieces_of(model)  # first: it puts sharded parameters in their places
+    for name, parameter in model.named_parameters():
+        if name not in mask.parts:
+            continue
+        rows, value, place = mask.parts[name], parameter, pieces[name]
+        if rows is not None:
+            rows = rows.to(parameter.device)
+            value = nn.Parameter(parameter.detach()[rows].clone())
+            place = Piece.whole(value)
+        elif sharded:
+            value = nn.Parameter(place.tensor)
+        found.append(_Part(name, parameter, rows, value, place))
+    return found
+
+
+def _sizes(stacked: list[int] | None, rows: Int[Tensor, " R"] | None) -> list[int] | None:
+    """Rows of each matrix among some rows of a stack of them."""
+    if stacked is None or rows is None:
+        return stacked
+    ends = torch.tensor(stacked).cumsum(0)
+    numbers = torch.bucketize(rows.cpu(), ends, right=True)
+    return [count for count in numbers.bincount().tolist() if count]
 
 
 def _looked_up(model: nn.Module) -> set[int]:

@@ -1,11 +1,12 @@
 """Several processes that train one model, each on its part of a step's windows.
 
 Every rank draws all windows and keeps its share, so that the state is the same everywhere and
-does not depend on how many ranks there are. Gradients are summed once a step.
+does not depend on how many ranks there are. Gradients are summed once a step. Who has which
+weights, `parallel` says.
 """
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +14,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from deepseek.core.errors import ConfigError
+from deepseek.train.pieces import is_sharded
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +34,11 @@ class Ranks:
         if int(os.environ.get("WORLD_SIZE", "1")) == 1:
             return cls()
         if not dist.is_initialized():
+            if device.type == "cuda":
+                torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
             try:
-                dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+                # Flags and checkpoints' plans are on the CPU also where models are not.
+                dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
             except (RuntimeError, ValueError) as error:
                 raise ConfigError(
                     f"cannot join the other processes: {error}", "start with torchrun"
@@ -51,11 +56,14 @@ class Ranks:
             for tensor in tensors:
                 dist.all_reduce(tensor)
 
-    def sum_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
-        """Sum gradients over the ranks; where only some have one, all get one."""
-        if self.size == 1:
+    def sum_gradients(self, model: nn.Module) -> None:
+        """Sum gradients over the ranks; where only some have one, all get one.
+
+        Those of a sharded model were summed on their way.
+        """
+        if self.size == 1 or is_sharded(model):
             return
-        for parameter in parameters:
+        for parameter in model.parameters():
             if parameter.requires_grad:
                 if parameter.grad is None:
                     parameter.grad = torch.zeros_like(parameter)

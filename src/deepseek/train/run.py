@@ -1,6 +1,6 @@
 """A run from its config to its result: `config`, `prepare`, the loop, and what comes out."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,13 +12,17 @@ from deepseek.core.errors import CheckpointError, ConfigError
 from deepseek.core.log import LOGGER
 from deepseek.data.sampler import Sampler
 from deepseek.model.checkpoint import save_model
+from deepseek.model.transformer import Transformer
 from deepseek.tokenizer.tokenizer import Tokenizer
 from deepseek.train.config import TrainingConfig
 from deepseek.train.evaluation import HeldOut
 from deepseek.train.experts import domains_of, mask_of
 from deepseek.train.loop import LoopSettings, OnStep, Trainer
 from deepseek.train.metrics import MetricsFile, read_metrics
+from deepseek.train.parallel import distribute
+from deepseek.train.pieces import is_sharded
 from deepseek.train.plan import plan_run
+from deepseek.train.precision import use_precision
 from deepseek.train.prepare import (
     Corpus,
     OnFiles,
@@ -72,6 +76,8 @@ class Run:
     def finish(self) -> Outcome:
         """Average the last checkpoints if wanted, and write the model and the report.
 
+        All ranks call it; the first one writes.
+
         Raises:
             CheckpointError: Something cannot be written.
         """
@@ -81,17 +87,20 @@ class Run:
             trainer.checkpoints.average(steps, trainer.model)
             LOGGER.info("the result is the mean of the weights after steps %s", steps)
         found = trainer.evaluate()
+        report, folder = self.out / "report.html", self.out / "model"
+        if not self.ranks.is_first:
+            self.ranks.wait()
+            return Outcome(found, folder, report)
         metrics = MetricsFile(self.out / "metrics.jsonl")
         metrics.rewind(trainer.step)
         metrics.append({"step": trainer.step + 1, "result": found, "averaged": steps[-average:]})
-        folder: Path | None = self.out / "model"
+        is_written = True
         try:
-            save_model(trainer.model, self.out / "model")
-            self.tokenizer.save(self.out / "model")
+            save_model(self._whole_model(steps), folder)
+            self.tokenizer.save(folder)
         except ConfigError as error:
             LOGGER.warning("no model folder is written: %s", error.message)
-            folder = None
-        report = self.out / "report.html"
+            is_written = False
         page = render_report(self.config, read_metrics(metrics.path), self.funnels())
         try:
             write_atomically(report, page.encode("utf-8", "replace"))
@@ -100,7 +109,17 @@ class Run:
             raise CheckpointError(
                 f"cannot write {report}: {error.strerror}", "free some space, then --resume"
             ) from None
-        return Outcome(found, folder, report)
+        self.ranks.wait()
+        return Outcome(found, folder if is_written else None, report)
+
+    def _whole_model(self, steps: Sequence[int]) -> Transformer:
+        """The model, or, if ranks share its weights, one of what they have written."""
+        model = self.trainer.model
+        if not is_sharded(model):
+            return model
+        whole = Transformer(model.config)
+        self.trainer.checkpoints.average(steps, whole)
+        return whole
 
     def funnels(self) -> dict[str, str]:
         """What became of each source's documents."""
@@ -151,6 +170,8 @@ def prepare_run(
     torch.manual_seed(config.run.seed)
     shape = model_config(config, tokenizer.vocab_size)
     model = make_model(config, shape).to(compute.device)
+    use_precision(model, config.run.precision)
+    distribute(model, config.parallel, ranks, compute.device)
     named = {name: config.sources[name].domain for name in corpora}
     groups = config.trainable.groups
     dynamic = config.mixture.settings if config.mixture.dynamic else None

@@ -8,14 +8,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from deepseek.model.moe.gate import Gate, Routing
+from deepseek.ops.moe.exchange import Exchange, neurons_exchanged
 from deepseek.ops.moe.gate import Choice, dense_gates
 from deepseek.ops.moe.low_rank import FEW, Runs, low_rank_masked, low_rank_runs, runs_of, spread
 from deepseek.ops.moe.native import NativeExperts, fits
-from deepseek.ops.moe.neurons import neurons
+from deepseek.ops.moe.neurons import Product, neurons
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -142,6 +144,10 @@ class NeuronExperts(nn.Module):
         self.gate_up = nn.Parameter(torch.empty(2 * sum(sizes), d_model))
         self.down = nn.Parameter(torch.empty(sum(sizes), d_model))
         self.packed: NativeExperts | None = None
+        self.product: Product = F.linear
+        """How to multiply in training."""
+        self.exchange: Exchange | None = None
+        """Who has the other experts, if only some are here; `sizes` are those of all."""
 
     def tensors(self) -> dict[str, Tensor]:
         """The stacked tensors by name, unpacked if need be."""
@@ -163,4 +169,24 @@ class NeuronExperts(nn.Module):
         """What the chosen ones say, times their weights."""
         if self.packed is not None:
             return self.packed.run(x, choice)
-        return neurons(x, choice, self.sizes, (self.gate_up, self.down))
+        matrices = self.gate_up, self.down
+        if self.exchange is not None:
+            return neurons_exchanged(x, choice, self.sizes, matrices, self.exchange, self.product)
+        return neurons(x, choice, self.sizes, matrices, self.product)
+
+    def share_out(self, exchange: Exchange) -> None:
+        """Keep this rank's experts only, and ask other ranks for theirs from now on."""
+        for name in self.rows:
+            first, n_rows = self.rows_before(name, exchange.own.start), self.n_rows(name, exchange)
+            parameter = getattr(self, name)
+            own = parameter.detach()[first : first + n_rows].clone()
+            setattr(self, name, nn.Parameter(own, requires_grad=parameter.requires_grad))
+        self.exchange = exchange
+
+    def rows_before(self, name: str, expert: int) -> int:
+        """Rows of a tensor, with all experts, that come before an expert's."""
+        return self.rows[name] * sum(self.sizes[:expert])
+
+    def n_rows(self, name: str, exchange: Exchange) -> int:
+        """Rows of a tensor that are here."""
+        return self.rows[name] * sum(self.sizes[exchange.own])

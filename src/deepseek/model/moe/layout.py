@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from itertools import accumulate, pairwise
 
+from torch import nn
+
 from deepseek.model.moe.config import MoEConfig
 from deepseek.model.moe.experts import LowRankExperts, NeuronExperts
 
@@ -39,4 +41,21 @@ def group_rows(moe: MoEConfig, name: str, groups: Iterable[str]) -> list[slice]:
     for group in groups:
         first, end = moe.bounds[moe.group(group)]
         found.append(slice(rows[first].start, rows[end - 1].stop))
+    return found
+
+
+def stacked_matrices(model: nn.Module) -> dict[str, list[int]]:
+    """Rows of each matrix in the stacked tensors of a model's experts, by parameter.
+
+    An expert's matrix is what an optimiser for matrices must see. Of experts that are shared out,
+    those that are here count.
+    """
+    found = {}
+    for prefix, module in model.named_modules():
+        if isinstance(module, LowRankExperts | NeuronExperts):
+            sizes = module.sizes
+            if isinstance(module, NeuronExperts) and module.exchange is not None:
+                sizes = sizes[module.exchange.own]
+            for name, n_rows in module.rows.items():
+                found[f"{prefix}.{name}".removeprefix(".")] = [n_rows * size for size in sizes]
     return found

@@ -7,7 +7,7 @@ neurons with masked weights, tokens sorted by expert, and single products for fe
 Axes: T tokens, D width, E experts, K slots, W neurons of all experts together.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import torch
@@ -21,6 +21,8 @@ from deepseek.ops.moe.low_rank import FEW, starts_of
 
 Matrices = tuple[Float[Tensor, "W2 D"], Float[Tensor, "W D"]]
 """`gate_up` and `down`."""
+Product = Callable[..., Tensor]
+"""Multiplies as `F.linear` does, in a number format of its own."""
 
 
 def neurons_reference(
@@ -41,18 +43,26 @@ def neurons_reference(
 
 
 def neurons_masked(
-    x: Float[Tensor, "T D"], choice: Choice, widths: Sequence[int], matrices: Matrices
+    x: Float[Tensor, "T D"],
+    choice: Choice,
+    widths: Sequence[int],
+    matrices: Matrices,
+    product: Product = F.linear,
 ) -> Float[Tensor, "T D"]:
     """All neurons of all experts, those of other experts times 0: for when most are chosen."""
     gate_up, down = matrices
     gates = dense_gates(choice, len(widths)).to(x.dtype)
-    parts = torch.split(F.linear(x, gate_up), [2 * width for width in widths], -1)
+    parts = torch.split(product(x, gate_up), [2 * width for width in widths], -1)
     inner = torch.cat([swiglu(part) * gates[:, e, None] for e, part in enumerate(parts)], -1)
-    return inner @ down
+    return product(inner, down.T)
 
 
 def neurons_sorted(
-    x: Float[Tensor, "T D"], choice: Choice, widths: Sequence[int], matrices: Matrices
+    x: Float[Tensor, "T D"],
+    choice: Choice,
+    widths: Sequence[int],
+    matrices: Matrices,
+    product: Product = F.linear,
 ) -> Float[Tensor, "T D"]:
     """Tokens in the order of their experts, so that each expert computes all of its own at once.
 
@@ -69,7 +79,8 @@ def neurons_sorted(
     for start, width, (first, end) in zip(starts_of(widths), widths, pairwise(ends), strict=True):
         if first < end:
             gate_up, down = _of_expert(matrices, start, width)
-            pieces.append(swiglu(F.linear(rows[first:end], gate_up)) @ down)
+            inner = swiglu(product(rows[first:end], gate_up))
+            pieces.append(product(inner, down.T))
     slots = x.new_zeros(n_tokens * n_slots, x.shape[1]).index_copy(0, order, torch.cat(pieces))
     weights = choice.weights.to(x.dtype)[:, None]
     return torch.bmm(weights, slots.view(n_tokens, n_slots, x.shape[1]))[:, 0]
@@ -92,14 +103,18 @@ def neurons_few(
 
 
 def neurons(
-    x: Float[Tensor, "T D"], choice: Choice, widths: Sequence[int], matrices: Matrices
+    x: Float[Tensor, "T D"],
+    choice: Choice,
+    widths: Sequence[int],
+    matrices: Matrices,
+    product: Product = F.linear,
 ) -> Float[Tensor, "T D"]:
     """What the chosen experts say, times their weights, in the way that is fastest."""
     n_tokens, n_slots = choice.experts.shape
     if n_tokens * n_slots <= FEW and not torch.is_grad_enabled():
         return neurons_few(x, choice, widths, matrices)
     way = neurons_masked if 2 * n_slots > len(widths) else neurons_sorted
-    return way(x, choice, widths, matrices)
+    return way(x, choice, widths, matrices, product)
 
 
 def _of_expert(
