@@ -19,7 +19,8 @@ histograms. Arrays of other types or with more axes (hashes, signatures) only re
 `decide`. NaN means that a score does not apply to a document.
 
 An operator that holds a language model sets `in_pool = False`: it runs in the main process, one
-batch after the other, and takes its model from `context.open_model`; `data` imports no engine.
+batch after the other, and takes its model from `context.open_model` when it scores first (it is
+built in workers, too, which have no model); `data` imports no engine.
 
 To add one: a file here with the class, and a line in `registry.py`. Quantiles within domains are in
 `quantiles.py`: `QuantileOperator` needs `score` only.
@@ -121,6 +122,7 @@ class Operator(ABC):
 
     def settle(self, survey: Survey) -> None:
         """Find out what `decide` needs to know of all documents."""
+        return
 
     def state(self) -> State:
         """What `settle` found out."""
@@ -128,6 +130,15 @@ class Operator(ABC):
 
     def restore(self, state: State) -> None:
         """Take a state over."""
+        return
+
+    def prepare(self) -> None:
+        """What is done once, in the main process, before workers score: a model is trained."""
+        return
+
+    def inputs(self) -> Sequence[Path]:
+        """Files that the settings name: a run under other contents of theirs is another run."""
+        return ()
 
 
 def build_operator(kind: type[Operator], table: dict[str, Any], context: Context) -> Operator:
