@@ -155,7 +155,7 @@ def _hash(token: str) -> int:
 
 
 class _Marks(dict[str, str]):
-    """A letter for each token of a chunk: w a word, e the end of a sentence, p other punctuation."""
+    """A letter for each token of a chunk: w a word, e what ends a sentence, p other punctuation."""
 
     def __missing__(self, chunk: str) -> str:
         if len(self) > MAX_CHUNKS:
