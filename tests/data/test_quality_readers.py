@@ -5,7 +5,6 @@ import json
 import zlib
 
 import pytest
-import zstandard
 from quality_corpus import prose
 
 from deepseek.core.errors import ConfigError, DocumentError
@@ -23,16 +22,22 @@ def config(folder, settings=None, **source):
 def read(found):
     reader = Reader(found.settings)
     try:
-        return [
-            [r for r in reader.read(shard, found.sources[shard.source])]
-            for shard in make_plan(found)
-        ]
+        return [list(reader.read(s, found.sources[s.source])) for s in make_plan(found)]
     finally:
         reader.close()
 
 
 def flat(found):
     return [record for shard in read(found) for record in shard]
+
+
+def zstd(data):
+    import pyarrow
+
+    sink = pyarrow.BufferOutputStream()
+    with pyarrow.CompressedOutputStream(sink, "zstd") as file:
+        file.write(data)
+    return sink.getvalue().to_pybytes()
 
 
 LINES = [json.dumps({"text": f"Text {i}. " + "ä" * (i * 7 % 50), "n": i}) for i in range(200)]
@@ -44,7 +49,7 @@ def test_any_cut_of_lines_gives_the_same_records(tmp_path, shard_bytes):
     (tmp_path / "a.jsonl").write_bytes(BODY)
     (tmp_path / "b.jsonl").write_bytes(BODY.rstrip())
     (tmp_path / "c.jsonl.gz").write_bytes(gzip.compress(BODY))
-    (tmp_path / "d.jsonl.zst").write_bytes(zstandard.compress(BODY))
+    (tmp_path / "d.jsonl.zst").write_bytes(zstd(BODY))
     shards = read(config(tmp_path, CleanSettings(shard_bytes=shard_bytes)))
     assert (len(shards) > 3) == (shard_bytes < 10_000)
     records = [r for shard in shards for r in shard]
@@ -76,9 +81,9 @@ def test_bad_lines_are_put_aside(tmp_path):
     reasons = [r.reason for r in found if isinstance(r, Flaw)]
     assert [r.id for r in found if isinstance(r, Record)] == ["own", "own"]
     wanted = (
-        "no JSON: Unterminated", "no UTF-8 at byte 10", "no JSON object", "no text under 'text'",
-        "no text under 'text'", "empty", "half a character", "a line of 3,012 bytes",
-        "a line of 100,000 bytes", "metadata that JSON cannot hold",
+        "no JSON: Invalid control", "no UTF-8 at byte 10", "no JSON object", "no text under 'text'",
+        "no text under 'text'", "empty", "half a character", "a line of 3,013 bytes",
+        "a line of 100,001 bytes", "metadata that JSON cannot hold",
     )  # fmt: skip
     assert len(reasons) == len(wanted)
     for reason, beginning in zip(reasons, wanted, strict=True):
@@ -90,11 +95,12 @@ def test_bad_lines_are_put_aside(tmp_path):
 @pytest.mark.parametrize("name", ["c.jsonl.gz", "d.jsonl.zst"])
 def test_a_compressed_file_that_breaks_off_gives_what_it_has(tmp_path, name):
     body = "".join(json.dumps({"text": prose(i)}) + "\n" for i in range(300)).encode()
-    data = gzip.compress(body) if name.endswith("gz") else zstandard.compress(body)
+    data = gzip.compress(body) if name.endswith("gz") else zstd(body)
     (tmp_path / name).write_bytes(data[: len(data) // 2])
     found = flat(config(tmp_path))
     assert isinstance(found[-1], Flaw)
-    assert "breaks off" in found[-1].reason or "no JSON" in found[-2].reason + found[-1].reason
+    assert "breaks off" in found[-1].reason
+    assert 20 < sum(isinstance(record, Record) for record in found) < 300
     (tmp_path / name).write_bytes(b"no archive at all" * 10)
     (flaw,) = flat(config(tmp_path))
     assert "breaks off" in flaw.reason
@@ -201,7 +207,8 @@ def test_a_child_that_dies_costs_one_file(tmp_path, monkeypatch):
 
     program = tmp_path / "child.py"
     source = extraction.PROGRAM.read_text()
-    program.write_text(source.replace("document = pdfium", "import os; 'bad' in path and os._exit(9); document = pdfium"))  # fmt: skip
+    dying = "import os; 'bad' in path and os._exit(9); document = pdfium"
+    program.write_text(source.replace("document = pdfium", dying))
     monkeypatch.setattr(extraction, "PROGRAM", program)
     for name in ("a", "bad", "c"):
         (tmp_path / f"{name}.pdf").write_bytes(pdf(f"Page of {name}."))

@@ -83,5 +83,5 @@ def _stages(operators: list[dict[str, Any]], tally: Tally, n_read: int) -> list[
     return found
 
 
-def _percent(part: float, whole: float) -> str:
+def _percent(part: int, whole: int) -> str:
     return f"{100 * part / whole:.1f} %" if whole else "–"
