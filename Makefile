@@ -28,7 +28,7 @@ $(VENV)/.dev: $(VENV)/.base
 	@touch $@
 
 $(VENV)/.peers: $(VENV)/.dev
-	CMAKE_ARGS="-DGGML_NATIVE=ON" $(BIN)/python -m pip install -q --disable-pip-version-check -e ".[peers]"
+	CMAKE_ARGS="-DGGML_NATIVE=ON" $(BIN)/python -m pip install -q --disable-pip-version-check -e ".[peers,ray]"
 	@touch $@
 
 demo: $(VENV)/.base  ## analyse a real paper (MODEL=smollm2-135m is quicker)

@@ -3,15 +3,15 @@
     python benchmarks/data_pipeline.py PATH … --prose PATH [--documents 4000] [--rounds 3]
 
 Definitions. The corpus is one file of lines of JSON with texts of the named files, shuffled by
-their names' digests, at most 100,000 characters each. Both sides read it, with two workers, and
+their names' digests, as many of each path, at most 20,000 characters each. Both sides read it, with two workers, and
 write what is left. Operators are those of FineWeb with the same thresholds: Gopher's quality and
 repetition rules, C4's, FineWeb's own; then MinHash (runs of 5 words, 14 bands of 8).
 
 - documents/s: by processor time of all processes, start included (other programs on the machine
   then matter little); peak: the largest resident set of a process.
 - equal decisions: documents that both keep, or both drop, of all.
-- junk: pieces of prose among which known junk is planted, of one of seven kinds each; precision and
-  recall of what our operators drop, and F1. The perplexity's reference is other prose of the folder.
+- junk: pieces of prose among which junk of seven known kinds is planted; precision and
+  recall of what our operators drop, and F1. The reference of perplexity is other prose there.
   Gopher's share of words with letters is 0.7 there: punctuation counts as words, and quotations and
   references bring good essays below 0.8.
 """
@@ -21,12 +21,12 @@ import gzip
 import json
 import os
 import random
-import resource
 import subprocess
 import sys
 import tempfile
+import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from hashlib import blake2b
 from pathlib import Path
 
@@ -43,7 +43,7 @@ from deepseek.data.quality.record import Record
 from report import Row, paired_row, say, say_row, write_results
 
 FILTERS = ("gopher", "repetition", "c4", "fineweb")
-LONGEST = 100_000
+LONGEST = 20_000
 PIECE = 3_000
 """Characters of a piece of prose."""
 WORKERS = 2
@@ -86,7 +86,7 @@ def texts(paths: Sequence[Path]) -> Iterator[tuple[str, str]]:
     reader.close()
 
 
-def shuffled(pairs: Iterator[tuple[str, str]], most: int) -> list[tuple[str, str]]:
+def shuffled(pairs: Iterable[tuple[str, str]], most: int) -> list[tuple[str, str]]:
     """Pairs in the order of their names' digests."""
     return sorted(pairs, key=lambda pair: blake2b(pair[0].encode()).digest())[:most]
 
@@ -95,7 +95,8 @@ def speed_rows(paths: Sequence[Path], most: int, rounds: int) -> list[Row]:
     rows = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        corpus = shuffled(texts(paths), most)
+        parts = (shuffled(texts([path]), most // len(paths)) for path in paths)
+        corpus = shuffled((pair for part in parts for pair in part), most)
         (folder / "in").mkdir()
         with (folder / "in" / "corpus.jsonl").open("w", encoding="utf-8") as file:
             for i, (_, text) in enumerate(corpus):
@@ -140,19 +141,44 @@ def speed_rows(paths: Sequence[Path], most: int, rounds: int) -> list[Row]:
 
 
 def one_run(side: str, part: str, folder: Path, work: Path) -> tuple[float, float]:
-    """Processor seconds and MiB of a run in processes of its own."""
+    """Processor seconds and MiB of a run in a session of its own."""
     work.mkdir()
-    before = sum(os.times()[2:4])
     command = [sys.executable, __file__, "--side", side, part, str(work)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"{side} failed:\n{done.stderr[-3000:]}")
-    return sum(os.times()[2:4]) - before, float(done.stdout.split()[-1]) / 1024
+    with (work / "log").open("w") as log:
+        process = subprocess.Popen(
+            command, start_new_session=True, stdout=log, stderr=subprocess.STDOUT
+        )
+        ticks: dict[str, int] = {}
+        peak = 0
+        while process.poll() is None:
+            peak = max(peak, look(process.pid, ticks))
+            time.sleep(0.05)
+    if process.returncode:
+        raise SystemExit(f"{side} failed:\n{(work / 'log').read_text()[-3000:]}")
+    return sum(ticks.values()) / os.sysconf("SC_CLK_TCK"), peak / 1024
 
 
-def print_peak() -> None:
-    kinds = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    print(max(resource.getrusage(kind).ru_maxrss for kind in kinds))
+def look(session: int, ticks: dict[str, int]) -> int:
+    """Note the ticks of all processes of a session; the largest peak of one, in KiB.
+
+    Workers of a server of processes are nobody's children that waits for them, so that the
+    system's sums of children's times leave them out.
+    """
+    peak = 0
+    for folder in Path("/proc").iterdir():
+        if not folder.name.isdigit():
+            continue
+        try:
+            fields = (folder / "stat").read_text().rsplit(")", 1)[1].split()
+            if int(fields[3]) != session:
+                continue
+            ticks[folder.name] = int(fields[11]) + int(fields[12])
+            for line in (folder / "status").read_text().splitlines():
+                if line.startswith("VmHWM:"):
+                    peak = max(peak, int(line.split()[1]))
+        except (OSError, IndexError):  # it has ended
+            continue
+    return peak
 
 
 def ours(part: str, work: Path) -> None:
@@ -164,7 +190,6 @@ def ours(part: str, work: Path) -> None:
     config = work / "clean.toml"
     config.write_text(f'{head}[sources.all]\npaths = ["../in"]\n{tables}')
     Pipeline(load_clean_config(config), work / "out", n_workers=WORKERS).run()
-    print_peak()
 
 
 def peer(part: str, work: Path) -> None:
@@ -218,7 +243,6 @@ def peer(part: str, work: Path) -> None:
         run([minhash.MinhashDedupCluster(buckets, removed, config=config)], "cluster", 1)
         writer = JsonlWriter(str(work / "kept"), compression=None)
         run([reader, minhash.MinhashDedupFilter(removed), writer], "filter")
-    print_peak()
 
 
 def kept_ids(side: str, work: Path) -> set[str]:
@@ -263,7 +287,7 @@ def junk_rows(folder: Path, n: int) -> list[Row]:
         for name, text in texts([folder])
         for i, piece in enumerate(cut(text))
     ]
-    pieces = [text for _, text in shuffled(iter(pieces), 2 * n)]
+    pieces = [text for _, text in shuffled(pieces, 2 * n)]
     reference, rest = pieces[: len(pieces) // 2], pieces[len(pieces) // 2 :]
     planted = plant(rest, random.Random(0))
     with tempfile.TemporaryDirectory() as name:

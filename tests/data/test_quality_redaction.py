@@ -64,6 +64,7 @@ def named_secrets():
 HARMLESS_PII = """user@example.com|git@localhost|version 8.8.8.8|127.0.0.1|192.168.1.7|10.0.0.1
 v1.2.3.4|std::vector|12:30:45|2026-11-28|0.0.0.0|1.2.3.4.5|3.141592653589793|1,000,000,000
 00000000-0000-0000-0000-000000000000|@decorator|a@b|x @ y.T|ISBN 978-3-16-148410-0|1234-5678
+rows[::2]|x[a::8]|abc::def
 2001:db8::1|fe80::1|000-000-0000|#4111111111|1 000 000 000 000|if x @ weights.shape
 10.1145/3292500.3330701|300 x 200 - 4000""".replace("\n", "|").split("|")
 HARMLESS_SECRETS = (
@@ -71,6 +72,7 @@ HARMLESS_SECRETS = (
 password: changeme|token = tokenizer.decode(next_token_id)|secret_key: your_secret_key_1234
 key = value|api_key = 'xxxxxxxxxxxxxxxxxxxx'|password = get_password_from_keyring_2()|sk-learn
 token: CancellationTokenSource2|key: some-ordinary-name-of-a-key-2|hf_hub_download
+key = "0b64f8a5-6c1d-4c0c-9a53-9d1fd4b6a1d7"
 https://user:password@host/|sha256 = 9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c
 -----BEGIN PUBLIC KEY-----|primary_key=first_column_name_1|token_type_embeddings_v2
 """.strip()

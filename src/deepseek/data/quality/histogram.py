@@ -50,7 +50,7 @@ def histogram(name: str, bins: Mapping[str, int], dropped: Mapping[str, int]) ->
     first, last = np.searchsorted(shares, (TAIL, 1 - TAIL)).tolist()
     low, high = (float(values[order[min(i, len(order) - 1)]]) for i in (first, last))
     if high <= low:
-        low, high = min(low, 0.0), max(high, low + 1e-9, 0.0)
+        low, high = min(low, 0.0), max(high, low + 1.0)
     gone = np.array([dropped.get(key, 0) for key in bins], np.float64)
     places = np.clip(((values - low) / (high - low) * BARS).astype(int), 0, BARS - 1)
     heights = [np.bincount(places, weights=w, minlength=BARS) for w in (counts, gone)]
