@@ -57,9 +57,9 @@ _FACES = frozenset(
     "0.0 o.0 0.o @_@ <3 <33 </3 (^_^) (-_-) (*_*) "
     "''".split()
 )
+_VERBS_BARE = "are ca could did do does had has have is might must need should was were wo".split()
 _BARE = {"id": 1, "im": 1, "ive": 1, "cannot": 3, "gonna": 3, "gotta": 3} | {
-    f"{verb}nt": len(verb)
-    for verb in "are ca could did do does had has have is might must need should was were wo".split()
+    f"{verb}nt": len(verb) for verb in _VERBS_BARE
 }
 """Words that are two, and where the second begins: contractions without their apostrophe, too."""
 _LETTER_STOP = re.compile(r"[a-zäöüA-Z]\.$")  # a lone letter keeps its full stop: initials
