@@ -67,10 +67,10 @@ def test_feedback_is_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
             ["synthesize", "--tasks", "words/story", "--levels", "x", "--out", "x"],
             "problems.levels",
         ),
-        (["entropy", "--out", "x"], "no questions are given"),
+        (["entropy", "--out", "x"], "none is named"),
         (["entropy", "/nowhere.jsonl", "--out", "x"], "cannot read /nowhere.jsonl"),
         (["feedback", "/nowhere.jsonl", "--out", "x"], "cannot read /nowhere.jsonl"),
-        (["feedback", "--out", "x"], "no log is given"),
+        (["feedback", "--out", "x"], "none is named"),
     ],
 )
 def test_mistakes_are_told_before_a_model_is_loaded(

@@ -1,20 +1,21 @@
-"""`deepseek data`: training data that is made, measured and read."""
+"""`deepseek data`: clean training texts, look at what became of them, make hard cases."""
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+from deepseek.cli import entropy, synthesis
 from deepseek.cli.options import add_model_options
 from deepseek.core.errors import ConfigError
 
-HELP = (
-    "Make training data that a model gets wrong, measure how sure it is, or read users' feedback."
-)
+HELP = "Clean training texts, make problems that a model gets wrong, measure how sure it is."
 EXAMPLES = (
-    "deepseek data synthesize configs/synthesis.toml --model smollm2-135m --out hard",
-    "deepseek data entropy questions.jsonl --model smollm2-135m --out measured.jsonl",
+    "deepseek data clean configs/clean-tiny.toml --out corpus",
+    "deepseek data synthesize --tasks words/story --model smollm2-135m --out hard",
 )
-ACTIONS = ("synthesize", "entropy", "feedback", "families")
+ACTIONS = ("clean", "report", "inspect", "synthesize", "families", "entropy", "feedback")
+PATHLESS = ("synthesize", "families")
+"""Actions that need no file or folder."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,70 +23,128 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "action",
         choices=ACTIONS,
-        help="synthesize: problems that the model gets wrong; entropy: how much its answers to "
-        "questions differ in meaning; feedback: a log of users' ratings as training data; "
-        "families: list generated problems",
+        help="clean CONFIG; report DIR (the counts, and its page anew); inspect DIR --id ID; "
+        "synthesize CONFIG (problems that the model gets wrong; or with --tasks); families (of "
+        "such problems); entropy FILE (of questions: how much the model's answers differ in "
+        "meaning); feedback FILE (a log of users' ratings, as training data)",
     )
     parser.add_argument(
-        "file", nargs="?", type=Path, help="a TOML file (synthesize), else JSON lines"
+        "path", type=Path, nargs="?", metavar="CONFIG|DIR|FILE", help="what the action is about"
     )
-    parser.add_argument("--out", type=Path, metavar="PATH", help="a folder; entropy: a file")
     parser.add_argument(
-        "--index", type=Path, metavar="FILE", help="of `deepseek eval index`: these texts stay out"
+        "--out", type=Path, metavar="PATH", help="where the results go: a folder; entropy: a file"
     )
+    parser.add_argument("--id", metavar="ID", help="inspect: which document")
+    parser.add_argument(
+        "--workers", type=int, metavar="N", help="clean: processes (default: all granted CPUs)"
+    )
+    parser.add_argument("--ray", action="store_true", help="clean: on a Ray cluster")
     parser.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="SECTION.KEY=VALUE",
-        help="synthesize: change a setting; may be repeated",
+        help="clean, synthesize: change a setting; may be repeated",
     )
-    _add_synthesis_options(parser)
-    _add_entropy_options(parser)
-    parser.add_argument("--json", action="store_true", help="print the summary as JSON")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    synthesis.add_options(parser)
+    entropy.add_options(parser)
     add_model_options(parser)
-    parser.add_argument("--served-name", metavar="NAME", help="with a URL: which of its models")
 
 
 def run(args: argparse.Namespace) -> int:
     """Do one of the actions."""
-    from deepseek.cli import entropy, synthesis
-
-    actions: dict[str, Callable[[argparse.Namespace], int]] = {
+    if args.path is None and args.action not in PATHLESS:
+        raise ConfigError(
+            f"{args.action} is about a file or folder, and none is named", "deepseek data --help"
+        )
+    return {
+        "clean": _clean,
+        "report": _report,
+        "inspect": _inspect,
         "synthesize": synthesis.synthesize,
+        "families": synthesis.list_families,
         "entropy": entropy.measure,
         "feedback": synthesis.read_feedback,
-        "families": synthesis.list_families,
-    }
-    assert tuple(actions) == ACTIONS
-    if args.out is None and args.action != "families":
-        raise ConfigError("it is not said where to write", "name a place with --out")
-    return actions[args.action](args)
+    }[args.action](args)
 
 
-def _add_synthesis_options(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("synthesize, without a file")
-    group.add_argument("--tasks", metavar="FAMILY[,FAMILY]", help="see `deepseek data families`")
-    group.add_argument("--levels", metavar="N[,N]", help="of difficulty, from 0 (default: 0,1,2)")
-    group.add_argument("--count", type=int, metavar="N", help="problems of each family and level")
+def _clean(args: argparse.Namespace) -> int:
+    from deepseek.cli.console import next_step, progress_bars, say
+    from deepseek.core.threads import thread_count
+    from deepseek.data.quality.config import load_clean_config
+    from deepseek.data.quality.pipeline import Pipeline
 
-
-def _add_entropy_options(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("entropy")
-    group.add_argument(
-        "--by",
-        default="text",
-        metavar="HOW",
-        help="how answers are compared, where a question does not say: number, choice, text, "
-        "program, or vectors (of the model itself, or of --embedding-model)",
+    if args.out is None:
+        raise ConfigError("--out is missing", "name a folder for the results")
+    config = load_clean_config(args.path, tuple(args.set))
+    n_workers, _ = thread_count(args.workers)
+    pipeline = Pipeline(
+        config, args.out, n_workers=n_workers, use_ray=args.ray, open_model=_open_model
     )
-    group.add_argument("--embedding-model", metavar="NAME", help="makes the vectors")
-    group.add_argument("--samples", type=int, default=10, metavar="N", help="at most (default: 10)")
-    group.add_argument(
-        "--all-samples", action="store_true", help="draw all, even if fewer settle the estimate"
-    )
-    group.add_argument("--max-tokens", type=int, default=64, metavar="N")
-    group.add_argument("--temperature", type=float, default=1.0, metavar="X")
-    group.add_argument("--seed", type=int, default=0)
-    group.add_argument("--steps", action="store_true", help="let the model think step by step")
-    group.add_argument("--no-p-true", action="store_true", help="do not ask it about its answer")
+    with progress_bars() as show:
+        outcome = pipeline.run(show)
+    if outcome.was_there:
+        say(f"{args.out} is complete already")
+    _print(outcome.tally, args.json)
+    say(f"report: {args.out / 'report.html'}")
+    next_step(f'name "{args.out}" in the paths of a source of deepseek train')
+    return 0
+
+
+def _open_model(name: str) -> Any:
+    from deepseek.r1 import R1Model
+
+    return R1Model(name)
+
+
+def _report(args: argparse.Namespace) -> int:
+    from deepseek.cli.console import say, write_report
+    from deepseek.data.quality.layout import Layout
+    from deepseek.data.quality.pipeline import read_manifest
+    from deepseek.data.quality.report import render_report
+    from deepseek.data.quality.tally import Tally
+
+    manifest = read_manifest(args.path)
+    _print(Tally.from_table(manifest["tally"]), args.json)
+    page = args.out or Layout(args.path).report
+    write_report(page, render_report(manifest))
+    say(f"report: {page}")
+    return 0
+
+
+def _inspect(args: argparse.Namespace) -> int:
+    import json
+
+    from deepseek.data.quality.inspection import find
+
+    if not args.id:
+        raise ConfigError("--id is missing", "the report and the files name documents")
+    for place, table in find(args.path, args.id):
+        if args.json:
+            print(json.dumps({"where": place} | table, ensure_ascii=False))
+            continue
+        print(f"{args.id}: {place}")
+        for key, value in table.items():
+            if key in ("scores", "edits", "metadata"):
+                for name, part in value.items():
+                    print(f"  {name} = {part:.6g}" if key == "scores" else f"  {name}: {part}")
+            elif key not in ("id", "text", "number"):
+                print(f"{key.replace('_', ' ')}: {value}")
+        print()
+        print(table.get("text", table.get("data", "")))
+    return 0
+
+
+def _print(tally: Any, as_json: bool) -> None:
+    import json
+
+    if as_json:
+        print(json.dumps(tally.as_table(), ensure_ascii=False))
+        return
+    n_flaws = sum(tally.flaws.values())
+    print(f"read {sum(tally.read.values()):,} documents, {n_flaws:,} records put aside")
+    for label, counts in tally.operators.items():
+        edited = f", {counts.edited:,} changed" if counts.edited else ""
+        print(f"{label}: {counts.dropped:,} of {counts.seen:,} dropped{edited}")
+    print(f"kept {sum(tally.kept.values()):,} documents")

@@ -12,17 +12,39 @@ if TYPE_CHECKING:
     from deepseek.data.entropy.auroc import Auroc
 
 
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Options of `entropy`."""
+    group = parser.add_argument_group("entropy")
+    group.add_argument(
+        "--by",
+        default="text",
+        metavar="HOW",
+        help="how answers are compared, where a question does not say: number, choice, text, "
+        "program, or vectors (of the model itself, or of --embedding-model)",
+    )
+    group.add_argument("--embedding-model", metavar="NAME", help="makes the vectors")
+    group.add_argument("--samples", type=int, default=10, metavar="N", help="at most (default: 10)")
+    group.add_argument(
+        "--all-samples", action="store_true", help="draw all, even if fewer settle the estimate"
+    )
+    group.add_argument("--max-tokens", type=int, default=64, metavar="N")
+    group.add_argument("--temperature", type=float, default=1.0, metavar="X")
+    group.add_argument("--seed", type=int, default=0)
+    group.add_argument("--steps", action="store_true", help="let the model think step by step")
+    group.add_argument("--no-p-true", action="store_true", help="do not ask it about its answer")
+    group.add_argument("--served-name", metavar="NAME", help="with a URL: which of its models")
+
+
 def measure(args: argparse.Namespace) -> int:
     """Annotate the questions of a file, and say what the signals are worth."""
     from deepseek.cli.console import next_step, progress_bar, say
-    from deepseek.cli.synthesis import SandboxRunner, open_chosen
+    from deepseek.cli.synthesis import SandboxRunner, open_chosen, require_out
     from deepseek.data.entropy.annotate import VECTORS, Asking, annotate, read_questions, tell_wrong
     from deepseek.data.entropy.sampling import Sampling
     from deepseek.data.lines import write_lines
     from deepseek.data.verifiers.registry import find_verifier
 
-    if args.file is None:
-        raise ConfigError("no questions are given", 'name a file with {"question": "…"} in a line')
+    require_out(args)
     sampling = Sampling(
         samples=args.samples,
         first=args.samples if args.all_samples else min(4, args.samples),
@@ -33,7 +55,7 @@ def measure(args: argparse.Namespace) -> int:
     asking = Asking(
         verifier=args.by, style="steps" if args.steps else "direct", p_true=not args.no_p_true
     )
-    questions = read_questions(args.file, args.by)
+    questions = read_questions(args.path, args.by)
     for name in {problem.verifier for _, problem in questions}:
         find_verifier(name)  # a mistake is told before a model is loaded
     model = open_chosen(args)

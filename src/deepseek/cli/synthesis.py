@@ -15,6 +15,30 @@ if TYPE_CHECKING:
     from deepseek.data.synthesis.run import ModelIdentity
 
 
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Options of `synthesize` and `feedback`."""
+    group = parser.add_argument_group("synthesize")
+    group.add_argument("--tasks", metavar="FAMILY[,FAMILY]", help="see `deepseek data families`")
+    group.add_argument("--levels", metavar="N[,N]", help="of difficulty, from 0 (default: 0,1,2)")
+    group.add_argument("--count", type=int, metavar="N", help="problems of each family and level")
+    group.add_argument(
+        "--index",
+        type=Path,
+        metavar="FILE",
+        help="also feedback: of `deepseek eval index`; these texts stay out",
+    )
+
+
+def require_out(args: argparse.Namespace) -> None:
+    """Refuse to begin what has no place to go to.
+
+    Raises:
+        ConfigError: There is no `--out`.
+    """
+    if args.out is None:
+        raise ConfigError("it is not said where to write", "name a place with --out")
+
+
 class SandboxRunner:
     """Runs programs in the sandbox that the evaluation uses."""
 
@@ -39,6 +63,7 @@ def synthesize(args: argparse.Namespace) -> int:
     from deepseek.data.synthesis import run as synthesis
     from deepseek.data.synthesis.report import render_summary, summary, summary_text
 
+    require_out(args)
     config = _config(args)
     index = _index(config)
     model = open_chosen(args)
@@ -72,10 +97,9 @@ def read_feedback(args: argparse.Namespace) -> int:
     from deepseek.data.feedback import read_feedback as read
     from deepseek.data.lines import write_lines
 
-    if args.file is None:
-        raise ConfigError("no log is given", "name a file of JSON lines")
+    require_out(args)
     index = ContaminationIndex.load(args.index) if args.index else None
-    data = feedback_data(list(read(args.file)), index)
+    data = feedback_data(list(read(args.path)), index)
     write_lines(args.out / "records.jsonl", data.records)
     write_lines(args.out / "pairs.jsonl", data.pairs)
     counts = {
@@ -140,8 +164,8 @@ def _config(args: argparse.Namespace) -> "SynthesisConfig":
     from deepseek.data.synthesis.config import config_of, load_synthesis_config
 
     changes = [f"{key}={value}" for key, value in _changes(args)] + args.set
-    if args.file is not None:
-        return load_synthesis_config(args.file, tuple(changes))
+    if args.path is not None:
+        return load_synthesis_config(args.path, tuple(changes))
     if not args.tasks:
         raise ConfigError("it is not said which problems", "name a TOML file, or --tasks")
     table: dict[str, Any] = {}

@@ -1,0 +1,96 @@
+"""The program that extracts the text of HTML and PDF files, in a process of its own.
+
+It is run as a file and imports nothing of the package. It reads one JSON object a line and answers
+each with one line; `extraction.py` is its other end.
+"""
+
+import json
+import signal
+import sys
+from typing import Any
+
+MEMORY_BYTES = 3 << 30
+MAX_PAGES = 5_000
+
+
+def main() -> None:
+    """Limit the process, extract until the input ends."""
+    _limit_memory()
+    _reply({"ready": True})
+    for line in sys.stdin:
+        request = json.loads(line)
+        _limit_time(request["seconds"])
+        extract = {"html": html_text, "pdf": pdf_text}[request["kind"]]
+        answer = {"text": "", "title": "", "error": ""}
+        try:
+            text, answer["title"] = extract(request["path"])
+            size = len(text.encode("utf-8", "replace"))
+            if size > request["max_bytes"]:
+                answer["error"] = f"a text of {size:,} bytes is too much"
+            else:
+                answer["text"] = text
+        except Exception as error:  # whatever a damaged file causes is said of that file
+            answer["error"] = f"{type(error).__name__}: {error}"[:300]
+        _reply(answer)
+
+
+def html_text(path: str) -> tuple[str, str]:
+    """The main text of a page, without navigation, and its title."""
+    from resiliparse.extract.html2text import extract_plain_text
+    from resiliparse.parse.encoding import bytes_to_str, detect_encoding
+    from resiliparse.parse.html import HTMLTree
+
+    with open(path, "rb") as file:
+        data = file.read()
+    try:
+        page = data.decode("utf-8")
+    except UnicodeDecodeError:
+        page = bytes_to_str(data, detect_encoding(data))
+    tree = HTMLTree.parse(page)
+    text = extract_plain_text(tree, main_content=True, alt_texts=False)
+    return text, (tree.title or "")[:1_000]
+
+
+def pdf_text(path: str) -> tuple[str, str]:
+    """The text of all pages, an empty line between two, and the title that the file names."""
+    import pypdfium2 as pdfium
+
+    document = pdfium.PdfDocument(path)
+    if len(document) > MAX_PAGES:
+        raise ValueError(f"{len(document):,} pages are too many")
+    pages = []
+    for page in document:
+        text_page = page.get_textpage()
+        pages.append(text_page.get_text_bounded().replace("\r\n", "\n").strip())
+        text_page.close()
+        page.close()
+    title = str(document.get_metadata_value("Title") or "")[:1_000]
+    text = "\n\n".join(filter(None, pages))
+    # PDFium gives the hyphen of a broken word as U+FFFE, and half characters of damaged fonts.
+    text = text.replace("\ufffe\n", "").replace("\ufffe", "-")
+    return text.encode("utf-8", "replace").decode(), title.encode("utf-8", "replace").decode()
+
+
+def _limit_time(seconds: float) -> None:
+    """End this process after so many seconds of computing, however busy the machine is."""
+    if hasattr(signal, "setitimer"):  # not on Windows, where the parent's clock has to do
+        signal.setitimer(signal.ITIMER_PROF, seconds)
+
+
+def _limit_memory() -> None:
+    try:
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    except (ImportError, ValueError, OSError):  # Windows, macOS: the limit on time still holds
+        return
+
+
+def _reply(answer: dict[str, Any]) -> None:
+    _limit_time(0)
+    sys.stdout.write(json.dumps(answer) + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

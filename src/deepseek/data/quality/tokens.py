@@ -1,0 +1,127 @@
+"""One chunk between white space to tokens, by the rules that English pipelines agree on.
+
+The thresholds of Gopher and FineWeb are counted in tokens of spaCy's English tokenizer, as in
+datatrove: punctuation stands alone, contractions fall in two, abbreviations and addresses stay
+whole. The rules here are those of its affixes and infixes; chunks repeat, so each is cut once.
+"""
+
+import re
+import unicodedata
+
+_PUNCTUATION = "…,:;!?¿؟¡()[]{}<>_#*&。？！，、；：～·।،۔؛٪"
+_QUOTES = "'\"”“`‘´’‚„»«「」『』（）〔〕【】《》〈〉⟦⟧"
+_CURRENCY = "$£€¥฿₽﷼₴₠₡₢₣₤₥₦₧₨₩₪₫₭₮₯₰₱₲₳₵₶₷₸₹₺₻₼₾"
+_SINGLE = re.escape(_PUNCTUATION + _QUOTES)
+_UNITS = (
+    "km km² km³ m m² m³ dm dm² dm³ cm cm² cm³ mm mm² mm³ ha µm nm yd in ft kg g mg µg t lb oz "
+    "m/s km/h mph hPa Pa mbar mb MB kb KB gb GB tb TB T G M K %"
+)
+_UNIT = "|".join(sorted(map(re.escape, _UNITS.split()), key=len, reverse=True))
+_PREFIX = re.compile(
+    rf"§|%|=|—|–|\+(?![0-9])|\.\.+|[{_SINGLE}]|(?:US|C|A)\$|[{re.escape(_CURRENCY)}]"
+)
+_SUFFIX = re.compile(
+    rf"(?:\.\.+|[{_SINGLE}—–]|['’][sS]|(?<=[0-9])\+|(?<=°[FfCcKk])\."
+    rf"|(?<=[0-9])[{re.escape(_CURRENCY)}]|(?<=[0-9])(?:{_UNIT})"
+    rf"|(?<=[0-9a-zß-öø-ÿ%²\-+{_SINGLE}])\.|(?<=[A-ZÀ-ÖØ-Þ][A-ZÀ-ÖØ-Þ])\.)$"
+)
+_LETTER = r"[^\W\d_]"
+_INFIX = re.compile(
+    rf"\.\.+|…|(?<=[0-9])[+\-*^](?=[0-9-])"
+    rf"|(?<=[a-zß-öø-ÿ{re.escape(_QUOTES)}])\.(?=[A-ZÀ-ÖØ-Þ{re.escape(_QUOTES)}])"
+    rf"|(?<={_LETTER}),(?={_LETTER})|(?<={_LETTER})(?:---|--|——|[-–—~])(?={_LETTER})"
+    rf"|(?<=[^\W_])[:<>=/](?={_LETTER})"
+)
+_ADDRESS = re.compile(
+    r"(?:(?:https?|ftp|mailto)://\S+|(?:[\w.+-]+@)?(?:[a-z0-9](?:[a-z0-9_-]*[a-z0-9])?\.)+"
+    r"[a-z]{2,}(?::\d{2,5})?(?:[/?#]\S*)?)$",
+    re.IGNORECASE,
+)
+_CONTRACTION = re.compile(r"(.+)(n['’]t|['’](?:m|re|ve|ll|d|s|em))$", re.IGNORECASE)
+_VERBS = frozenset(
+    "ai are ca could did do does had has have is might must need ought should wo was were would "
+    "i you he she it we they who what when where why how there that this these those let".split()
+)
+_WHOLE = frozenset(
+    "a.m. p.m. adm. bros. co. corp. d.c. dr. e.g. gen. gov. i.e. inc. jr. ltd. md. messrs. mo. "
+    "mont. mr. mrs. ms. ph.d. prof. rep. rev. sen. st. vs. v.s. jan. feb. mar. apr. jun. jul. aug. "
+    "sep. sept. oct. nov. dec. ala. ariz. ark. calif. colo. conn. del. fla. ga. ia. id. ill. ind. "
+    "kan. kans. ky. la. mass. mich. minn. miss. n.c. n.d. n.h. n.j. n.m. n.y. neb. nebr. nev. "
+    "okla. ore. pa. s.c. tenn. va. wash. wis. :) :( :-) :-( ;) ;-) :d xd <3 ^_^ -_- o_o 'em 'til "
+    "c++ \\n \\t".split()
+)
+_LETTER_STOP = re.compile(r"[a-zäöü]\.$")  # a lone letter keeps its full stop: initials
+MAX_CHUNK = 1_000
+"""Characters from which a chunk is no word any more: it stays whole."""
+
+
+def split_chunk(chunk: str) -> list[str]:
+    """The tokens of a text without white space."""
+    if chunk.isalnum() or len(chunk) > MAX_CHUNK:
+        return _contracted(chunk)
+    front: list[str] = []
+    back: list[str] = []
+    while chunk and not _is_whole(chunk):
+        before = _PREFIX.match(chunk)
+        if before and _is_whole(chunk[before.end() :]):
+            front.append(before[0])
+            chunk = chunk[before.end() :]
+            break
+        after = _SUFFIX.search(chunk, before.end() if before else 0)
+        if not before and not after:
+            break
+        start, end = (before.end() if before else 0), (after.start() if after else len(chunk))
+        if before:
+            front.append(before[0])
+        if after:
+            back.append(after[0])
+        chunk = chunk[start:end]
+    back.reverse()
+    if not chunk:
+        return front + back
+    return front + _middle(chunk) + back
+
+
+def _middle(chunk: str) -> list[str]:
+    """What is left between prefixes and suffixes: one token, or several around its infixes."""
+    parts = _contracted(chunk)
+    if len(parts) > 1 or _is_whole(chunk) or _ADDRESS.match(chunk):
+        return parts
+    found, start = [], 0
+    for match in _INFIX.finditer(chunk):
+        if match.start() > start:
+            found.append(chunk[start : match.start()])
+        found.append(match[0])
+        start = match.end()
+    if start < len(chunk):
+        found.append(chunk[start:])
+    return found
+
+
+def _is_whole(chunk: str) -> bool:
+    if len(chunk) > 8:
+        match = _CONTRACTION.match(chunk)
+        return bool(match) and match[1].lower() in _VERBS if match else False
+    lower = chunk.lower()
+    if lower in _WHOLE or _LETTER_STOP.match(lower):
+        return True
+    match = _CONTRACTION.match(lower)
+    return match is not None and match[1] in _VERBS
+
+
+def _contracted(chunk: str) -> list[str]:
+    if chunk.lower() == "cannot":
+        return [chunk[:3], chunk[3:]]
+    match = _CONTRACTION.match(chunk)
+    if match and match[1].lower() in _VERBS:
+        return [match[1], match[2]]
+    return [chunk]
+
+
+def folded(token: str) -> str:
+    """A token without case, accents and punctuation, its numbers 0; empty if nothing is left."""
+    if token.isascii() and token.isalpha():
+        return token.lower()
+    plain = unicodedata.normalize("NFD", token.lower())
+    kept = "".join(c for c in plain if c.isalnum())
+    return re.sub(r"\d+", "0", kept)
