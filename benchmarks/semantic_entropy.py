@@ -3,11 +3,11 @@
     python benchmarks/semantic_entropy.py [--models smollm2-135m,qwen2.5-coder-1.5b] [--count 15]
 
 Questions are fresh problems of our own templates and of reasoning-gym's easy levels, as many of
-each family. For each a greedy answer, whose fate is foretold, and ten samples at temperature 1. AUROC
-for a wrong greedy answer, with 95 % bootstrap intervals over questions; then the same with the
-first k samples only, and with as many as adaptive stopping draws: its samples are the first of the
-ten. Differences to the baselines are paired. Answers are kept in --work, so that a run goes on
-where it stopped. Writes benchmarks/results/semantic_entropy.json, .md.
+each family. For each a greedy answer, whose fate is foretold, and ten samples at temperature 1.
+AUROC for a wrong greedy answer, with 95 % bootstrap intervals over questions; then the same with
+the first k samples only, and with as many as adaptive stopping draws: its samples are the first of
+the ten. Differences to the baselines are paired. Answers are kept in --work, so that a
+run goes on where it stopped. Writes benchmarks/results/semantic_entropy.json, .md.
 """
 
 import argparse

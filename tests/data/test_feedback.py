@@ -92,7 +92,10 @@ def test_one_prompt_makes_few_pairs(tmp_path: Path) -> None:
         ({"prompt": Q, "answer": 3, "rating": "bad"}, "answer is no text"),
         ({"prompt": 3, "answer": "x", "rating": "bad"}, "no text and no conversation"),
         ({"prompt": "  ", "answer": "x", "rating": "bad"}, "does not end with a user's words"),
-        ({"prompt": [{"role": "boss", "content": "x"}], "answer": "x", "rating": "bad"}, "boss"),
+        (
+            {"prompt": [{"role": "boss", "content": "x"}], "answer": "x", "rating": "bad"},
+            "no conversation",
+        ),
         ({"prompt": [{"role": "user"}], "answer": "x", "rating": "bad"}, "no conversation"),
         ({"prompt": Q, "answer": "x", "ratng": "bad"}, "unknown field 'ratng'"),
     ],

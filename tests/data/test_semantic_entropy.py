@@ -114,7 +114,7 @@ def test_auroc_is_the_share_of_pairs_in_order() -> None:
     assert found.low < slow < found.high
     assert (found.n_wrong, found.n_right) == (int(wrong.sum()), int((~wrong).sum()))
     assert auroc([1.0, 2.0], [True, True]) is None
-    perfect = compare_aurocs({"a": [3, 2, 1], "b": [1, 1, 1]}, [True, True, False])
+    perfect = compare_aurocs({"a": [3.0, 2.0, 1.0], "b": [1.0, 1.0, 1.0]}, [True, True, False])
     assert perfect["a"].value == 1.0
     assert perfect["b"].value == perfect["b"].low == perfect["b"].high == 0.5
 
@@ -175,7 +175,7 @@ def test_p_true_is_the_share_of_true(engine: Engine) -> None:
 
 
 class Coin(LanguageModel):
-    """Says one of some words by seed: how many different ones, its prompt says."""
+    """Says `1` in one of so many answers as its prompt says, else `0`."""
 
     name = "coin"
     context_window = 100
@@ -184,7 +184,7 @@ class Coin(LanguageModel):
     def generate(self, prompt: Prompt, params: SamplingParams | None = None) -> Completion:
         assert params is not None
         self.asked += 1
-        word = str((params.seed or 0) % int(str(prompt)))
+        word = str(int((params.seed or 0) % int(str(prompt)) == 0))
         logprobs = (TokenLogprob(word, 1, -0.5),)
         return Completion(
             text=word, token_ids=(1,), finish_reason="stop", n_prompt_tokens=1, logprobs=logprobs
@@ -193,18 +193,29 @@ class Coin(LanguageModel):
 
 def test_settled_questions_get_no_more_answers() -> None:
     model = Coin()
-    sampling = Sampling(samples=32, first=4, step=4, tolerance=0.2)
-    same, two = draw(model, ["1", "2"], ["a", "b"], lambda i, texts: by_key(texts), sampling)
-    assert len(same.samples) < len(two.samples) <= 32
-    assert model.asked == 2 + len(same.samples) + len(two.samples)
-    exact = Sampling(samples=8, first=4, step=3, tolerance=0)
+    sampling = Sampling(samples=32, first=4, step=4, tolerance=0.15)
+    drawn = draw(model, ["1", "2", "3"], ["a", "b", "c"], lambda i, texts: by_key(texts), sampling)
+    assert model.asked == 3 + sum(len(one.samples) for one in drawn)
+    for one in drawn:
+        n = len(one.samples)
+        assert n == 32 or uncertainty(one.clusters) <= 0.15
+        assert all(uncertainty(one.clusters[:k]) > 0.15 for k in range(4, n, 4))
+    assert len({len(one.samples) for one in drawn}) > 1
+    exact = Sampling(samples=8, first=4, step=3, tolerance=0.0)
     (all_drawn,) = draw(model, ["2"], ["c"], lambda i, texts: by_key(texts), exact)
     assert len(all_drawn.samples) == 8
 
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"samples": 1}, {"samples": 65}, {"first": 1}, {"first": 11}, {"temperature": 0}, {"step": 0}],
+    [
+        {"samples": 1},
+        {"samples": 65},
+        {"first": 1},
+        {"first": 11},
+        {"temperature": 0.0},
+        {"step": 0},
+    ],
 )
 def test_settings_out_of_range_are_told(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=f"{next(iter(wrong))} is "):

@@ -75,6 +75,7 @@ def synthesize(args: argparse.Namespace) -> int:
             args.out,
             runner=SandboxRunner(),
             index=index,
+            forget=getattr(model, "forget", None),
             on_problems=on_problems,
         )
     found = summary(outcome, config)

@@ -9,10 +9,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from deepseek.core.errors import ConfigError, RequestError
-from deepseek.core.llm import Message
+from deepseek.core.llm import Message, Role
 from deepseek.data.contamination import ContaminationIndex
 from deepseek.data.lines import read_lines
 
@@ -155,19 +155,21 @@ def _feedback(row: Mapping[str, Any], place: str) -> Feedback:
 
 
 def _turns(prompt: Any) -> tuple[Message, ...]:
+    turns: tuple[Message, ...]
     if isinstance(prompt, str):
         turns = (Message("user", prompt),)
     elif isinstance(prompt, list) and all(
         isinstance(turn, dict)
         and set(turn) == {"role", "content"}
         and isinstance(turn["content"], str)
+        and turn["role"] in get_args(Role)
         for turn in prompt
     ):
         turns = tuple(Message(turn["role"], turn["content"]) for turn in prompt)
     else:
         raise RequestError(
             "prompt is no text and no conversation",
-            'write a text, or [{"role": "user", "content": "…"}]',
+            'write a text, or [{"role": "user", "content": "…"}] with system, user, assistant',
         )
     if not turns or turns[-1].role != "user" or not turns[-1].content.strip():
         raise RequestError("the prompt does not end with a user's words", "leave the answer out")

@@ -42,7 +42,7 @@ class SemanticEntropySettings:
     """Drop what the model is sure of and right about, too: it teaches nothing."""
     samples: int = 8
     first: int = 4
-    tolerance: float = 0.25
+    tolerance: float = 0.17
     max_tokens: int = 64
     seed: int = 0
 

@@ -115,6 +115,7 @@ def config_of(table: dict[str, Any]) -> SynthesisConfig:
         if not isinstance(section, dict):
             raise ConfigError(f"{name} is no section", f"write [{name}]")
         values = dict(section)
+        _check_lists(name, values)
         if name == "sampling" and isinstance(values.get("stop"), list):
             values["stop"] = tuple(values["stop"])
         parts[name] = build(kinds[name], values, f"{name}.")
@@ -123,6 +124,15 @@ def config_of(table: dict[str, Any]) -> SynthesisConfig:
     config = SynthesisConfig(**parts)
     _check(config)
     return config
+
+
+def _check_lists(section: str, values: dict[str, Any]) -> None:
+    """What lists hold; the rest is checked as a dataclass is built."""
+    kinds = {"families": str, "held_out_families": str, "levels": int, "stop": str}
+    for key, value in values.items():
+        if isinstance(value, list) and any(type(one) is not kinds.get(key) for one in value):
+            hint = "whole numbers" if key == "levels" else "texts"
+            raise ConfigError(f"{section}.{key} is {value!r}", f"it must be a list of {hint}")
 
 
 def _check(config: SynthesisConfig) -> None:
@@ -144,9 +154,5 @@ def _check(config: SynthesisConfig) -> None:
             value = getattr(getattr(config, section), key)
             raise ConfigError(f"{name} is {value!r}", f"allowed: {allowed}")
     names = [*wanted.families, *wanted.held_out_families]
-    if any(type(level) is not int for level in wanted.levels):
-        raise ConfigError(f"problems.levels is {wanted.levels!r}", "give whole numbers")
     for family in dict.fromkeys(names):
-        if not isinstance(family, str):
-            raise ConfigError(f"a family is {family!r}", "give its name, such as words/story")
         check_family(family, tuple(wanted.levels))

@@ -88,6 +88,7 @@ def synthesize(
     *,
     runner: ProgramRunner | None = None,
     index: ContaminationIndex | None = None,
+    forget: Callable[[], None] | None = None,
     on_problems: OnProblems | None = None,
 ) -> Outcome:
     """Make hard cases for a model; a killed run goes on, and ends in the same bytes.
@@ -99,6 +100,8 @@ def synthesize(
         out: A folder for journal and results.
         runner: Runs programs, if there are problems of that kind.
         index: Evaluation texts; problems that share a stretch with them are dropped.
+        forget: Empties the model's cache. What is in it can change the last bits of an answer, so
+            it is done before each portion: a run that goes on begins without one, too.
         on_problems: Told of problems done and to do.
 
     Raises:
@@ -121,6 +124,8 @@ def synthesize(
             for number, part in enumerate(_portions(cell.problems, config.run.portion)):
                 key = (cell.family, cell.level, number)
                 if key not in journal.portions:
+                    if forget is not None:
+                        forget()
                     journal.add(key, _attempts(config, model, part, runner))
                 cell.attempts += journal.portions[key]
                 n_done += len(part)

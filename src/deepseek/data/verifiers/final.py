@@ -11,7 +11,7 @@ MAX_DIGITS = 60
 
 _BOXED = re.compile(r"\\boxed\s*\{((?:[^{}]|\{[^{}]*\})*)\}")
 _HASHES = re.compile(r"####[ \t]*([^\n]+)")
-_STATED = re.compile(r"\banswer(?:\s+is|\s*[:=])+[ \t]*([^\n]+)", re.IGNORECASE)
+_STATED = re.compile(r"\banswer(?:\s*[:=]|\s+is\b\s*:?)[ \t]*([^\n]+)", re.IGNORECASE)
 _FRACTION = re.compile(r"\\d?frac\s*\{\s*(-?[\d.]+)\s*\}\s*\{\s*([\d.]+)\s*\}")
 _NUMBER = r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|[-+]?\.\d+"
 _VALUE = re.compile(rf"({_NUMBER})(?:\s*/\s*({_NUMBER}))?")
@@ -19,24 +19,24 @@ _AROUND = " \t\r\n*`_\"'.,;:!?()[]{}"
 _MARKS = str.maketrans({"−": "-", "–": "-", "×": "*", "÷": "/", "\u00a0": " ", "⁄": "/"})
 
 
-def stated_answer(text: str) -> str | None:
+def stated_answer(text: str, longest: int = LONGEST) -> str | None:
     r"""What comes last behind `\boxed`, `####`, "answer:" or "answer is"; None: nothing does."""
     found = [match for form in (_BOXED, _HASHES, _STATED) for match in form.finditer(text)]
     if not found:
         return None
     last = max(found, key=lambda match: match.start())
     answer = last.group(1).strip().strip("*`_ ").rstrip(".")
-    return answer if 0 < len(answer) <= LONGEST else None
+    return answer if 0 < len(answer) <= longest else None
 
 
-def final_answer(text: str) -> str | None:
+def final_answer(text: str, longest: int = LONGEST) -> str | None:
     """The stated answer, or else the last line that says something."""
-    stated = stated_answer(text)
+    stated = stated_answer(text, longest)
     if stated is not None:
         return stated
     lines = [line.strip(_AROUND) for line in text.splitlines()]
     filled = [line for line in lines if line]
-    return filled[-1] if filled and len(filled[-1]) <= LONGEST else None
+    return filled[-1] if filled and len(filled[-1]) <= longest else None
 
 
 def normalised(text: str) -> str:

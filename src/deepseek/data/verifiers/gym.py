@@ -4,8 +4,11 @@ Families are left out where a right answer can only be told by evaluating what t
 this process, where problems are not the same in every process, or that are made of a test set.
 """
 
+import contextlib
+import io
 import re
 from functools import lru_cache
+from hashlib import blake2b
 from typing import Any
 
 from deepseek.core.config import suggest
@@ -17,25 +20,34 @@ from deepseek.data.verifiers.verifier import text_key
 GENERATOR = "reasoning-gym"
 PREFIX = "gym/"
 """Before the family's name, to tell it from other generators' families."""
+SIZE = 1_000
+"""Problems of a data set; those behind come from another one."""
 _MARK = re.compile(r"\banswer[ \t]*:", re.IGNORECASE)
-MAX_ANSWER = 2_000
+MAX_ANSWER = 8_000
 """Characters of an answer that a judge gets to see."""
 _EVALUATED = "its judge evaluates the answer as a program"
 _TEST_SET = "its templates are made of GSM8K's test set"
 _UNSTEADY = "its problems differ from process to process"
 REFUSED = {
+    "arc_agi": "it hands out ARC's own problems, test set included",
     "codeio": "it runs programs of its own without limits",
     "countdown": _EVALUATED,
     "gsm_symbolic": _TEST_SET,
+    "isomorphic_strings": _UNSTEADY,
+    "knight_swap": "its levels cannot be generated",
     "intermediate_integration": _EVALUATED,
     "n_queens": _EVALUATED,
     "polynomial_multiplication": _EVALUATED,
     "puzzle24": _EVALUATED,
+    "sokoban": "a problem takes seconds to make",
+    "ransom_note": _UNSTEADY,
     "simple_integration": _EVALUATED,
+    "word_ladder": _UNSTEADY,
 }
 """Families that are not offered, and why."""
-EXACT = frozenset(("binary_matrix", "spiral_matrix", "string_insertion"))
-"""Whose judges would evaluate an answer, too, but only to give a part of the points."""
+EXACT = frozenset(("binary_matrix", "game_of_life_halting", "spiral_matrix", "string_insertion"))
+"""Where only the reference counts: judges that would evaluate the answer to give it a part of the
+points, and one that takes whatever is not `True` for `False`."""
 
 
 def families() -> list[str]:
@@ -66,7 +78,7 @@ def gym_problem(family: str, level: int, seed: int, index: int) -> Problem:
         ConfigError: There is no such family or level.
         MissingDependencyError: reasoning-gym is not installed.
     """
-    entry = _dataset(family, level, seed)[index]
+    entry = _entry(family, level, seed, index)[1]
     return Problem(
         question=str(entry["question"]).strip(),
         answer=str(entry["answer"]),
@@ -100,9 +112,9 @@ class GymVerifier:
         family = problem.family.removeprefix(PREFIX)
         if family in EXACT:
             return False
-        dataset = _dataset(family, problem.level, problem.seed)
+        dataset, entry = _entry(family, problem.level, problem.seed, problem.index)
         try:
-            score = dataset.score_answer(answer, dataset[problem.index])
+            score = dataset.score_answer(answer, entry)
         except Exception:  # judges trip over what is no answer at all
             return False
         return bool(score >= 1.0)
@@ -111,12 +123,24 @@ class GymVerifier:
 def _answer(problem: Problem, text: str) -> str | None:
     """The final answer; where the reference has several lines, all that is behind `Answer:`."""
     if "\n" not in problem.answer:
-        return final_answer(text)
+        return final_answer(text, MAX_ANSWER)
     answer = _MARK.split(text)[-1].strip().strip("`").strip("\n")
     return answer or None
 
 
-@lru_cache(maxsize=256)
+def _entry(family: str, level: int, seed: int, index: int) -> tuple[Any, Any]:
+    """A data set and its entry. The package counts an entry's place and the seed together, so that
+    neighbouring seeds would give the same problems: seeds are spread.
+    """
+    block, place = divmod(index, SIZE)
+    name = f"{family} {level} {seed} {block}"
+    spread = int.from_bytes(blake2b(name.encode(), digest_size=4).digest(), "little") >> 1
+    with contextlib.redirect_stdout(io.StringIO()):  # some generators print
+        dataset = _dataset(family, level, spread)
+        return dataset, dataset[place]
+
+
+@lru_cache(maxsize=64)
 def _dataset(family: str, level: int, seed: int) -> Any:
     factory = _package().factory
     curriculum = _curriculum(family)
@@ -125,9 +149,14 @@ def _dataset(family: str, level: int, seed: int) -> Any:
             f"{family} has no level {level}", f"its levels are 0 to {n_levels(family) - 1}"
         )
     curriculum.set_global_level(level)
-    config = curriculum.generate_configuration({"seed": seed, "size": 1 << 20})
     kind, _ = factory.DATASETS[family]
-    return kind(config=config)
+    try:
+        config = curriculum.generate_configuration({"seed": seed, "size": SIZE})
+        return kind(config=config)
+    except (AssertionError, ValueError) as error:  # how the package says that settings do not fit
+        raise ConfigError(
+            f"{family} cannot be generated at level {level}: {error}", "choose another level"
+        ) from None
 
 
 def _curriculum(family: str) -> Any:

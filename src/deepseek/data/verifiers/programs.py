@@ -5,7 +5,7 @@ What runs them is passed in: a sandbox belongs to a layer above.
 
 import re
 from collections.abc import Collection, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from deepseek.core.errors import ConfigError
 from deepseek.data.verifiers.problem import Problem
@@ -16,6 +16,7 @@ MAX_REPR = 2_000
 _PRINTED = re.compile(rf"{MARK}([0-9a-f]{{32}})")
 
 
+@runtime_checkable
 class ProgramRunner(Protocol):
     """Finds code in answers and runs it where it can do no harm."""
 

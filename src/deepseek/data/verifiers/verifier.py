@@ -2,7 +2,7 @@
 
 import re
 from fractions import Fraction
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 from deepseek.data.verifiers.final import (
     final_answer,
@@ -17,6 +17,7 @@ LETTERS = "ABCDEFGHIJ"
 _LETTER = re.compile(r"\(?\b([A-J])\b[).:]?")
 
 
+@runtime_checkable
 class Verifier(Protocol):
     """Says what an answer means, and whether it is right."""
 
