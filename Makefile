@@ -10,7 +10,7 @@ TEXT ?= text
 export PYTHONDONTWRITEBYTECODE = 1
 
 .DEFAULT_GOAL := help
-.PHONY: check-native-arm help install demo test test-large check format bench-inference bench-papers bench-extraction bench-evaluation bench-lm-eval bench-kernels bench-invariance bench-engine bench-soak bench-accuracy bench-long-context bench-far-peer bench-long-accuracy bench-routing bench-memory bench-moe bench-entropy check-native clean
+.PHONY: check-native-arm help install demo test test-large check format bench-inference bench-papers bench-extraction bench-evaluation bench-lm-eval bench-kernels bench-invariance bench-engine bench-soak bench-accuracy bench-long-context bench-far-peer bench-long-accuracy bench-routing bench-memory bench-moe bench-data bench-entropy check-native clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-18s %s\n", $$1, $$2}'
@@ -28,7 +28,7 @@ $(VENV)/.dev: $(VENV)/.base
 	@touch $@
 
 $(VENV)/.peers: $(VENV)/.dev
-	CMAKE_ARGS="-DGGML_NATIVE=ON" $(BIN)/python -m pip install -q --disable-pip-version-check -e ".[peers]"
+	CMAKE_ARGS="-DGGML_NATIVE=ON" $(BIN)/python -m pip install -q --disable-pip-version-check -e ".[peers,ray]"
 	@touch $@
 
 demo: $(VENV)/.base  ## analyse a real paper (MODEL=smollm2-135m is quicker)
@@ -96,6 +96,10 @@ bench-memory: $(VENV)/.dev  ## computed and measured peaks of memory in each for
 
 bench-routing: $(VENV)/.dev  ## train a router on TEXT=folder and measure it (an hour; goes on where it stopped)
 	$(BIN)/python benchmarks/routing.py --text "$(TEXT)" $(ROUTING_ARGS)
+
+bench-data: $(VENV)/.dev  ## the data pipeline beside datatrove on TEXT=folder, planted junk in PROSE=folder (10 minutes)
+	$(BIN)/python -m pip install -q --disable-pip-version-check "datatrove==0.10.1" "spacy==3.8.18" orjson
+	$(BIN)/python benchmarks/data_pipeline.py "$(TEXT)" $(if $(PROSE),--prose "$(PROSE)") $(DATA_ARGS)
 
 bench-papers: $(VENV)/.dev  ## paper analysis on ground truth: NCG_TRAIN=… NCG_TEST=… PDFS="a.pdf b.pdf"
 	$(BIN)/python benchmarks/papers.py $(if $(NCG_TRAIN),--ncg-train "$(NCG_TRAIN)") \

@@ -13,6 +13,7 @@ from deepseek.core.config import build
 from deepseek.core.errors import ConfigError
 from deepseek.data.contamination import ContaminationIndex
 from deepseek.data.documents import Document, Funnel, documents
+from deepseek.data.quality.corpus import kept_files
 from deepseek.data.text import text_files
 from deepseek.data.token_file import EncodedDocument, TokenFile, write_token_file
 from deepseek.model.checkpoint import load_model
@@ -45,17 +46,17 @@ def source_files(config: TrainingConfig) -> dict[str, list[Path]]:
 
     Raises:
         DocumentError: A path does not exist.
-        ConfigError: A source has no files, or a file is for evaluation, too.
+        ConfigError: A source has no files, a file is for evaluation, too, or a folder holds a
+            cleaning run that is not complete.
     """
     found = {}
     for name, source in config.sources.items():
-        files = text_files([config.path(path) for path in source.paths])
-        files += [
-            file
-            for path in map(config.path, source.paths)
-            if path.is_dir()
-            for file in sorted(path.rglob("*.jsonl"))
-        ]
+        paths = [config.path(path) for path in source.paths]
+        cleaned = {path: files for path in paths if (files := kept_files(path)) is not None}
+        paths = [path for path in paths if path not in cleaned]
+        files = text_files(paths)
+        files += [f for path in paths if path.is_dir() for f in sorted(path.rglob("*.jsonl"))]
+        files += [file for kept in cleaned.values() for file in kept]
         if not files:
             raise ConfigError(f"source {name} has no text files", "look at its paths")
         found[name] = files

@@ -53,7 +53,7 @@ class C4(Operator):
         kept, n_sentences, flaw = self._cleaned(text)
         self._texts[text] = kept, flaw
         return {
-            "sentences": n_sentences if not flaw else np.nan,
+            "sentences": float(n_sentences) if not flaw else np.nan,
             "left": len(kept) / max(1, len(text)) if not flaw else np.nan,
         }
 

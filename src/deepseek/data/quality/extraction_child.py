@@ -45,7 +45,7 @@ def html_text(path: str) -> tuple[str, str]:
     try:
         page = data.decode("utf-8")
     except UnicodeDecodeError:
-        page = bytes_to_str(data, detect_encoding(data))
+        page = bytes_to_str(data, detect_encoding(data) or "latin-1")
     tree = HTMLTree.parse(page)
     text = extract_plain_text(tree, main_content=True, alt_texts=False)
     return text, (tree.title or "")[:1_000]

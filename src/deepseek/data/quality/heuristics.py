@@ -46,7 +46,7 @@ class BoundedOperator(Operator):
         return decisions
 
 
-def stacked(rows: Sequence[Mapping[str, float]]) -> dict[str, np.ndarray[Any, Any]]:
+def stacked(rows: Sequence[Mapping[str, float]]) -> dict[str, np.ndarray]:
     """Scores of single documents as arrays."""
     if not rows:
         return {}

@@ -47,10 +47,10 @@ def histogram(name: str, bins: Mapping[str, int], dropped: Mapping[str, int]) ->
     counts = np.array(list(bins.values()), np.float64)
     order = np.argsort(values)
     shares = np.cumsum(counts[order]) / counts.sum()
-    low = float(values[order][np.searchsorted(shares, TAIL)])
-    high = float(values[order][min(len(order) - 1, np.searchsorted(shares, 1 - TAIL))])
+    first, last = np.searchsorted(shares, (TAIL, 1 - TAIL)).tolist()
+    low, high = (float(values[order[min(i, len(order) - 1)]]) for i in (first, last))
     if high <= low:
-        low, high = min(low, 0.0), max(high, low + 1e-9, 0.0)
+        low, high = min(low, 0.0), max(high, low + 1.0)
     gone = np.array([dropped.get(key, 0) for key in bins], np.float64)
     places = np.clip(((values - low) / (high - low) * BARS).astype(int), 0, BARS - 1)
     heights = [np.bincount(places, weights=w, minlength=BARS) for w in (counts, gone)]

@@ -1,5 +1,6 @@
 """One document of a finished run, wherever it ended: kept, dropped or put aside."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,6 @@ def find(out: Path, name: str) -> list[tuple[str, dict[str, Any]]]:
 def _found(layout: Layout, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
     for kind, key in ((KEPT, "id"), (DROPPED, "id"), (QUARANTINE, "place")):
         for path in sorted((layout.out / kind).glob("*.jsonl")):
-            for table in tables_in(path):
+            for table in tables_in(path, json.dumps(name, ensure_ascii=False)):
                 if table.get(key) == name:
                     yield kind, table

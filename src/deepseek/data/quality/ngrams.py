@@ -59,7 +59,7 @@ class NgramModel:
             ends = ends[firsts]
             tables.append(_table(grams, hashes[n - 1][ends - 1], counts))
         tables.reverse()
-        return cls(*zip(*tables, strict=True))  # type: ignore[arg-type]
+        return cls(*zip(*tables, strict=True))
 
     def log_probabilities(
         self, words: Sequence[UInt64[np.ndarray, " _"]]

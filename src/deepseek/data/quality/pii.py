@@ -24,7 +24,7 @@ _PHONE = re.compile(
     r"(?<![\w.,/=+#-])(?:"
     r"\+\d{1,3}[\s.-]?(?:\(0?\d{1,4}\)[\s.-]?)?\d{1,4}(?:[\s.-]?\d{2,4}){2,4}"  # +49 30 1234567
     r"|(?:1[\s.-])?\(\d{3}\)\s?\d{3}[\s.-]\d{4}"  # (212) 555-0100
-    r"|(?:1[\s.-])?\d{3}([-.\s])\d{3}\1\d{4}"  # 212-555-0100
+    r"|(?:1[\s.-])?\d{3}([-.])\d{3}\1\d{4}"  # 212-555-0100
     r"|1[3-9]\d(?:[\s-]?\d{4}){2}"  # Chinese mobile telephones
     r")(?![\w-]|[.,]\d)"
 )
@@ -78,11 +78,16 @@ def _addresses(text: str) -> Iterator[Finding]:
 
 
 def is_public(text: str) -> bool:
-    """Whether it is an address that somebody has on the internet."""
+    """Whether it is an address that somebody has on the internet.
+
+    Of version 6 those in use begin with 2 or 3, and `::2` is how a program takes every second one.
+    """
     try:
-        return ipaddress.ip_address(text).is_global
+        address = ipaddress.ip_address(text)
     except ValueError:
         return False
+    in_use = address.version == 4 or (text[0] in "23" and len(text) >= 8)
+    return in_use and address.is_global
 
 
 def _phones(text: str) -> Iterator[Finding]:

@@ -196,7 +196,8 @@ class Pipeline:
             "identity": identity,
             "sources": {name: asdict(source) for name, source in self.config.sources.items()},
             "operators": [
-                {"use": step.use, "label": step.label, "domains": step.domains} | dict(step.table)
+                {"use": step.use, "label": step.label, "domains": list(step.domains)}
+                | dict(step.table)
                 for step in self.config.steps
             ],
             "files": files,

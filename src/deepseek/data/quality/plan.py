@@ -19,7 +19,7 @@ KINDS = {
     ".parquet": "parquet",
     ".pdf": "pdf",
 }
-NEEDS = {"parquet": "pyarrow", "html": "resiliparse", "pdf": "pypdfium2", ".zst": "zstandard"}
+NEEDS = {"parquet": "pyarrow", "html": "resiliparse", "pdf": "pypdfium2", ".zst": "pyarrow"}
 """Packages of the extra `data`, by kind or end of the name."""
 MAX_FILES = 4_096
 """Files of a shard; of PDF files a 64th, they take longer."""

@@ -7,7 +7,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from deepseek.core.errors import DeepSeekError, DocumentError
 from deepseek.data.quality.config import CleanConfig
@@ -28,6 +28,7 @@ class Task:
     """The shard as JSON."""
 
 
+@runtime_checkable
 class Pool(Protocol):
     """Does tasks in any order, each at least once."""
 

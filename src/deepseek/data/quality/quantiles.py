@@ -1,4 +1,4 @@
-"""Operators whose score is judged within its domain: what is far out for web text is not for code."""
+"""Operators whose score is judged within its domain: what is odd for web text is not for code."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -45,8 +45,6 @@ class RayPool:
             fn_constructor_args=(self._config, self._out),
             concurrency=min(self._n_workers, len(rows)),
             num_cpus=1,
-            max_restarts=-1,
-            max_task_retries=-1,
         )
         for row in data.iter_rows():
             yield Task(row["number"], row["shard"], row["text"])

@@ -6,7 +6,7 @@ import json
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from deepseek.data.quality.config import CleanSettings, SourceSettings
 from deepseek.data.quality.extraction import Extractor
@@ -76,7 +76,9 @@ class Reader:
                         yield Flaw(name, reason, line[:MAX_KEPT])
                     elif line.strip():
                         yield self._line(name, line, source)
-        except (EOFError, zlib.error, gzip.BadGzipFile, _zstd_error()) as error:
+        except (EOFError, zlib.error, OSError) as error:
+            if path.suffix == ".jsonl":
+                raise
             yield Flaw(f"{item.name}@{place}", f"the compressed file breaks off: {error}")
 
     def _line(self, name: str, line: bytes, source: SourceSettings) -> Record | Flaw:
@@ -116,27 +118,18 @@ def _plain(name: str, data: bytes) -> Record | Flaw:
         return Flaw(name, f"no UTF-8 at byte {error.start}", data[:MAX_KEPT])
 
 
-def _opened(path: Path) -> BinaryIO:
+def _opened(path: Path) -> io.BufferedIOBase:
     name = path.name.lower()
     if name.endswith(".gz"):
-        return gzip.open(path, "rb")  # type: ignore[return-value]
+        return gzip.open(path, "rb")
     if name.endswith(".zst"):
-        import zstandard
+        import pyarrow
 
-        file = zstandard.open(path, "rb", dctx=zstandard.ZstdDecompressor(max_window_size=2**27))
-        return io.BufferedReader(file, SKIP)  # type: ignore[arg-type,return-value]
+        return io.BufferedReader(pyarrow.CompressedInputStream(pyarrow.OSFile(str(path)), "zstd"))
     return path.open("rb")
 
 
-def _zstd_error() -> type[Exception]:
-    try:
-        import zstandard
-    except ImportError:
-        return EOFError
-    return zstandard.ZstdError  # type: ignore[no-any-return]
-
-
-def _skip(file: BinaryIO) -> int:
+def _skip(file: io.BufferedIOBase) -> int:
     """Bytes to the line's end, not kept."""
     skipped = 0
     while piece := file.readline(SKIP):

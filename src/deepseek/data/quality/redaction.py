@@ -48,7 +48,7 @@ class RedactingOperator(Operator):
         totals = sum(scores[kind] for kind in self.kinds)
         assert isinstance(totals, np.ndarray)
         decisions = [KEEP] * len(batch)
-        for row in np.flatnonzero(totals):
+        for row in np.flatnonzero(totals).tolist():
             text, most = batch[row].text, self.settings.drop_from
             if most and totals[row] >= most:
                 said = f"{self.name} findings {totals[row]:.0f} are {most} or more"

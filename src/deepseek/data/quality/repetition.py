@@ -5,7 +5,7 @@ are sorted once, and each longer length looks at what is left: little in most te
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -141,7 +141,7 @@ def _first_runs(words: Words, n: int) -> Int64[np.ndarray, " n"]:
 
 def _most_frequent(
     document: np.ndarray, firsts: np.ndarray, counts: np.ndarray
-) -> zip[tuple[int, int]]:
+) -> Iterator[tuple[int, int]]:
     """First place and count of each text's most frequent run; of equals the one that is first."""
     order = np.lexsort((firsts, -counts, document[firsts]))
     firsts, counts = firsts[order], counts[order]

@@ -59,7 +59,11 @@ def render_report(manifest: Mapping[str, Any]) -> str:
 def _stages(operators: list[dict[str, Any]], tally: Tally, n_read: int) -> list[Stage]:
     found, n_in = [], n_read
     for table in operators:
-        settings = {k: v for k, v in table.items() if k not in ("use", "label") and v}
+        settings = {
+            key: ", ".join(map(str, value)) if isinstance(value, list) else value
+            for key, value in table.items()
+            if key not in ("use", "label") and value != []
+        }
         counts = tally.operator(table["label"])
         n_out = n_in - counts.dropped
         rules = sorted(counts.rules.items(), key=lambda pair: (-pair[1], pair[0]))
@@ -83,5 +87,5 @@ def _stages(operators: list[dict[str, Any]], tally: Tally, n_read: int) -> list[
     return found
 
 
-def _percent(part: float, whole: float) -> str:
+def _percent(part: int, whole: int) -> str:
     return f"{100 * part / whole:.1f} %" if whole else "–"

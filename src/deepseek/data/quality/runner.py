@@ -176,8 +176,8 @@ class ShardRunner:
             step = self.config.steps[current.decides]
             mine, others = _split(step, batch)
             rows = np.searchsorted(settled[NUMBERS], [document.number for document in mine])
-            scores = {n: a[rows] for n, a in settled.items() if not n.startswith("/")}
-            batch = self._decide(current.decides, mine, others, scores, tally, dropped)
+            known = {n: a[rows] for n, a in settled.items() if not n.startswith("/")}
+            batch = self._decide(current.decides, mine, others, known, tally, dropped)
         for number in current.runs:
             mine, others = _split(self.config.steps[number], batch)
             scores = self._score(number, mine)

@@ -76,14 +76,22 @@ class Secrets(RedactingOperator):
 _WORDS = frozenset("password pass passwd pwd secret user token pw port hostname".split())
 
 
+_UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+_WORD = re.compile(r"(?<![A-Za-z0-9])[A-Za-z]+(?![A-Za-z0-9])|[A-Z]?[a-z]{4,}|[A-Z]{5,}")
+
+
 def is_random(value: str) -> bool:
     """Whether a value that is called a secret looks drawn, not written."""
-    if _EXAMPLE.search(value) or not any(map(str.isdigit, value)):
+    if _UUID.fullmatch(value):  # an identifier, and mostly of nothing secret
         return False
-    if not any(map(str.isalpha, value)) or value.count(".") > 2 or "/" in value[:2]:
+    has_upper, has_lower = any(map(str.isupper, value)), any(map(str.islower, value))
+    is_mixed = any(map(str.isdigit, value)) and (has_upper or has_lower)
+    if _EXAMPLE.search(value) or not (is_mixed or (has_upper and has_lower)):
         return False
-    longest = max(map(len, re.split(r"[\d_./+=~-]|(?<=[a-z])(?=[A-Z])", value)))
-    return entropy(value) >= MIN_ENTROPY and longest <= max(10, len(value) // 3)
+    if value.count(".") > 2 or "/" in value[:2]:
+        return False
+    in_words = sum(map(len, _WORD.findall(value)))
+    return entropy(value) >= MIN_ENTROPY and in_words <= 0.5 * len(value)
 
 
 def entropy(text: str) -> float:

@@ -32,11 +32,12 @@ def documents_in(path: Path) -> Iterator[Document]:
         yield Document(**table)
 
 
-def tables_in(path: Path) -> Iterator[dict[str, Any]]:
-    """The objects of a file of lines."""
+def tables_in(path: Path, part: str = "") -> Iterator[dict[str, Any]]:
+    """The objects of a file of lines; only of lines that have a part in them."""
     with path.open(encoding="utf-8", newline="\n") as lines:
         for line in lines:
-            yield json.loads(line)
+            if part in line:
+                yield json.loads(line)
 
 
 @contextlib.contextmanager

@@ -50,14 +50,15 @@ class Words:
     def sums(self, values: np.ndarray) -> Int64[np.ndarray, " n"]:
         """The sum of a value of each token over each text."""
         total = np.concatenate([[0], np.cumsum(values, dtype=np.int64)])
-        return total[self.starts[1:]] - total[self.starts[:-1]]
+        found: Int64[np.ndarray, " n"] = total[self.starts[1:]] - total[self.starts[:-1]]
+        return found
 
 
 class _Column:
     """An array that grows."""
 
     def __init__(self, kind: type) -> None:
-        self._data = np.zeros(1 << 12, kind)
+        self._data: np.ndarray = np.zeros(1 << 12, kind)
         self.size = 0
 
     def append(self, value: int) -> None:
@@ -155,7 +156,7 @@ def _hash(token: str) -> int:
 
 
 class _Marks(dict[str, str]):
-    """A letter for each token of a chunk: w a word, e the end of a sentence, p other punctuation."""
+    """A letter for each token of a chunk: w a word, e what ends a sentence, p other punctuation."""
 
     def __missing__(self, chunk: str) -> str:
         if len(self) > MAX_CHUNKS:
