@@ -1,5 +1,6 @@
 """Operators that read with a language model: their scores, and what they drop."""
 
+import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,8 +12,10 @@ import pytest
 from deepseek.core.errors import ConfigError
 from deepseek.core.llm import LanguageModel, Score
 from deepseek.data.quality.bits_per_byte import BitsPerByte
+from deepseek.data.quality.config import load_clean_config
 from deepseek.data.quality.document import Document
 from deepseek.data.quality.operator import Context, Operator, Survey, build_operator
+from deepseek.data.quality.pipeline import Pipeline
 from deepseek.data.quality.semantic_entropy import SemanticEntropy
 from deepseek.data.surprise import bits_per_byte
 from deepseek.engine.engine import Engine
@@ -129,6 +132,24 @@ def test_wrong_settings_are_told(
 ) -> None:
     with pytest.raises(ConfigError, match=said):
         made(kind, engine, **settings)
+
+
+def test_the_pipeline_runs_them_in_the_main_process(engine: Engine, tmp_path: Path) -> None:
+    rows = [{"text": t, "question": t} for t in (TEXTS[0], TEXTS[3], "zq xj kw vv yy")]
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    (tmp_path / "in.jsonl").write_text(lines, encoding="utf-8")
+    (tmp_path / "clean.toml").write_text(
+        '[sources.a]\npaths = ["in.jsonl"]\n'
+        '[[operators]]\nuse = "bits_per_byte"\nmodel = "tiny"\nabove = 0.5\n'
+        '[[operators]]\nuse = "semantic_entropy"\nmodel = "tiny"\nsamples = 2\nfirst = 2\n'
+        "max_tokens = 2\nmost = 1.0\n",
+        encoding="utf-8",
+    )
+    config = load_clean_config(tmp_path / "clean.toml", ())
+    outcome = Pipeline(config, tmp_path / "out", open_model=lambda name: engine).run()
+    assert outcome.tally.operators["bits_per_byte"].dropped == 1
+    assert outcome.tally.operators["semantic_entropy"].seen == 2
+    assert sum(outcome.tally.kept.values()) == 2
 
 
 def test_without_a_way_to_open_models_it_is_told() -> None:

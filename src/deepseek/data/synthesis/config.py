@@ -1,6 +1,6 @@
 """A run of synthesis as a TOML file describes it."""
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -86,12 +86,7 @@ def load_synthesis_config(path: Path, overrides: tuple[str, ...] = ()) -> Synthe
     index = config.decontamination.index
     if not index or Path(index).is_absolute():
         return config
-    beside = str(path.parent / index)
-    return build(
-        SynthesisConfig,
-        {f.name: getattr(config, f.name) for f in fields(config)}
-        | {"decontamination": Decontamination(index=beside)},
-    )
+    return replace(config, decontamination=Decontamination(index=str(path.parent / index)))
 
 
 def config_of(table: dict[str, Any]) -> SynthesisConfig:
