@@ -149,6 +149,10 @@ class R1Model:
         """
         self._engine.close()
 
+    def forget(self) -> None:
+        """Empty the cache in memory: answers do not depend on what was asked before."""
+        self._engine.forget()
+
     @property
     def name(self) -> str:
         """The checkpoint's name."""

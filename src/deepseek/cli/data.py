@@ -1,25 +1,39 @@
-"""`deepseek data`: clean training texts, look at what became of them."""
+"""`deepseek data`: clean training texts, look at what became of them, make hard cases."""
 
 import argparse
 from pathlib import Path
 from typing import Any
 
-HELP = "Clean training texts by a TOML file, and look at what became of each of them."
+from deepseek.cli import entropy, synthesis
+from deepseek.cli.options import add_model_options
+from deepseek.core.errors import ConfigError
+
+HELP = "Clean training texts, make problems that a model gets wrong, measure how sure it is."
 EXAMPLES = (
     "deepseek data clean configs/clean-tiny.toml --out corpus",
-    "deepseek data inspect corpus --id docs/docs/guides/training.md",
+    "deepseek data synthesize --tasks words/story --model smollm2-135m --out hard",
 )
+ACTIONS = ("clean", "report", "inspect", "synthesize", "families", "entropy", "feedback")
+PATHLESS = ("synthesize", "families")
+"""Actions that need no file or folder."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument(
         "action",
-        choices=("clean", "report", "inspect"),
-        help="clean CONFIG; report DIR (the counts, and its page anew); inspect DIR --id ID",
+        choices=ACTIONS,
+        help="clean CONFIG; report DIR (the counts, and its page anew); inspect DIR --id ID; "
+        "synthesize CONFIG (problems that the model gets wrong; or with --tasks); families (of "
+        "such problems); entropy FILE (of questions: how much the model's answers differ in "
+        "meaning); feedback FILE (a log of users' ratings, as training data)",
     )
-    parser.add_argument("path", type=Path, metavar="CONFIG|DIR", help="what the action is about")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="clean: where the results go")
+    parser.add_argument(
+        "path", type=Path, nargs="?", metavar="CONFIG|DIR|FILE", help="what the action is about"
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="PATH", help="where the results go: a folder; entropy: a file"
+    )
     parser.add_argument("--id", metavar="ID", help="inspect: which document")
     parser.add_argument(
         "--workers", type=int, metavar="N", help="clean: processes (default: all granted CPUs)"
@@ -30,19 +44,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="SECTION.KEY=VALUE",
-        help="clean: change a setting; may be repeated",
+        help="clean, synthesize: change a setting; may be repeated",
     )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    synthesis.add_options(parser)
+    entropy.add_options(parser)
+    add_model_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Clean, report or inspect."""
-    return {"clean": _clean, "report": _report, "inspect": _inspect}[args.action](args)
+    """Do one of the actions."""
+    if args.path is None and args.action not in PATHLESS:
+        raise ConfigError(
+            f"{args.action} is about a file or folder, and none is named", "deepseek data --help"
+        )
+    return {
+        "clean": _clean,
+        "report": _report,
+        "inspect": _inspect,
+        "synthesize": synthesis.synthesize,
+        "families": synthesis.list_families,
+        "entropy": entropy.measure,
+        "feedback": synthesis.read_feedback,
+    }[args.action](args)
 
 
 def _clean(args: argparse.Namespace) -> int:
     from deepseek.cli.console import next_step, progress_bars, say
-    from deepseek.core.errors import ConfigError
     from deepseek.core.threads import thread_count
     from deepseek.data.quality.config import load_clean_config
     from deepseek.data.quality.pipeline import Pipeline
@@ -88,7 +116,6 @@ def _report(args: argparse.Namespace) -> int:
 def _inspect(args: argparse.Namespace) -> int:
     import json
 
-    from deepseek.core.errors import ConfigError
     from deepseek.data.quality.inspection import find
 
     if not args.id:

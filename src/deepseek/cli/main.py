@@ -16,7 +16,7 @@ VERBS = {
     "chat": "talk with a model in the terminal",
     "context": "read a long text once, and ask about it later",
     "papers": "analyse a scientific paper with verified quotes",
-    "data": "clean training texts, and see what became of each",
+    "data": "clean training texts, make hard ones, measure a model's uncertainty",
     "train": "train a model on your texts, in stages",
     "eval": "run public benchmarks, compare runs, read failures",
     "upcycle": "make a mixture of experts of a dense checkpoint",

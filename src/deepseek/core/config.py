@@ -25,7 +25,7 @@ def load_table(path: Path, overrides: tuple[str, ...] = ()) -> dict[str, Any]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid TOML: {error}", "mend the line it names") from None
     for override in overrides:
-        _apply(table, override)
+        apply_override(table, override)
     return table
 
 
@@ -54,7 +54,12 @@ def suggest(word: str, known: Any) -> str:
     return f"did you mean {near[0]}?" if near else f"known: {', '.join(sorted(known))}"
 
 
-def _apply(table: dict[str, Any], override: str) -> None:
+def apply_override(table: dict[str, Any], override: str) -> None:
+    """Change a table as a text such as `model.n_layers=4` says.
+
+    Raises:
+        ConfigError: The text has no `=`, or goes through a value as if it were a section.
+    """
     key, equals, text = override.partition("=")
     if not equals:
         raise ConfigError(f"override {override!r} has no '='", "write it as section.key=value")

@@ -19,6 +19,8 @@ OPERATORS = {
     "decontamination": "decontamination:Decontamination",
     "pii": "pii:Pii",
     "secrets": "secrets:Secrets",
+    "bits_per_byte": "bits_per_byte:BitsPerByte",
+    "semantic_entropy": "semantic_entropy:SemanticEntropy",
 }
 """Name, module of this package and class."""
 

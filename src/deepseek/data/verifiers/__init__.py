@@ -1,0 +1,1 @@
+"""What a right answer is: problems that code can check, and the verifiers that check them."""
