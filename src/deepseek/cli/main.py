@@ -17,6 +17,8 @@ VERBS = {
     "context": "read a long text once, and ask about it later",
     "papers": "analyse a scientific paper with verified quotes",
     "train": "train a model on your texts, in stages",
+    "tune": "fine-tune a model on answers, preferences or rewards",
+    "adapters": "show or merge low-rank adapters",
     "eval": "run public benchmarks, compare runs, read failures",
     "upcycle": "make a mixture of experts of a dense checkpoint",
     "experts": "list, add, take out or measure the experts of a mixture",
