@@ -10,7 +10,7 @@ TEXT ?= text
 export PYTHONDONTWRITEBYTECODE = 1
 
 .DEFAULT_GOAL := help
-.PHONY: check-native-arm help install demo test test-large check format bench-inference bench-papers bench-extraction bench-evaluation bench-lm-eval bench-kernels bench-invariance bench-engine bench-soak bench-accuracy bench-long-context bench-far-peer bench-long-accuracy bench-routing bench-memory bench-moe check-native clean
+.PHONY: check-native-arm help install demo test test-large check format bench-inference bench-papers bench-extraction bench-evaluation bench-lm-eval bench-kernels bench-invariance bench-engine bench-soak bench-accuracy bench-long-context bench-far-peer bench-long-accuracy bench-routing bench-memory bench-moe bench-tuning check-native clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-18s %s\n", $$1, $$2}'
@@ -87,6 +87,9 @@ bench-long-accuracy: $(VENV)/.peers  ## what hierarchical attention keeps of den
 
 bench-moe: $(VENV)/.peers  ## mixtures of experts: loads under five routings, and what a layer costs (half an hour)
 	$(BIN)/python benchmarks/moe.py $(MOE_ARGS)
+
+bench-tuning: $(VENV)/.dev  ## LoRA beside PEFT on transformers: speed, memory, loss (3 minutes)
+	$(BIN)/python benchmarks/tuning.py $(TUNING_ARGS)
 
 bench-memory: $(VENV)/.dev  ## computed and measured peaks of memory in each format of the cache, and with a draft model and an adapter (4 minutes)
 	$(BIN)/python benchmarks/memory_budget.py

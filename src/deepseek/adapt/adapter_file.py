@@ -25,7 +25,6 @@ from deepseek.weights.source import WeightSource
 from deepseek.weights.tensor_file import write_tensor_file
 
 
-
 def fits_peft(model: Transformer) -> bool:
     """Whether others have a form for what a model's low-rank parts add to."""
     is_routed = model.config.moe is not None and model.config.moe.form != "low_rank"

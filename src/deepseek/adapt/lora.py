@@ -70,7 +70,10 @@ class LoraLinear(Linear):
     """A frozen linear layer to which low-rank products are added; it may be several matrices."""
 
     def __init__(
-        self, base: Linear, parts: Sequence[tuple[str, int]], settings: LoraSettings,
+        self,
+        base: Linear,
+        parts: Sequence[tuple[str, int]],
+        settings: LoraSettings,
         dtype: torch.dtype,
     ) -> None:
         """Take over a layer.
@@ -159,8 +162,7 @@ class LoraExperts(nn.Module):
         down, up = getattr(self, f"{name}_down"), getattr(self, f"{name}_up")
         sizes = [NeuronExperts.rows[name] * size for size in self.sizes]
         changes = [
-            rows @ own
-            for rows, own in zip(up.split(sizes), down.split(self.rank), strict=True)
+            rows @ own for rows, own in zip(up.split(sizes), down.split(self.rank), strict=True)
         ]
         return self.frozen[name] + self.scale * torch.cat(changes)
 
@@ -193,7 +195,7 @@ def attach(
             if isinstance(layer.experts, NeuronExperts):
                 _replace(layer, layer.experts, LoraExperts(layer.experts, settings, dtype))
             else:  # they are of low rank themselves
-                layer.experts.requires_grad_(True)
+                layer.experts.float().requires_grad_(True)
     _freeze_ends(model, settings, dtype)
     if not any(True for _ in trained(model)):
         raise ConfigError(

@@ -156,17 +156,18 @@ def overrides_of(args: argparse.Namespace) -> tuple[str, ...]:
 
 def ask_model(model: "Transformer", tokenizer: "Tokenizer", dtype: "torch.dtype") -> "Ask":
     """Let a model answer through the engine, as it is at each call."""
+    import torch
+
     from deepseek.engine.engine import Engine
 
-    def ask(
-        prompts: "Sequence[Prompt]", params: "Sequence[SamplingParams]"
-    ) -> "list[Completion]":
+    def ask(prompts: "Sequence[Prompt]", params: "Sequence[SamplingParams]") -> "list[Completion]":
         is_training = model.training
         model.eval()
         # An engine of its own for each call: what another one has read is of older weights.
         device = next(model.parameters()).device
         engine = Engine(model, tokenizer, name="policy", dtype=dtype, device=device)
-        answers = dict(engine.generate_many(prompts, params))
+        with torch.autocast(device.type, dtype, enabled=dtype is torch.bfloat16):
+            answers = dict(engine.generate_many(prompts, params))
         model.train(is_training)
         return [answers[number] for number in range(len(prompts))]
 

@@ -28,9 +28,7 @@ class Example:
         return EncodedDocument(self.ids, self.n_bytes, 0.0)
 
 
-def encode_conversation(
-    tokenizer: Tokenizer, messages: Sequence[Message], most: int
-) -> Example:
+def encode_conversation(tokenizer: Tokenizer, messages: Sequence[Message], most: int) -> Example:
     """Render a conversation and mark its answers.
 
     Answers of earlier turns are learned where the template leaves them as they were said; some
@@ -68,14 +66,9 @@ def encode_conversation(
 
 def encode_text(tokenizer: Tokenizer, text: str, most: int) -> list[Example]:
     """A plain text, all of it learned, in pieces that fit."""
-    ids = tokenizer.encode(text, add_bos=True) + [tokenizer.end_id]
-    marked = [[True] * len(ids[i : i + most]) for i in range(0, len(ids), most)]
+    ids = [*tokenizer.encode(text, add_bos=True), tokenizer.end_id]
     pieces = [ids[i : i + most] for i in range(0, len(ids), most)]
-    return [
-        _cut(tokenizer, piece, marks, most)
-        for piece, marks in zip(pieces, marked, strict=True)
-        if len(piece) > 1
-    ]
+    return [_cut(tokenizer, piece, [True] * len(piece), most) for piece in pieces if len(piece) > 1]
 
 
 def _cut(tokenizer: Tokenizer, ids: list[int], is_learned: list[bool], most: int) -> Example:

@@ -140,8 +140,7 @@ class ValidationSettings:
     def __post_init__(self) -> None:
         if min(self.every, self.tokens) < 1 or not 0 <= self.held_out <= 0.5:
             raise ConfigError(
-                f"validation.every is {self.every}, held_out {self.held_out}, "
-                f"tokens {self.tokens}",
+                f"validation.every is {self.every}, held_out {self.held_out}, tokens {self.tokens}",
                 "every and tokens are 1 or more, held_out a share up to 0.5",
             )
         if self.patience < 0 or (self.patience and not self.held_out):

@@ -138,12 +138,17 @@ def encode_general(
 
     def records() -> Iterator[Record]:
         for file in files:
+            found = iter([Record(file.name, {"text": _text(file)})])
             if file.suffix == ".jsonl":
-                yield from read_records([file], quarantine)
-                continue
-            for place, text in enumerate(_pieces(file, tokenizer, window)):
-                quarantine.n_read += 1
-                yield Record(f"{file.name}:{place}", {"text": text})
+                found = read_records([file], quarantine)
+            for record in found:
+                text = record.values.get("text")
+                if not isinstance(text, str):
+                    yield record
+                    continue
+                for number, piece in enumerate(_pieces(text, tokenizer, window)):
+                    quarantine.n_read += number > 0 or file.suffix != ".jsonl"
+                    yield Record(record.place, {"text": piece})
 
     _encode(records(), encoded, (GENERAL,), quarantine, held_out, data, folder)
     if not quarantine.n_kept:
@@ -252,12 +257,16 @@ def _general_files(paths: Sequence[Path]) -> list[Path]:
     return found
 
 
-def _pieces(file: Path, tokenizer: Tokenizer, window: int) -> Iterator[str]:
-    """A plain file in pieces that fit a window, as texts."""
+def _text(file: Path) -> str:
+    """A plain file; nothing if it is no text."""
     try:
-        text = file.read_text(encoding="utf-8")
+        return file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
-        return
+        return ""
+
+
+def _pieces(text: str, tokenizer: Tokenizer, window: int) -> Iterator[str]:
+    """A text in pieces that fit a window."""
     ids = tokenizer.encode(text)
     for first in range(0, len(ids), window - 2):
         piece = tokenizer.decode(ids[first : first + window - 2], skip_control=False)

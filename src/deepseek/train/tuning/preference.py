@@ -18,7 +18,7 @@ from deepseek.model.router import read_tensors, write_tensors
 from deepseek.model.transformer import Transformer
 from deepseek.train.loss import token_nats
 from deepseek.train.objective import Pair, PreferenceSettings, piece_logprobs, preference_loss
-from deepseek.train.tuning.examples import CHOSEN, REJECTED
+from deepseek.train.tuning.examples import CHOSEN
 
 FILE = "reference.safetensors"
 PASS_TOKENS = 4_096

@@ -138,8 +138,10 @@ def _weights(record: Mapping[str, Any], default: str) -> dict[str, float]:
     named = record.get("reward", default)
     if isinstance(named, str):
         return {named: 1.0}
-    if isinstance(named, Mapping) and named and all(
-        isinstance(w, int | float) and w > 0 for w in named.values()
+    if (
+        isinstance(named, Mapping)
+        and named
+        and all(isinstance(w, int | float) and w > 0 for w in named.values())
     ):
         return {str(name): float(weight) for name, weight in named.items()}
     raise BadRecord("reward is neither a name nor names with weights")

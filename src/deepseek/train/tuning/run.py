@@ -220,7 +220,7 @@ def check_base(config: TuningConfig, source: WeightSource) -> None:
         raise ConfigError(f"attention {shape.attention!r} cannot be tuned yet", "use a dense base")
     if config.tune.window > shape.context_window:
         raise ConfigError(
-            f"tune.window is {config.tune.window:,}, the base reads {shape.context_window:,} tokens",
+            f"tune.window is {config.tune.window:,}, the base reads {shape.context_window:,}",
             "make it smaller: --window",
         )
     if config.tune.quantised and (not is_quantised(source) or not native.is_available()):
@@ -339,9 +339,7 @@ def add_general(
         if ask is None:
             return
         n_general = math.ceil(data.train[DOMAIN].n_documents / mix.ratio)
-        path = own_answers(
-            ask, mix, base=config.base, seed=tune.seed, most=n_general, folder=out
-        )
+        path = own_answers(ask, mix, base=config.base, seed=tune.seed, most=n_general, folder=out)
     held_out = config.validation.held_out
     encode_general([path], tokenizer, tune.window, held_out, data, out / "data")
 
