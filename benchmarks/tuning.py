@@ -87,7 +87,7 @@ def config_of(base: str, data: Path, batch: int, steps: int) -> TuningConfig:
         f"tune.micro={batch}",
         f"tune.steps={steps}",
         f"optimiser.rate={RATE}",
-        "validation.held_out=0",
+        "validation.held_out=0.0",
     )
     return load_tuning_config(base, str(data), None, settings)
 
@@ -135,7 +135,7 @@ class Peer:
         torch.nn.utils.clip_grad_norm_(self._parameters, 1.0)
         self._optimiser.step()
         self._optimiser.zero_grad()
-        return float(loss)
+        return float(loss.detach())
 
 
 def batches(run: Tuning) -> Iterator[list[Window]]:
@@ -293,7 +293,7 @@ def share_rows() -> list[Row]:
     without_gate = ["q_proj", "k_proj", "v_proj", "o_proj", "up_proj", "down_proj"]
     choices = {
         "rank 16 on all linear layers": (LoraSettings(), None),
-        "rank 13 on all linear layers": (LoraSettings(rank=13, alpha=26), MOST_SHARE),
+        "rank 13 on all linear layers": (LoraSettings(rank=13, alpha=26.0), MOST_SHARE),
         "rank 16 on all but gate_proj": (LoraSettings(targets=without_gate), MOST_SHARE),
     }
     rows = []

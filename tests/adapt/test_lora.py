@@ -33,7 +33,7 @@ SHAPE = ModelConfig(
     attention_bias=True,
     tied_embeddings=False,
 )
-SETTINGS = LoraSettings(rank=4, alpha=8)
+SETTINGS = LoraSettings(rank=4, alpha=8.0)
 IDS = torch.randint(0, 60, (1, 20), generator=torch.Generator().manual_seed(1))
 
 

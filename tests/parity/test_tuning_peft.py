@@ -35,9 +35,9 @@ def tuned(base: Path, folder: Path) -> tuple[Tuning, list[list[Window]]]:
         "tune.window=80",
         f"tune.steps={STEPS}",
         "lora.rank=4",
-        "lora.alpha=8",
+        "lora.alpha=8.0",
         f"optimiser.rate={RATE}",
-        "validation.held_out=0",
+        "validation.held_out=0.0",
     )
     config = load_tuning_config(str(base), str(data), None, settings)
     run = prepare_tuning(config, folder / "run", ask_model)
@@ -82,7 +82,7 @@ def peer_losses(model: Any, run: Tuning, steps: list[list[Window]]) -> list[floa
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimiser.step()
         optimiser.zero_grad()
-        losses.append(float(loss))
+        losses.append(float(loss.detach()))
     return losses
 
 

@@ -128,7 +128,7 @@ def compare(
         losses.append(loss)
         for name, p in model.named_parameters():
             assert torch.allclose(p.grad, gradients[name], rtol=1e-5, atol=1e-7), (name, micro)
-    assert losses == pytest.approx([float(wanted)] * 3, rel=1e-5, abs=1e-6)
+    assert losses == pytest.approx([float(wanted.detach())] * 3, rel=1e-5, abs=1e-6)
     return losses
 
 
@@ -150,7 +150,7 @@ def test_preference_tells_how_often_it_is_right(tmp_path: Path) -> None:
     one_step(tmp_path, model, objective, pairs, 3)
     margins = []
     for pair in pairs:
-        chosen, rejected = (float(lone_logprobs(model, p).sum()) for p in pair.pieces)
+        chosen, rejected = (float(lone_logprobs(model, p).detach().sum()) for p in pair.pieces)
         margins.append(0.1 * (chosen - pair.references[0] - rejected + pair.references[1]))
     found = objective.measures()
     assert found["accuracy"] == pytest.approx(np.mean([m > 0 for m in margins]))
@@ -180,7 +180,7 @@ def test_clipping_is_told_and_asymmetric(tmp_path: Path) -> None:
     n_clipped = n_tokens = 0
     for sample in samples:
         now = lone_logprobs(model, sample.pieces[0])
-        ratios = (now - torch.tensor(sample.logprobs).double()).exp().tolist()
+        ratios = (now.detach() - torch.tensor(sample.logprobs).double()).exp().tolist()
         n_tokens += len(ratios)
         for ratio in ratios:
             n_clipped += ratio > 1.4 if sample.advantage > 0 else ratio < 0.9

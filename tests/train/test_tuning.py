@@ -25,7 +25,7 @@ QUICK = (
     "tune.micro=4",
     "tune.dtype='float32'",
     "lora.rank=4",
-    "lora.alpha=8",
+    "lora.alpha=8.0",
     "optimiser.rate=1e-2",
 )
 
@@ -153,7 +153,7 @@ def test_the_base_answers_seeds_itself(tiny_folder: Path, answers: Path, tmp_pat
         "mix.general='self'",
         "mix.answers=6",
         "mix.answer_tokens=8",
-        "validation.held_out=0",
+        "validation.held_out=0.0",
     )
     tuning = prepared(tiny_folder, answers, tmp_path, *settings)
     rows = [json.loads(line) for line in (tmp_path / "replay.jsonl").read_text().splitlines()]
@@ -307,7 +307,7 @@ def test_a_dry_run_shows_what_would_be_trained(
         (("tune.quantised=true",), "cannot stay quantised"),
         (("tune.method='grpo'", "tune.batch=6", "reward.group=4"), "multiple of group"),
         (("tune.method='dpo'", "mix.general='self'"), "general data are for sft"),
-        (("preference.beta=0",), "beta"),
+        (("preference.beta=0.0",), "beta"),
         (("lora.targets=['q']",), "q_proj"),
         (("validation.patience=1", "validation.held_out=0.0"), "needs something held out"),
     ],
@@ -337,5 +337,5 @@ def test_another_base_is_not_gone_on_with(tiny_folder: Path, answers: Path, tmp_
     tuning = prepared(tiny_folder, answers, tmp_path, "tune.steps=1")
     tuning.train()
     with pytest.raises(CheckpointError, match=r"lora\.alpha was 8"):
-        prepared(tiny_folder, answers, tmp_path, "tune.steps=1", "lora.alpha=9", resume=True)
+        prepared(tiny_folder, answers, tmp_path, "tune.steps=1", "lora.alpha=9.0", resume=True)
     assert torch.is_grad_enabled()

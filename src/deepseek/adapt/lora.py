@@ -164,7 +164,8 @@ class LoraExperts(nn.Module):
         changes = [
             rows @ own for rows, own in zip(up.split(sizes), down.split(self.rank), strict=True)
         ]
-        return self.frozen[name] + self.scale * torch.cat(changes)
+        change: Tensor = self.scale * torch.cat(changes)
+        return self.frozen[name] + change
 
 
 def attach(

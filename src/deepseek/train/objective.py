@@ -6,7 +6,7 @@ divides by the terms of the whole step, so that it does not matter how many wind
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +20,7 @@ Project = Callable[[Tensor], Tensor]
 """Hidden states to logits."""
 
 
+@runtime_checkable
 class Objective(Protocol):
     """What is summed over a step."""
 

@@ -23,7 +23,7 @@ GYM = "gym:"
 """Data that reasoning-gym makes: `gym:NAME` or `gym:NAME:SIZE`."""
 GYM_SIZE = 500
 _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?(?:/\d+)?")
-_MARKED = re.compile(r"####\s*(.+)|\\boxed\{([^{}]*)\}|<answer>(.*?)</answer>", re.DOTALL)
+_MARKED = re.compile(r"####[ \t]*([^\n]+)|\\boxed\{([^{}]*)\}|<answer>(.*?)</answer>", re.DOTALL)
 
 REWARDS: dict[str, Judge] = {}
 """By name; each knows the fields of a record that it needs."""
