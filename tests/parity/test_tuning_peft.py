@@ -30,6 +30,7 @@ def tuned(base: Path, folder: Path) -> tuple[Tuning, list[list[Window]]]:
     data = write_records(folder / "data.jsonl")
     settings = (
         "tune.dtype='float32'",
+        "tune.threads=1",
         "tune.batch=4",
         "tune.micro=2",
         "tune.window=80",
@@ -101,7 +102,7 @@ def test_losses_and_the_adapter_are_those_of_peft(tiny_folder: Path, tmp_path: P
     adapter = run.finish().adapter
     assert adapter is not None
     # What PEFT learned, as far as rounding lets two ways to sum be the same after so many steps.
-    peer.save_pretrained(tmp_path / "theirs")
+    peer.save_pretrained(tmp_path / "theirs", save_embedding_layers=False)
     theirs = read_adapter(tmp_path / "theirs")
     for name, part in read_adapter(adapter).parts.items():
         assert (part.up - theirs.parts[name].up).abs().max() < 2e-3, name

@@ -144,7 +144,9 @@ class LoraExperts(nn.Module):
         super().__init__()
         self.sizes, self.dtype = base.sizes, dtype
         self.rank, self.scale = settings.rank, settings.scale
-        self.frozen = {name: getattr(base, name).detach() for name in NeuronExperts.rows}
+        self.frozen: dict[str, Tensor] = {
+            name: getattr(base, name).detach() for name in NeuronExperts.rows
+        }
         for name, matrix in self.frozen.items():
             n_rows, width = matrix.shape
             down = torch.empty(len(self.sizes) * self.rank, width, device=matrix.device)
