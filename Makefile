@@ -10,7 +10,7 @@ TEXT ?= text
 export PYTHONDONTWRITEBYTECODE = 1
 
 .DEFAULT_GOAL := help
-.PHONY: check-native-arm help install demo test test-large check format bench-inference bench-papers bench-extraction bench-evaluation bench-lm-eval bench-kernels bench-invariance bench-engine bench-soak bench-accuracy bench-long-context bench-far-peer bench-long-accuracy bench-routing bench-memory bench-moe bench-moe-training bench-precision bench-data bench-entropy check-native clean
+.PHONY: check-native-arm help install demo test test-large check format bench-inference bench-papers bench-extraction bench-evaluation bench-lm-eval bench-kernels bench-invariance bench-engine bench-soak bench-accuracy bench-long-context bench-far-peer bench-long-accuracy bench-routing bench-memory bench-moe bench-moe-training bench-precision bench-data bench-entropy bench-tuning check-native clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-18s %s\n", $$1, $$2}'
@@ -96,6 +96,9 @@ bench-precision: $(VENV)/.dev  ## FP8's losses beside bfloat16's, and bfloat16's
 
 bench-entropy: $(VENV)/.dev  ## does semantic entropy tell wrong answers? beside length, log-probability, p(True) (5 minutes)
 	$(BIN)/python benchmarks/semantic_entropy.py $(ENTROPY_ARGS)
+
+bench-tuning: $(VENV)/.dev  ## LoRA beside PEFT on transformers: speed, memory, loss (3 minutes)
+	$(BIN)/python benchmarks/tuning.py $(TUNING_ARGS)
 
 bench-memory: $(VENV)/.dev  ## computed and measured peaks of memory in each format of the cache, and with a draft model and an adapter (4 minutes)
 	$(BIN)/python benchmarks/memory_budget.py

@@ -11,7 +11,8 @@ from deepseek.core.errors import ConfigError
 from deepseek.data.mixture import DynamicSettings, Mixture, ProgressWeights, weight_at
 from deepseek.data.packed import Window, pack
 from deepseek.data.sampler import Sampler, StageMix
-from deepseek.data.stream import IGNORED, DocumentStream
+from deepseek.data.stream import DocumentStream
+from deepseek.data.token_file import IGNORED
 
 LENGTHS = [5, 30, 2, 17, 1, 9, 64, 3]
 

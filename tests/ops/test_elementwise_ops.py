@@ -72,3 +72,19 @@ def test_swiglu(needs_gradient: bool) -> None:
     wanted = gate / (1 + (-gate).exp()) * up
     assert (swiglu(x).double() - wanted).abs().max() < 1e-6
     assert torch.equal(x.detach(), kept)
+
+
+def test_gradients_of_what_keeps_less_than_autograd_would() -> None:
+    """Of the norm with a weight that does not learn, and of the activation."""
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn(3, 5, 8, generator=generator, dtype=torch.float64).requires_grad_()
+    weight = torch.rand(8, generator=generator, dtype=torch.float64) + 0.5
+    dy = torch.randn(3, 5, 8, generator=generator, dtype=torch.float64)
+    (wanted,) = torch.autograd.grad((rms_norm_reference(x, weight, 1e-6) * dy).sum(), x)
+    (found,) = torch.autograd.grad((rms_norm(x, weight, 1e-6) * dy).sum(), x)
+    torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-12)
+    gate, up = x.chunk(2, -1)
+    half = dy[..., :4]
+    (wanted,) = torch.autograd.grad((torch.nn.functional.silu(gate) * up * half).sum(), x)
+    (found,) = torch.autograd.grad((swiglu(x) * half).sum(), x)
+    torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-12)

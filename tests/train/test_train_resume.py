@@ -73,7 +73,7 @@ PROGRAM = """
 import os, signal, sys
 from types import SimpleNamespace
 from deepseek.cli.main import main
-from deepseek.train import loop, metrics, state
+from deepseek.train import metrics, objective, state
 how, where, count, *argv = sys.argv[1:]
 n_calls = 0
 
@@ -87,7 +87,7 @@ def counted(function):
     return call
 
 if where == "pass":  # within a step
-    loop.backward_from_logits = counted(loop.backward_from_logits)
+    objective.backward_from_logits = counted(objective.backward_from_logits)
 elif where == "line":  # after a step, before its line in the metrics
     metrics.MetricsFile.append = counted(metrics.MetricsFile.append)
 elif where == "rename":  # a checkpoint is written, and has not its name yet

@@ -18,6 +18,8 @@ VERBS = {
     "papers": "analyse a scientific paper with verified quotes",
     "data": "clean training texts, make hard ones, measure a model's uncertainty",
     "train": "train a model on your texts, in stages",
+    "tune": "fine-tune a model on answers, preferences or rewards",
+    "adapters": "show or merge low-rank adapters",
     "eval": "run public benchmarks, compare runs, read failures",
     "upcycle": "make a mixture of experts of a dense checkpoint",
     "experts": "list, add, take out or measure the experts of a mixture",

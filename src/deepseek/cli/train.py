@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
             say(f"{name}: {text}")
         if trainer.step:
             say(f"going on after step {trainer.step:,} of {trainer.plan.n_steps:,}")
-    with _stopping(trainer), _bar(trainer, is_first) as on_step:
+    with stopping(trainer), training_bar(trainer, is_first) as on_step:
         is_done = run.train(on_step)
     if not is_done:
         if is_first:
@@ -142,7 +142,7 @@ def _print_forecast(found: "Forecast") -> None:
 
 
 @contextmanager
-def _stopping(trainer: "Trainer") -> Iterator[None]:
+def stopping(trainer: "Trainer") -> Iterator[None]:
     """The first Ctrl-C or SIGTERM ends the run after its step, a second one at once."""
 
     def stop(number: int, frame: Any) -> None:
@@ -159,7 +159,7 @@ def _stopping(trainer: "Trainer") -> Iterator[None]:
 
 
 @contextmanager
-def _bar(trainer: "Trainer", is_first: bool) -> "Iterator[OnStep | None]":
+def training_bar(trainer: "Trainer", is_first: bool = True) -> "Iterator[OnStep | None]":
     """Progress with loss, speed and time left: a bar on a terminal, else some lines."""
     from rich.progress import MofNCompleteColumn, TextColumn
 
@@ -178,6 +178,7 @@ def _bar(trainer: "Trainer", is_first: bool) -> "Iterator[OnStep | None]":
         bits = "".join(f", {n} {v:.3f}" for n, v in (row.get("bits_per_byte") or {}).items())
         return (
             f"{row['stage']}, loss {row['loss']:.3f}, {row['tokens_per_second']:,.0f} tokens/s"
+            + "".join(f", {name} {value:.3g}" for name, value in row.get("measures", {}).items())
             + (f"; bits per byte{bits[1:]}" if bits else "")
         )
 

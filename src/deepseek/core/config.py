@@ -12,14 +12,14 @@ from deepseek.core.errors import ConfigError
 T = TypeVar("T")
 
 
-def load_table(path: Path, overrides: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Read a TOML file and apply overrides such as `model.n_layers=4`.
+def load_table(path: Path | None, overrides: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Read a TOML file, if there is one, and apply overrides such as `model.n_layers=4`.
 
     Raises:
         ConfigError: The file is missing or no TOML, or an override has no `=`.
     """
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        table = {} if path is None else tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}", "check the path") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

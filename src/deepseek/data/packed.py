@@ -24,6 +24,11 @@ class Window:
     pieces: tuple[Piece, ...]
 
     @property
+    def n_tokens(self) -> int:
+        """Tokens that are read."""
+        return sum(len(piece.ids) for piece in self.pieces)
+
+    @property
     def n_labels(self) -> int:
         """Tokens that something is learned from."""
         return sum(int((piece.labels >= 0).sum()) for piece in self.pieces)

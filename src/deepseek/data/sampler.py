@@ -30,6 +30,8 @@ class Sampler:
         window: int,
         seed: int = 0,
         dynamic: DynamicSettings | None = None,
+        *,
+        whole: bool = False,
     ) -> None:
         """Open the streams.
 
@@ -38,12 +40,13 @@ class Sampler:
             window: Tokens of a window.
             seed: Of the documents' order.
             dynamic: How weights follow progress; None: they do not.
+            whole: A window is one document and no more; longer ones go on in another.
 
         Raises:
             ConfigError: A source is empty.
         """
         self.names = tuple(sources)
-        self._window = window
+        self._window, self._whole = window, whole
         self._streams = {n: DocumentStream(tokens, n, seed) for n, tokens in sources.items()}
         self._dynamic = ProgressWeights(self.names, dynamic) if dynamic else None
         self._mixture: Mixture | None = None
@@ -79,7 +82,18 @@ class Sampler:
         assert self._mixture is not None, "begin a stage first"
         name = self._mixture.choose(self.progress)
         self._drawn[name] += 1
-        return cut_window(self._streams[name], self.names.index(name), self._window)
+        return self._cut(name)
+
+    def _cut(self, name: str) -> Window:
+        """The next window of a source."""
+        stream, number = self._streams[name], self.names.index(name)
+        if self._whole:
+            return Window(number, (stream.take(self._window),))
+        return cut_window(stream, number, self._window)
+
+    def measures(self) -> dict[str, float]:
+        """What else there is to say of the step that was drawn last, for the metrics."""
+        return {}
 
     def observe(self, losses: Mapping[str, float]) -> None:
         """Tell the mean loss of each source in the last step.

@@ -39,10 +39,6 @@ class Piece:
     """What follows each token; `IGNORED` after a document's last."""
 
 
-IGNORED = -100
-"""A label that nothing is learned from."""
-
-
 class DocumentStream:
     """Endless tokens of one source."""
 
@@ -78,18 +74,19 @@ class DocumentStream:
         self.position = Position(epoch, 0 if is_over else first, 0, 0, pacing, portion)
         self._order = self._portion()
 
+    @property
+    def number(self) -> int:
+        """The document that is read next."""
+        return int(self._order[self.position.place])
+
     def take(self, n_tokens: int) -> Piece:
         """The next tokens of one document: its rest, or as many as are wanted (1 or more)."""
         position = self.position
-        start, end = self.tokens.span(int(self._order[position.place]))
-        begin = start + position.offset
-        stop = min(end, begin + n_tokens)
-        ids = self.tokens.tokens[begin:stop].astype(np.int64)
-        labels = np.full_like(ids, IGNORED)
-        following = self.tokens.tokens[begin + 1 : min(end, stop + 1)]
-        labels[: len(following)] = following
-        self._advance(stop - start, end - start)
-        return Piece(ids, labels)
+        number = self.number
+        start, end = self.tokens.span(number)
+        piece = Piece(*self.tokens.piece(number, position.offset, n_tokens))
+        self._advance(position.offset + len(piece.ids), end - start)
+        return piece
 
     def state(self) -> dict[str, Any]:
         """The position, for a checkpoint."""

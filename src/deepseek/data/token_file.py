@@ -2,6 +2,7 @@
 
 The file is a safetensors file: tokens of all documents behind each other, where each ends, its
 bytes of text, and how difficult it is. Its name is a digest of everything it was made from.
+Tokens that are read and not learned (a question, in front of its answer) are kept as `-1 - id`.
 """
 
 import json
@@ -25,6 +26,8 @@ from deepseek.weights.safetensors import read_entries
 CHECKSUM = "checksum"
 DIGEST = 16
 """Bytes of the checksum."""
+IGNORED = -100
+"""A label that nothing is learned from."""
 _PIECE = 1 << 22
 
 
@@ -33,7 +36,9 @@ class EncodedDocument:
     """Token ids of one document with its beginning and end, and what is known of its text."""
 
     ids: list[int]
+    """`-1 - id` for those that are not learned."""
     n_bytes: int
+    """Of the text that is learned."""
     difficulty: float
 
 
@@ -63,6 +68,22 @@ class TokenFile:
     def span(self, number: int) -> tuple[int, int]:
         """Where the tokens of a document begin and end."""
         return int(self.ends[number - 1]) if number else 0, int(self.ends[number])
+
+    def piece(
+        self, number: int, offset: int, most: int
+    ) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " n"]]:
+        """Some tokens of a document from an offset on, and what follows each of them.
+
+        What follows is `IGNORED` after the last token, and where it is not learned.
+        """
+        start, end = self.span(number)
+        begin = start + offset
+        stop = min(end, begin + most)
+        raw = self.tokens[begin : min(end, stop + 1)].astype(np.int64)
+        ids = raw[: stop - begin]
+        labels = np.full_like(ids, IGNORED)
+        labels[: len(raw) - 1] = np.where(raw[1:] < 0, IGNORED, raw[1:])
+        return np.where(ids < 0, -1 - ids, ids), labels
 
     @classmethod
     def open(cls, path: Path) -> "TokenFile":

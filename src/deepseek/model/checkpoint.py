@@ -171,7 +171,7 @@ class _Placement:
 
     def layer(self, block: Block, prefix: str) -> None:
         """Fill one transformer block."""
-        for name, linear, parts in _linears(block):
+        for name, linear, parts in linears_of(block):
             self.linear(linear, [f"{prefix}{part}" for part in parts], f"{prefix}{name}")
         self.norm(block.attention_norm, f"{prefix}input_layernorm.weight")
         self.norm(block.feed_forward_norm, f"{prefix}post_attention_layernorm.weight")
@@ -309,9 +309,9 @@ def block_tensors(config: ModelConfig, layer: int, block: Block) -> Iterator[tup
     prefix = f"model.layers.{layer}."
     yield f"{prefix}input_layernorm.weight", block.attention_norm.weight.detach()
     yield f"{prefix}post_attention_layernorm.weight", block.feed_forward_norm.weight.detach()
-    for _, linear, parts in _linears(block):
+    for _, linear, parts in linears_of(block):
         weight = linear.dense_weight()
-        sizes = _part_sizes(config, parts, weight.shape[0])
+        sizes = part_sizes(config, parts, weight.shape[0])
         for part, piece in zip(parts, torch.split(weight, sizes), strict=True):
             yield f"{prefix}{part}.weight", piece
         if linear.bias is not None:
@@ -382,7 +382,7 @@ def _cannot_write(folder: Path, error: Exception) -> CheckpointError:
     )
 
 
-def _linears(block: Block) -> Iterator[tuple[str, Linear, list[str]]]:
+def linears_of(block: Block) -> Iterator[tuple[str, Linear, list[str]]]:
     """Each linear layer of a block with the checkpoint's names for its parts."""
     attention, feed_forward = block.attention, block.feed_forward
     qkv = [f"self_attn.{p}_proj" for p in "qkv"]
@@ -401,7 +401,7 @@ def _linears(block: Block) -> Iterator[tuple[str, Linear, list[str]]]:
         yield "feed_forward.down", dense.down, [f"{prefix}down_proj"]
 
 
-def _part_sizes(config: ModelConfig, parts: list[str], n_rows: int) -> list[int]:
+def part_sizes(config: ModelConfig, parts: list[str], n_rows: int) -> list[int]:
     """Rows of each part: gate and up are halves, queries are more than keys and values."""
     if len(parts) < 3:
         return [n_rows // len(parts)] * len(parts)

@@ -5,6 +5,7 @@ Axes as in `ops.attention`; N tokens of all pieces behind each other.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -23,8 +24,11 @@ class _Bucket:
 
     n_pieces: int
     width: int
-    source: Int[Tensor, " M"]
-    """Where each of their padded places stands in the row."""
+
+    @property
+    def n_places(self) -> int:
+        """Padded ones."""
+        return self.n_pieces * self.width
 
 
 class PackedCache:
@@ -45,6 +49,7 @@ class PackedCache:
         widths = torch.tensor([_width(n) for n in lengths])
         self._buckets: list[_Bucket] = []
         back = torch.empty(int(sizes.sum()), dtype=torch.int64)
+        sources: list[Tensor] = []
         n_places = 0
         for width in sorted(set(widths.tolist())):
             members = (widths == width).nonzero()[:, 0]
@@ -54,8 +59,13 @@ class PackedCache:
             source = starts[members, None] + steps * is_real
             places = n_places + torch.arange(source.numel()).view(source.shape)
             back[source[is_real]] = places[is_real]
-            self._buckets.append(_Bucket(len(members), width, source.flatten().to(device)))
+            self._buckets.append(_Bucket(len(members), width))
+            sources.append(source.flatten())
             n_places += source.numel()
+        is_padding = torch.ones(n_places, dtype=torch.bool)
+        is_padding[back] = False
+        self._places = torch.cat(sources).to(device)
+        self._padding = is_padding.nonzero()[:, 0].to(device)
         self._back = back.to(device)
 
     def positions(self, n_tokens: int) -> Int[Tensor, " T"]:
@@ -71,24 +81,58 @@ class PackedCache:
         v: Float[Tensor, "1 G T K"],
     ) -> Float[Tensor, "1 H T K"]:
         """Causal attention within each piece."""
+        # Heads are repeated by hand: with grouped ones torch takes a slower path on CPUs.
+        group = q.shape[1] // k.shape[1]
+        sizes = [bucket.n_places for bucket in self._buckets]
+        lines = [_Pad.apply(x[0], self._places, self._back) for x in (q, k, v)]  # type: ignore[no-untyped-call]
         parts = []
-        for bucket in self._buckets:
-            lines = [_lines(x, bucket) for x in (q, k, v)]
-            # Heads are repeated by hand: with grouped ones torch takes a slower path on CPUs.
-            group = q.shape[1] // k.shape[1]
-            lines[1:] = [x.repeat_interleave(group, 1) for x in lines[1:]]
-            mixed = attention(*lines)
+        for bucket, *own in zip(
+            self._buckets, *(line.split(sizes, 1) for line in lines), strict=True
+        ):
+            shaped = [_shaped(x, bucket) for x in own]
+            shaped[1:] = [x.repeat_interleave(group, 1) for x in shaped[1:]]
+            mixed = attention(*shaped)
             parts.append(mixed.transpose(0, 1).flatten(1, 2))
-        return torch.cat(parts, 1).index_select(1, self._back)[None]
+        joined = parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+        return _Unpad.apply(joined, self._places, self._back, self._padding)[None]  # type: ignore[no-any-return,no-untyped-call]
 
     def advance(self, n_tokens: int) -> None:
         """Nothing is kept."""
 
 
-def _lines(row: Tensor, bucket: _Bucket) -> Tensor:
+class _Pad(torch.autograd.Function):
+    """A row's tokens at their padded places. Gradients of padding are 0: nothing sees it.
+
+    The way back picks as well: adding up by index, as autograd would, is slow on CPUs.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, row: Tensor, places: Tensor, back: Tensor) -> Tensor:
+        ctx.save_for_backward(back)
+        return row.index_select(1, places)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        return gradients[0].index_select(1, *ctx.saved_tensors), None, None
+
+
+class _Unpad(torch.autograd.Function):
+    """What stands at the padded places of a row's tokens."""
+
+    @staticmethod
+    def forward(ctx: Any, padded: Tensor, places: Tensor, back: Tensor, padding: Tensor) -> Tensor:
+        ctx.save_for_backward(places, padding)
+        return padded.index_select(1, back)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
+        places, padding = ctx.saved_tensors
+        return gradients[0].index_select(1, places).index_fill_(1, padding, 0), None, None, None
+
+
+def _shaped(lines: Tensor, bucket: _Bucket) -> Tensor:
     """One padded line a piece. [n, H, W, K]"""
-    taken = row[0].index_select(1, bucket.source)
-    return taken.view(len(taken), bucket.n_pieces, bucket.width, -1).transpose(0, 1)
+    return lines.view(len(lines), bucket.n_pieces, bucket.width, -1).transpose(0, 1)
 
 
 def _width(length: int) -> int:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from deepseek.data.packed import PackedRow, Window, pack
-from deepseek.data.stream import IGNORED, Piece
+from deepseek.data.stream import Piece
 from deepseek.data.token_file import TokenFile
 from deepseek.model.packed import PackedCache
 from deepseek.model.transformer import Transformer
@@ -29,6 +29,19 @@ class HeldOut:
         """What is read of a set, about a window at a time."""
         tokens = self.sets[name]
         return _rows(tokens, _n_documents(tokens, self.most), self.window, device)
+
+    def nats_per_token(self, bits_per_byte: Mapping[str, float]) -> dict[str, float]:
+        """The mean loss that bits per byte of the sets come from."""
+        found = {}
+        for name, bits in bits_per_byte.items():
+            tokens = self.sets[name]
+            n_documents = _n_documents(tokens, self.most)
+            learned = tokens.tokens[: int(tokens.ends[n_documents - 1])] >= 0
+            starts = np.append(0, tokens.ends[: n_documents - 1])
+            n_labels = int(learned.sum()) - int(learned[starts].sum())
+            nats = bits * math.log(2) * int(tokens.n_bytes[:n_documents].sum())
+            found[name] = nats / max(1, n_labels)
+        return found
 
     @torch.no_grad()
     def bits_per_byte(self, model: Transformer, dtype: torch.dtype) -> dict[str, float]:
@@ -59,10 +72,8 @@ def _rows(
     room = window
     for number in range(n_documents):
         start, end = tokens.span(number)
-        ids = tokens.tokens[start:end].astype(np.int64)
-        labels = np.append(ids[1:], IGNORED)
-        for first in range(0, len(ids), window):
-            piece = Piece(ids[first : first + window], labels[first : first + window])
+        for first in range(0, end - start, window):
+            piece = Piece(*tokens.piece(number, first, window))
             if len(piece.ids) > room:
                 yield pack([Window(0, tuple(pieces))], device)
                 pieces, room = [], window

@@ -21,8 +21,8 @@ from deepseek.model.packed import PackedCache
 from deepseek.model.transformer import Transformer
 from deepseek.train.balance import Balance
 from deepseek.train.evaluation import HeldOut
-from deepseek.train.loss import backward_from_logits
 from deepseek.train.metrics import MetricsFile
+from deepseek.train.objective import NextToken, Objective
 from deepseek.train.optimiser import Optimiser, OptimiserSettings
 from deepseek.train.pieces import is_sharded
 from deepseek.train.plan import Plan
@@ -71,6 +71,7 @@ class Trainer:
         mask: Mask | None = None,
         domains: Sequence[int] | None = None,
         kept: Kept | None = None,
+        objective: Objective | None = None,
         held_out: HeldOut | None = None,
         identity: Mapping[str, Any] | None = None,
         ranks: Ranks | None = None,
@@ -88,6 +89,7 @@ class Trainer:
             domains: The group of experts of each of the sampler's sources, -1 where the gate
                 chooses; None: it always does.
             kept: Puts back after each step what may not change and is no parameter.
+            objective: What is trained on; None: the next token.
             held_out: What is evaluated.
             identity: Settings and data that a resumed run must share.
             ranks: Processes that train together.
@@ -105,6 +107,7 @@ class Trainer:
         self._optimiser = Optimiser(model, mask or Mask.everything(model), optimiser)
         self._balance = Balance(model)
         self._kept = kept
+        self._objective = objective or NextToken(settings.z_loss)
         self._held_out, self._identity = held_out, dict(identity or {})
         self._ranks = ranks or Ranks()
         self._device = next(model.parameters()).device
@@ -112,6 +115,7 @@ class Trainer:
         self._metrics = MetricsFile(out / "metrics.jsonl")
         self._norms: list[float] = []
         self._n_bad = 0
+        self._n_tokens = 0
         self.sampler.begin(plan.stages[0].mix)
 
     def resume(self) -> bool:
@@ -129,6 +133,7 @@ class Trainer:
             check_identity(facts["identity"], self._identity, saved.path)
             saved.restore(self.model, self._optimiser)
             self.step, self._norms, self._n_bad = facts["step"], facts["norms"], facts["n_bad"]
+            self._n_tokens = facts["tokens"]
             self.sampler.begin(self.plan.stages[facts["stage"]].mix)
             self.sampler.resume(facts["sampler"])
         except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
@@ -196,8 +201,7 @@ class Trainer:
         windows = [self.sampler.draw() for _ in range(self.plan.batch)]
         nats, counts, auxiliary = self._passes(windows)
         norm = self._optimiser.take_gradients()
-        n_labels = int(counts.sum())
-        loss = float(nats.sum()) / max(1, n_labels)
+        loss = float(nats.sum()) / max(1, int(counts.sum()))
         problem = self._problem(loss, norm)
         factor = self.plan.rate_factor(number)
         experts = self._balance.take()
@@ -221,10 +225,13 @@ class Trainer:
         self.sampler.observe(losses)
         self.step = number + 1
         seconds = time.perf_counter() - start
+        n_tokens = sum(window.n_tokens for window in windows)
+        self._n_tokens += n_tokens
+        measures = self.sampler.measures() | self._objective.measures()
         return {
             "step": self.step,
             "stage": stage.name,
-            "tokens": self.step * self.plan.step_tokens,
+            "tokens": self._n_tokens,
             "loss": loss,
             "losses": losses,
             "auxiliary": auxiliary,
@@ -235,16 +242,16 @@ class Trainer:
             "weights": shares,
             "realised": self.sampler.realised(),
             "seconds": seconds,
-            "tokens_per_second": self.plan.step_tokens / seconds,
-        }
+            "tokens_per_second": n_tokens / seconds,
+        } | ({"measures": measures} if measures else {})
 
     def _passes(self, windows: list[Window]) -> tuple[Tensor, Tensor, float]:
-        """Gradients of a step, and sums of loss and labels by source.
+        """Gradients of a step, and sums of loss and terms (labels, say) by source.
 
-        The sum over all labels is divided by their number in the whole step, so that it does not
+        The sum over all terms is divided by their number in the whole step, so that it does not
         matter how many windows go into a pass.
         """
-        n_labels = max(1, sum(window.n_labels for window in windows))
+        n_terms = max(1, self._objective.n_terms(windows))
         own = windows[self._ranks.rank :: self._ranks.size]
         n_sources = len(self.sampler.names)
         nats = torch.zeros(n_sources, dtype=torch.float64, device=self._device)
@@ -259,14 +266,13 @@ class Trainer:
                 hidden = self.model.hidden_states(row.ids, cache, domains=domains)
                 extra = self._balance.auxiliary_loss()
                 self._balance.collect()
-                sums = backward_from_logits(
+                sums = self._objective.backward(
                     lambda x: self.model.head(self.model.norm(x)),
                     hidden,
-                    row.labels,
-                    row.sources,
-                    n_sources,
-                    scale=1 / n_labels,
-                    z_loss=self.settings.z_loss,
+                    row,
+                    part,
+                    n_sources=n_sources,
+                    scale=1 / n_terms,
                 )
             ends = [(hidden, sums.gradient)]
             if extra is not None:
@@ -326,6 +332,7 @@ class Trainer:
             "sampler": self.sampler.state(),
             "norms": self._norms,
             "n_bad": self._n_bad,
+            "tokens": self._n_tokens,
         }
         if self._ranks.is_first or is_sharded(self.model):
             self.checkpoints.save(self.step, self.model, self._optimiser, facts)

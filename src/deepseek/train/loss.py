@@ -15,6 +15,9 @@ from torch import Tensor
 
 from deepseek.model.activations import CHUNK
 
+Terms = Callable[[Float[Tensor, " n"], Int[Tensor, " n"]], Float[Tensor, " n"]]
+"""From the cross entropies of some positions and their places to what is summed instead."""
+
 
 @dataclass(frozen=True, slots=True)
 class LossSums:
@@ -37,6 +40,7 @@ def backward_from_logits(
     *,
     scale: float,
     z_loss: float = 0.0,
+    terms: Terms | None = None,
     chunk: int = CHUNK,
 ) -> LossSums:
     """Compute the loss, and send its gradient into the head's weights.
@@ -49,6 +53,7 @@ def backward_from_logits(
         n_sources: How many sources there are.
         scale: What sums are multiplied by in the gradient: 1 by the labels of a step.
         z_loss: Weight of the squared logarithm of the softmax's denominator.
+        terms: What is made of the cross entropies before they are summed.
         chunk: Positions computed together.
     """
     places = (labels >= 0).nonzero()[:, 0]
@@ -58,6 +63,8 @@ def backward_from_logits(
         rows = hidden.detach()[:, part].requires_grad_()
         logits = project(rows)[0].float()
         losses = F.cross_entropy(logits, labels[part], reduction="none")
+        if terms is not None:
+            losses = terms(losses, part)
         total = losses.sum()
         if z_loss:
             total = total + z_loss * logits.logsumexp(-1).square().sum()
@@ -70,6 +77,21 @@ def backward_from_logits(
 
 
 @torch.no_grad()
+def token_nats(
+    project: Callable[[Tensor], Tensor],
+    hidden: Float[Tensor, "1 N D"],
+    labels: Int[Tensor, " N"],
+    chunk: int = CHUNK,
+) -> Float[Tensor, " N"]:
+    """Cross entropy of each position, without gradients; 0 where there is no label."""
+    found = torch.zeros(labels.shape, dtype=torch.float32, device=hidden.device)
+    for part in torch.split((labels >= 0).nonzero()[:, 0], chunk):
+        logits = project(hidden[:, part])[0].float()
+        found[part] = F.cross_entropy(logits, labels[part], reduction="none").float()
+    return found
+
+
+@torch.no_grad()
 def sum_nats(
     project: Callable[[Tensor], Tensor],
     hidden: Float[Tensor, "1 N D"],
@@ -77,8 +99,4 @@ def sum_nats(
     chunk: int = CHUNK,
 ) -> float:
     """Cross entropy of the labelled positions, without gradients."""
-    total = 0.0
-    for part in torch.split((labels >= 0).nonzero()[:, 0], chunk):
-        logits = project(hidden[:, part])[0].float()
-        total += float(F.cross_entropy(logits, labels[part], reduction="none").double().sum())
-    return total
+    return float(token_nats(project, hidden, labels, chunk).double().sum())

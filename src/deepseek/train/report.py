@@ -7,17 +7,22 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from deepseek.train.config import TrainingConfig
 from deepseek.train.curve import line_chart
 
 Row = Mapping[str, Any]
 
 
-def render_report(config: TrainingConfig, rows: Sequence[Row], funnels: Mapping[str, str]) -> str:
+def render_report(
+    stages: Sequence[str],
+    settings: Mapping[str, Any],
+    rows: Sequence[Row],
+    funnels: Mapping[str, str],
+) -> str:
     """The page.
 
     Args:
-        config: Of the run.
+        stages: Their names.
+        settings: All that the result depends on.
         rows: What `metrics.jsonl` says.
         funnels: By source: what became of its documents.
     """
@@ -30,7 +35,7 @@ def render_report(config: TrainingConfig, rows: Sequence[Row], funnels: Mapping[
     template = resources.files("deepseek.train").joinpath("report.html.jinja")
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     return environment.from_string(template.read_text(encoding="utf-8")).render(
-        stages=[stage.name for stage in config.stages],
+        stages=stages,
         n_steps=len(steps),
         tokens=tokens,
         seconds=seconds,
@@ -42,7 +47,7 @@ def render_report(config: TrainingConfig, rows: Sequence[Row], funnels: Mapping[
         averaged=result.get("averaged") or [],
         charts=[(title, Markup(chart)) for title, chart in _charts(rows, steps) if chart],
         funnels=funnels,
-        settings=config.identity(),
+        settings=settings,
     )
 
 
@@ -61,6 +66,8 @@ def _charts(rows: Sequence[Row], steps: Sequence[Row]) -> list[tuple[str, str]]:
         charts += _expert_charts(steps, evaluated)
     if any(row.get("auxiliary") for row in steps):
         charts.append(("Auxiliary loss of experts", {"auxiliary": _points(steps, "auxiliary")}))
+    for name, points in _by_name(steps, "measures").items():
+        charts.append((name.replace("_", " ").capitalize(), {name: points}))
     return [(title, line_chart(series, title)) for title, series in charts]
 
 

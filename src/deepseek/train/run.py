@@ -101,14 +101,9 @@ class Run:
         except ConfigError as error:
             LOGGER.warning("no model folder is written: %s", error.message)
             is_written = False
-        page = render_report(self.config, read_metrics(metrics.path), self.funnels())
-        try:
-            write_atomically(report, page.encode("utf-8", "replace"))
-            report.chmod(0o644)
-        except OSError as error:
-            raise CheckpointError(
-                f"cannot write {report}: {error.strerror}", "free some space, then --resume"
-            ) from None
+        stages = [stage.name for stage in self.config.stages]
+        settings, rows = self.config.identity(), read_metrics(metrics.path)
+        write_report(report, render_report(stages, settings, rows, self.funnels()))
         self.ranks.wait()
         return Outcome(found, folder if is_written else None, report)
 
@@ -127,6 +122,33 @@ class Run:
             name: f"{corpus.funnel}; {corpus.train.n_tokens:,} tokens"
             for name, corpus in self.corpora.items()
         }
+
+
+def write_report(path: Path, page: str) -> None:
+    """Write a report, whole or not at all, readable for others.
+
+    Raises:
+        CheckpointError: It cannot be written.
+    """
+    try:
+        write_atomically(path, page.encode("utf-8", "replace"))
+        path.chmod(0o644)
+    except OSError as error:
+        raise CheckpointError(
+            f"cannot write {path}: {error.strerror}", "free some space, then --resume"
+        ) from None
+
+
+def refuse_other_run(out: Path, resume: bool) -> None:
+    """Refuse to begin a run where there is one.
+
+    Raises:
+        ConfigError: There is one, and it is not to go on.
+    """
+    if (out / "checkpoints").is_dir() and any((out / "checkpoints").iterdir()) and not resume:
+        raise ConfigError(
+            f"{out} holds a run already", "go on with it by --resume, or choose another --out"
+        )
 
 
 def prepare_run(
@@ -155,10 +177,7 @@ def prepare_run(
         raise ConfigError(
             f"run.batch is {config.run.batch} for {ranks.size} processes", "make it a multiple"
         )
-    if (out / "checkpoints").is_dir() and any((out / "checkpoints").iterdir()) and not resume:
-        raise ConfigError(
-            f"{out} holds a run already", "go on with it by --resume, or choose another --out"
-        )
+    refuse_other_run(out, resume)
     files = source_files(config)
     if ranks.is_first:  # the others find in the cache what the first one has made
         tokenizer = make_tokenizer(config, files, out)
