@@ -199,12 +199,12 @@ GRPO = (
 
 
 def test_rewards(tiny_folder: Path, tmp_path: Path) -> None:
-    settings = (*GRPO, "tune.batch=16", "tune.micro=16", "reward.group=8", "tune.steps=12")
-    settings = (*settings, "reward.tries=2", "optimiser.rate=2e-2")
+    settings = (*GRPO, "tune.batch=16", "tune.micro=16", "reward.group=8", "tune.steps=14")
+    settings = (*settings, "reward.tries=2", "optimiser.rate=2e-2", "lora.alpha=32.0")
     tuning = prepared(tiny_folder, rewarded(tmp_path), tmp_path / "run", *settings)
     assert tuning.train()
     rows = [r for r in read_metrics(tmp_path / "run" / "metrics.jsonl") if r.get("measures")]
-    assert len(rows) == 12
+    assert len(rows) == 14
     measures = [row["measures"] for row in rows]
     for found in measures:
         assert {"reward", "pass_rate", "frac_zero_std", "answer_tokens", "cut_answers"} < set(found)
