@@ -1,7 +1,6 @@
 """Rewards that can be checked, and how answers to one prompt are compared."""
 
 import statistics
-from fractions import Fraction
 from typing import Any
 
 import pytest
@@ -10,32 +9,16 @@ from deepseek.core.errors import ConfigError
 from deepseek.core.llm import Completion
 from deepseek.data.records import BadRecord, Quarantine, Record
 from deepseek.data.token_file import IGNORED
-from deepseek.train.tuning.rewards import check_record, gym_records, judge, last_number
+from deepseek.train.tuning.rewards import check_record, gym_records, judge
 from deepseek.train.tuning.rollout import advantages, sample_of
-
-
-@pytest.mark.parametrize(
-    ("text", "wanted"),
-    [
-        ("it is 42.", 42),
-        ("first 7, then 1,234.50", Fraction(2469, 2)),
-        ("so -3/4", Fraction(-3, 4)),
-        ("9 apples\n#### 12\nthanks 5", 12),
-        (r"thus \boxed{8} of 10", 8),
-        ("<answer> 5 </answer> not 6", 5),
-        ("none", None),
-        ("1/0", None),
-    ],
-)
-def test_the_last_number(text: str, wanted: Any) -> None:
-    found = last_number(text)
-    assert found == wanted
 
 
 def test_judges() -> None:
     assert judge("it is 4.0", {"answer": 4}, "number") == 1
     assert judge("it is 5", {"answer": 4}, "number") == 0
-    assert judge(" Yes ", {"answer": "yes"}, "exact") == 1
+    assert judge(" Yes. ", {"answer": "yes"}, "text") == 1
+    assert judge("I think (B).", {"answer": "B"}, "choice") == 1
+    assert judge(r"thus \boxed{8} of 10", {"answer": "8"}, "number") == 1
     both = {"answer": "4", "pattern": "^Answer", "reward": {"number": 3, "pattern": 1}}
     assert judge("Answer 4", both, "number") == 1
     assert judge("4", both, "number") == 0.75
@@ -51,6 +34,7 @@ def test_judges() -> None:
         ({"reward": "pattern", "pattern": "("}, "no regular expression"),
         ({"reward": {"number": -1}, "answer": "1"}, "names with weights"),
         ({"reward": 7}, "names with weights"),
+        ({"reward": "gym", "problem": {"question": "2 + 2?"}}, "no object with question"),
     ],
 )
 def test_records_that_cannot_be_judged_say_why(values: dict, why: str) -> None:
@@ -83,10 +67,12 @@ def test_reasoning_gym() -> None:
     assert len(records) == quarantine.n_read == 5
     for record in records:
         check_record(record, "number")
-        right = record.values["entry"]["answer"]
-        assert judge(f"<answer>{right}</answer>", record.values, "number") == 1
-        assert judge("<answer>x</answer>", record.values, "number") < 1
+        right = record.values["problem"]["answer"]
+        assert judge(f"Answer: {right}", record.values, "number") == 1
+        assert judge("Answer: x", record.values, "number") == 0
     with pytest.raises(ConfigError, match="reasoning-gym"):
         list(gym_records("gym:no_such_thing", 1, quarantine))
+    with pytest.raises(ConfigError, match="not offered"):  # its judge runs what was written
+        list(gym_records("gym:countdown", 1, quarantine))
     with pytest.raises(ConfigError, match="no size"):
         list(gym_records("gym:leg_counting:many", 1, quarantine))

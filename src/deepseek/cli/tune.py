@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "data",
         help="a .jsonl file or a folder of such: messages, or prompt and completion; for dpo "
-        "prompt, chosen, rejected; for grpo prompt and answer, or gym:NAME of reasoning-gym",
+        "prompt, chosen, rejected; for grpo prompt and answer, or gym:FAMILY of reasoning-gym",
     )
     parser.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="checkpoints, metrics, result"
@@ -115,7 +115,9 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
         help="general data against forgetting; self: the base's own answers",
     )
     group.add_argument("--ratio", type=float, metavar="X", help="domain to general; default: 3")
-    group.add_argument("--reward", metavar="NAME", help="number (default), exact, pattern or gym")
+    group.add_argument(
+        "--reward", metavar="NAME", help="number (default), choice, text, pattern or gym"
+    )
     group.add_argument("--group", type=int, metavar="N", help="answers to a prompt; default: 8")
 
 

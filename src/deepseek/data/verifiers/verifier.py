@@ -14,7 +14,8 @@ from deepseek.data.verifiers.final import (
 from deepseek.data.verifiers.problem import Problem
 
 LETTERS = "ABCDEFGHIJ"
-_LETTER = re.compile(r"\(?\b([A-J])\b[).:]?")
+_LETTERS = (r"\(([A-J])\)", r"\b([A-J])[).:]", r"\b([A-J])\b(?![ ][a-z])")
+"""Marked ones first; the bare one is no pronoun or article."""
 
 
 @runtime_checkable
@@ -63,8 +64,9 @@ class ChoiceVerifier:
 
     def key(self, problem: Problem, text: str) -> str | None:
         """The letter that is stated, or else the only or first one on the last line."""
-        found = _LETTER.search(stated_answer(text) or final_answer(text) or "")
-        return found.group(1) if found else None
+        line = stated_answer(text) or final_answer(text) or ""
+        found = (re.search(form, line) for form in _LETTERS)
+        return next((match.group(1) for match in found if match), None)
 
     def is_right(self, problem: Problem, text: str) -> bool:
         """Whether it is the reference's letter."""

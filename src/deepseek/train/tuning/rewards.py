@@ -1,18 +1,22 @@
-"""Rewards that can be checked: numbers, exact texts, patterns, verifiers of reasoning-gym.
+"""Rewards that can be checked: by the verifiers of `data/verifiers`, and by patterns.
 
 A record names its reward, or several with weights: `"reward": {"number": 1.0, "pattern": 0.2}`.
 An answer that reaches at least `PASSED` of the whole weight counts as right.
 """
 
-import importlib
 import re
 from collections.abc import Callable, Iterator, Mapping
-from fractions import Fraction
+from dataclasses import asdict, fields
+from functools import partial
 from typing import Any
 
 from deepseek.core.config import suggest
-from deepseek.core.errors import ConfigError, MissingDependencyError
+from deepseek.core.errors import ConfigError
 from deepseek.data.records import BadRecord, Quarantine, Record
+from deepseek.data.verifiers.final import last_number
+from deepseek.data.verifiers.gym import gym_problem
+from deepseek.data.verifiers.problem import Problem
+from deepseek.data.verifiers.registry import find_verifier
 
 Judge = Callable[[str, Mapping[str, Any]], float]
 """What an answer to a record is worth, 0 to 1."""
@@ -20,49 +24,32 @@ PASSED = 0.99
 LONGEST = 20_000
 """Characters of an answer that are looked at, from its end."""
 GYM = "gym:"
-"""Data that reasoning-gym makes: `gym:NAME` or `gym:NAME:SIZE`."""
+"""Data that reasoning-gym makes: `gym:FAMILY`, `gym:FAMILY:SIZE` or `gym:FAMILY:SIZE:LEVEL`."""
 GYM_SIZE = 500
-_NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?(?:/\d+)?")
-_MARKED = re.compile(r"####[ \t]*([^\n]+)|\\boxed\{([^{}]*)\}|<answer>(.*?)</answer>", re.DOTALL)
-
-REWARDS: dict[str, Judge] = {}
-"""By name; each knows the fields of a record that it needs."""
 
 
-def reward(name: str) -> Callable[[Judge], Judge]:
-    """Register a reward."""
-
-    def registered(judge: Judge) -> Judge:
-        REWARDS[name] = judge
-        return judge
-
-    return registered
+def verified(name: str, answer: str, record: Mapping[str, Any]) -> float:
+    """Whether a verifier takes an answer for right."""
+    problem = record.get("problem")
+    if problem is None:
+        problem = {"question": "", "answer": str(record["answer"]), "verifier": name}
+    return float(find_verifier(name).is_right(Problem(**problem), answer))
 
 
-@reward("number")
-def number(answer: str, record: Mapping[str, Any]) -> float:
-    """Whether the last number, or the one that is marked as the answer, is the right one."""
-    wanted, found = last_number(str(record["answer"])), last_number(answer)
-    return float(wanted is not None and wanted == found)
-
-
-@reward("exact")
-def exact(answer: str, record: Mapping[str, Any]) -> float:
-    """Whether it is the wanted text, but for space and case."""
-    return float(_plain(marked(answer)) == _plain(str(record["answer"])))
-
-
-@reward("pattern")
-def pattern(answer: str, record: Mapping[str, Any]) -> float:
+def matched(answer: str, record: Mapping[str, Any]) -> float:
     """Whether the record's regular expression is found."""
     return float(re.search(record["pattern"], answer, re.DOTALL) is not None)
 
 
-@reward("gym")
-def gym(answer: str, record: Mapping[str, Any]) -> float:
-    """What the verifier of a reasoning-gym data set gives, 0 to 1."""
-    score = _gym().get_score_answer_fn(record["dataset"])
-    return float(score(answer=marked(answer).strip(), entry=dict(record["entry"])))
+REWARDS: dict[str, Judge] = {
+    name: partial(verified, name) for name in ("number", "choice", "text", "gym")
+} | {"pattern": matched}
+"""By name."""
+NEEDED = dict.fromkeys(("number", "choice", "text"), "answer") | {
+    "pattern": "pattern",
+    "gym": "problem",
+}
+"""The field of a record that each reward needs."""
 
 
 def judge(answer: str, record: Mapping[str, Any], default: str) -> float:
@@ -79,12 +66,11 @@ def check_record(record: Record, default: str) -> None:
     Raises:
         BadRecord: A field is missing, or there is no such reward.
     """
-    needed = {"number": "answer", "exact": "answer", "pattern": "pattern", "gym": "entry"}
     for name in _weights(record.values, default):
         if name not in REWARDS:
             raise BadRecord(f"there is no reward {name!r}: {suggest(str(name), REWARDS)}")
-        if needed.get(name, "prompt") not in record.values:
-            raise BadRecord(f"reward {name} needs the field {needed[name]}")
+        if NEEDED[name] not in record.values:
+            raise BadRecord(f"reward {name} needs the field {NEEDED[name]}")
     if "pattern" in record.values:
         try:
             re.compile(record.values["pattern"])
@@ -94,44 +80,32 @@ def check_record(record: Record, default: str) -> None:
         answer = str(record.values["answer"])
         if last_number(answer) is None:
             raise BadRecord(f"answer {answer[:50]!r} has no number")
-
-
-def last_number(text: str) -> Fraction | None:
-    """The last number of a text, exactly; of what is marked as the answer if something is."""
-    found = _NUMBER.findall(marked(text))
-    if not found:
-        return None
-    try:
-        return Fraction(found[-1].replace(",", ""))
-    except (ValueError, ZeroDivisionError):
-        return None
-
-
-def marked(text: str) -> str:
-    """What stands last behind `####`, in `\\boxed{}` or in `<answer>`; else the whole text."""
-    found = _MARKED.findall(text)
-    return next((part for part in found[-1] if part), "") if found else text
+    if "problem" in record.values:
+        problem, known = record.values["problem"], [f.name for f in fields(Problem)]
+        if not isinstance(problem, dict) or not {"question", "answer", "verifier"} <= set(problem):
+            raise BadRecord("problem is no object with question, answer and verifier")
+        if unknown := [key for key in problem if key not in known]:
+            raise BadRecord(f"problem has {unknown[0]!r}: {suggest(unknown[0], known)}")
 
 
 def gym_records(spec: str, seed: int, quarantine: Quarantine) -> Iterator[Record]:
     """Records that reasoning-gym makes, e.g. for `gym:basic_arithmetic:200`.
 
     Raises:
-        ConfigError: There is no such data set.
+        ConfigError: There is no such family or level, or it is not offered.
         MissingDependencyError: The package is not installed.
     """
-    name, _, size = spec.removeprefix(GYM).partition(":")
-    if size and not size.isdecimal():
-        raise ConfigError(f"{spec} has no size", "write gym:NAME or gym:NAME:SIZE")
-    package = _gym()
-    try:
-        found = package.create_dataset(name, size=int(size or GYM_SIZE), seed=seed)
-    except ValueError as error:
-        raise ConfigError(f"reasoning-gym: {error}"[:300], "see its list of data sets") from None
-    for place, entry in enumerate(found):
+    family, *numbers = spec.removeprefix(GYM).split(":")
+    if len(numbers) > 2 or not all(number.isdecimal() for number in numbers):
+        raise ConfigError(
+            f"{spec} has no size or level", "write gym:FAMILY, gym:FAMILY:SIZE or …:SIZE:LEVEL"
+        )
+    size, level = (*map(int, numbers), *(GYM_SIZE, 0)[len(numbers) :])
+    for index in range(size):
+        problem = gym_problem(family, level, seed, index)
         quarantine.n_read += 1
-        values = {"prompt": entry["question"], "reward": "gym", "dataset": name, "entry": entry}
-        yield Record(f"{name}:{place}", values)
+        values = {"prompt": problem.question, "reward": "gym", "problem": asdict(problem)}
+        yield Record(f"{family}:{index}", values)
 
 
 def _weights(record: Mapping[str, Any], default: str) -> dict[str, float]:
@@ -145,16 +119,3 @@ def _weights(record: Mapping[str, Any], default: str) -> dict[str, float]:
     ):
         return {str(name): float(weight) for name, weight in named.items()}
     raise BadRecord("reward is neither a name nor names with weights")
-
-
-def _plain(text: str) -> str:
-    return " ".join(text.split()).casefold()
-
-
-def _gym() -> Any:
-    try:
-        return importlib.import_module("reasoning_gym")
-    except ImportError:
-        raise MissingDependencyError(
-            "reasoning-gym is not installed", 'pip install "deepseek[synthesis]"'
-        ) from None
