@@ -14,7 +14,7 @@ RANKS = (16, 4, 9, 33, 1, 8)
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("n_tokens", [1, 40, 300])
+@pytest.mark.parametrize("n_tokens", [1, 300])
 def test_float64(level: str, shape: Shape, n_tokens: int, dtype: torch.dtype) -> None:
     decoder = Decoder(shape, seed=n_tokens)
     x = decoder.embeddings(n_tokens)

@@ -18,8 +18,8 @@ from deepseek.ops.moe.neurons import neurons_reference
 
 pytestmark = pytest.mark.skipif(not native.is_available(), reason="the kernels were not built")
 SCALE = 2.0
-SIZES = ([16], [4, 1, 16, 33, 7], [16] * 16, [8, 24, 2, 5, 40, 16, 9])
-N_TOKENS = (1, 2, 9, 150)
+SIZES = ([4, 1, 16, 33, 7], [16] * 16, [8, 24, 2, 5, 40, 16, 9])
+N_TOKENS = (1, 9, 150)
 
 
 @dataclass
@@ -131,7 +131,7 @@ def test_swiglu_experts(level: str, sizes: list[int], n_tokens: int) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_no_company_changes_a_bit(level: str, dtype: torch.dtype) -> None:
     """A row alone, among others, in another place, and with any number of threads."""
-    case, gate_up, down = swiglu_case(7, SIZES[3], 150)
+    case, gate_up, down = swiglu_case(7, SIZES[2], 150)
     low_rank, x, y = case.low_rank(dtype), case.x.to(dtype), case.y.to(dtype)
     neurons = NativeExperts(case.sizes, (gate_up.to(dtype),), (down.to(dtype),), is_low_rank=False)
     native.use_threads(2)
@@ -145,7 +145,7 @@ def test_no_company_changes_a_bit(level: str, dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_what_is_zero_changes_no_bit(level: str, dtype: torch.dtype) -> None:
-    case = mixture_of(3, SIZES[1], 40)
+    case = mixture_of(3, SIZES[0], 40)
     case.up = [torch.zeros_like(up) for up in case.up]
     y = case.y.to(dtype)
     assert torch.equal(case.low_rank(dtype).add(case.x.to(dtype), y.clone(), case.choice), y)
@@ -153,7 +153,7 @@ def test_what_is_zero_changes_no_bit(level: str, dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_weights_come_back_bit_for_bit(dtype: torch.dtype) -> None:
-    case, gate_up, down = swiglu_case(4, SIZES[3], 1)
+    case, gate_up, down = swiglu_case(4, SIZES[2], 1)
     first, second = case.low_rank(dtype).unpack()
     kept = [t.to(dtype) for t in (*case.down, *case.up)]
     assert all(torch.equal(a, b) for a, b in zip((*first, *second), kept, strict=True))
@@ -165,7 +165,7 @@ def test_weights_come_back_bit_for_bit(dtype: torch.dtype) -> None:
 
 
 def test_nothing_to_do_is_fine() -> None:
-    case, gate_up, down = swiglu_case(5, SIZES[1], 0)
+    case, gate_up, down = swiglu_case(5, SIZES[0], 0)
     neurons = NativeExperts(case.sizes, (gate_up,), (down,), is_low_rank=False)
     none = Choice(torch.empty(3, 0, dtype=torch.int64), torch.empty(3, 0))
     x, y = torch.randn(3, 48), torch.randn(3, 48)
@@ -175,7 +175,7 @@ def test_nothing_to_do_is_fine() -> None:
 
 
 def test_what_does_not_fit_is_refused() -> None:
-    case = mixture_of(2, SIZES[1], 4)
+    case = mixture_of(2, SIZES[0], 4)
     experts = case.low_rank(torch.float32)
     for wrong in (-1, len(case.sizes) + 1, 1 << 40):
         choice = Choice(case.choice.experts.clone(), case.choice.weights)
