@@ -20,17 +20,19 @@ def kmeans(
 
     With fewer points than clusters some centres are alike.
     """
+    squares = (points * points).sum(1, keepdim=True)  # once: it takes longer than the products
     centres = points[_pick(torch.ones(len(points)), generator)][None]
-    nearest = _distances(points, centres)[:, 0]
+    nearest = _distances(points, centres, squares)[:, 0]
     while len(centres) < n_clusters:
         fresh = points[_pick(nearest, generator)][None]
         centres = torch.cat((centres, fresh))
-        nearest = torch.minimum(nearest, _distances(points, fresh)[:, 0])
+        nearest = torch.minimum(nearest, _distances(points, fresh, squares)[:, 0])
     for _ in range(ROUNDS):
-        owner = _distances(points, centres).argmin(1)
-        counts = owner.bincount(minlength=n_clusters)[:, None]
-        sums = torch.zeros_like(centres).index_add_(0, owner, points)
-        centres = torch.where(counts > 0, sums / counts.clamp(min=1), centres)
+        owner = _distances(points, centres, squares).argmin(1)
+        is_own = torch.nn.functional.one_hot(owner, n_clusters).to(points.dtype)
+        counts = is_own.sum(0)[:, None]
+        # As a product, since adding rows up by index is several times slower.
+        centres = torch.where(counts > 0, is_own.T @ points / counts.clamp(min=1), centres)
     return centres
 
 
@@ -70,9 +72,13 @@ def _assigned(distances: Float[Tensor, "N K"], sizes: Sequence[int]) -> Int[Tens
     return torch.tensor(owner)
 
 
-def _distances(points: Tensor, centres: Tensor) -> Float[Tensor, "N K"]:
-    squares = (points * points).sum(1, keepdim=True) + (centres * centres).sum(1)
-    return (squares - 2 * points @ centres.T).clamp(min=0)
+def _distances(
+    points: Tensor, centres: Tensor, squares: Tensor | None = None
+) -> Float[Tensor, "N K"]:
+    """Squared ones; `squares` of the points, if they are known."""
+    if squares is None:
+        squares = (points * points).sum(1, keepdim=True)
+    return (squares + (centres * centres).sum(1) - 2 * (points @ centres.T)).clamp(min=0)
 
 
 def _pick(weights: Tensor, generator: torch.Generator) -> int:

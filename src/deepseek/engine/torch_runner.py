@@ -250,9 +250,9 @@ class _TorchSlots:
 
     def remove(self, slot: int) -> None:
         self._cache.remove(slot)
-        for each in (self._adapters, self._budgets):
-            each[slot] = each[-1]
-            each.pop()
+        self._adapters[slot], self._budgets[slot] = self._adapters[-1], self._budgets[-1]
+        self._adapters.pop()
+        self._budgets.pop()
 
     def close(self) -> None:
         pass

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from deepseek.core.errors import ConfigError
@@ -139,15 +139,12 @@ def training_layouts(config: ModelConfig, n_devices: int) -> Iterator[Layout]:
             if n_devices % (pipeline * tensor):
                 continue
             data = n_devices // (pipeline * tensor)
-            base = {"tensor": tensor, "pipeline": pipeline, "data": data}
-            if data == 1:
-                if tensor * pipeline > 1:
-                    yield Layout(**base)
-                continue
-            yield Layout(**base, is_sharded=True)
+            base = Layout(tensor=tensor, pipeline=pipeline, data=data, is_sharded=data > 1)
+            if n_devices > 1:
+                yield base
             fitting = [n for n in _divisors(data) if can_deal_out(config, n)]
             if fitting:
-                yield Layout(**base, is_sharded=True, expert=fitting[-1])
+                yield replace(base, expert=fitting[-1])
 
 
 def _tensor(config: ModelConfig) -> list[int]:

@@ -77,7 +77,7 @@ def _expert_charts(
     """How many experts tokens have, and how evenly: in training and on held-out texts."""
 
     def lines(*names: str) -> dict[str, list[tuple[float, float]]]:
-        found = {}
+        found = dict[str, list[tuple[float, float]]]()
         for kind, key, rows in (
             ("training", "experts", steps),
             ("held out", "experts_held_out", evaluated),
