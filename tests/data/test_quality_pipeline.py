@@ -1,9 +1,8 @@
 """A cleaning run loses nothing, and ends in the same bytes however it was run or interrupted."""
 
+import contextlib
 import hashlib
 import json
-import os
-import signal
 import subprocess
 import sys
 import time
@@ -158,6 +157,18 @@ def command(corpus, name, *options):
     return [*program, "--out", str(corpus / name), *options]
 
 
+def members(session):
+    """Living processes of a session."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            with contextlib.suppress(OSError):
+                fields = (folder / "stat").read_text().rsplit(")", 1)[1].split()
+                if fields[0] != "Z" and int(fields[3]) == session:
+                    found.append(folder.name)
+    return found
+
+
 def test_a_killed_run_ends_in_the_same_bytes(corpus):
     run(corpus, "whole")
     process = subprocess.Popen(
@@ -168,8 +179,11 @@ def test_a_killed_run_ends_in_the_same_bytes(corpus):
         if len(list((corpus / "killed").rglob("tally/*.json"))) >= 4:
             break
         time.sleep(0.002)
-    os.killpg(process.pid, signal.SIGKILL)
+    process.kill()  # its workers are to notice
     process.communicate()
+    while time.monotonic() < deadline + 60 and members(process.pid):
+        time.sleep(0.02)
+    assert not members(process.pid)
     done = subprocess.run(
         command(corpus, "killed", "--workers", "2"), capture_output=True, text=True, check=False
     )

@@ -11,6 +11,8 @@ import pytest
 import deepseek
 from deepseek.apps.papers.tasks import builtin_tasks
 from deepseek.cli.main import VERBS, parser_of
+from deepseek.data.quality.config import load_clean_config
+from deepseek.data.quality.operator import Context
 from deepseek.model.config import load_preset
 from deepseek.train.config import load_training_config
 from deepseek.train.prepare import model_config
@@ -74,7 +76,8 @@ def test_extras_and_make_targets_are_documented():
 
 CONFIGS = sorted((ROOT / "configs").glob("*.toml"))
 RUNS = [path for path in CONFIGS if path.stem.startswith("train-")]
-PRESETS = [path for path in CONFIGS if path not in RUNS]
+CLEANINGS = [path for path in CONFIGS if path.stem.startswith("clean-")]
+PRESETS = [path for path in CONFIGS if path not in RUNS + CLEANINGS]
 
 
 @pytest.mark.parametrize("run", RUNS, ids=lambda p: p.stem)
@@ -84,6 +87,12 @@ def test_every_training_config_loads_and_states_its_size(run):
     stated = re.search(r"([\d,.]+) M parameters", run.read_text(encoding="utf-8"))
     assert stated, "say how many parameters the model has"
     assert float(stated[1].replace(",", "")) == round(shape.n_parameters / 1e6, 1)
+
+
+@pytest.mark.parametrize("file", CLEANINGS, ids=lambda p: p.stem)
+def test_every_cleaning_config_loads(file):
+    config = load_clean_config(file)
+    assert config.operators(Context(config.folder))
 
 
 @pytest.mark.parametrize("preset", PRESETS, ids=lambda p: p.stem)

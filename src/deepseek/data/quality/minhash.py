@@ -4,6 +4,7 @@ Two documents whose runs overlap by a share s meet in a band with probability 1 
 0.92 at s = 0.8, one half at 0.69. Groups are what such meetings connect.
 """
 
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -95,7 +96,7 @@ class Groups:
     """Rows that are joined, directly or through others; the lowest row stands for its group."""
 
     def __init__(self, n: int) -> None:
-        self._parents = list(range(n))
+        self._parents = array("q", range(n))
 
     def find(self, row: int) -> int:
         """The row that stands for a row's group."""

@@ -26,9 +26,10 @@ from deepseek.data.quality.layout import (
 from deepseek.data.quality.plan import Shard, make_plan
 from deepseek.data.quality.pool import Pool, SerialPool, Task, open_pool
 from deepseek.data.quality.runner import ShardRunner, read_tally
+from deepseek.data.quality.shard import NEW
 from deepseek.data.quality.survey import survey_of
 from deepseek.data.quality.tally import Tally
-from deepseek.weights.cache import file_hash, try_lock
+from deepseek.weights.cache import file_hash, try_lock, write_atomically
 
 VERSION = 1
 """Of what makes documents of the same input and settings."""
@@ -130,6 +131,8 @@ class Pipeline:
 
     def _begin(self, plan: Sequence[Shard], identity: str) -> None:
         """Keep what the run is of, or compare with what was kept."""
+        for left in self.layout.out.glob(f"**/{NEW}*"):
+            left.unlink(missing_ok=True)
         file = self.layout.work / "run.json"
         changed = hashlib.sha256("\n".join(shard.as_json() for shard in plan).encode())
         table = {"identity": identity, "plan": changed.hexdigest()}
@@ -205,7 +208,8 @@ class Pipeline:
         }
         from deepseek.data.quality.report import render_report
 
-        self.layout.report.write_text(render_report(manifest), encoding="utf-8")
+        write_atomically(self.layout.report, render_report(manifest).encode())
+        self.layout.report.chmod(0o644)
         write_json(self.layout.manifest, manifest)
         shutil.rmtree(self.layout.work)
 

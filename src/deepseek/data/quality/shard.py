@@ -10,6 +10,9 @@ from typing import Any, TextIO
 
 from deepseek.data.quality.document import Document
 
+NEW = ".new-"
+"""How the names of files begin while they are written."""
+
 
 def shard_name(number: int) -> str:
     """Of a file that belongs to a shard."""
@@ -44,10 +47,10 @@ def tables_in(path: Path, part: str = "") -> Iterator[dict[str, Any]]:
 def appearing(path: Path) -> Iterator[TextIO]:
     """A file that has its name when the block ends without an error.
 
-    What a killed writer leaves has a name that is written over: one process at a time has a shard.
+    What a killed writer leaves begins with `NEW`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(f".new-{path.name}")
+    new = path.with_name(f"{NEW}{os.getpid()}-{path.name}")
     try:
         with new.open("w", encoding="utf-8", newline="\n") as file:
             yield file

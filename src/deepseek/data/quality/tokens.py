@@ -29,13 +29,12 @@ _LETTER = r"[^\W\d_]"
 _INFIX = re.compile(
     rf"\.\.+|…|(?<=[0-9])[+\-*^](?=[0-9-])"
     rf"|(?<=[a-zß-öø-ÿ{re.escape(_QUOTES)}])\.(?=[A-ZÀ-ÖØ-Þ{re.escape(_QUOTES)}])"
-    rf"|(?<={_LETTER}),(?={_LETTER})|(?<={_LETTER})(?:---|--|——|[-–—~])(?={_LETTER})"
+    rf"|(?<={_LETTER}),(?={_LETTER})|(?<=[^\W_])(?:---|--|——|[-–—~])(?={_LETTER})"
     rf"|(?<=[^\W_])[:<>=/](?={_LETTER})"
 )
 _ADDRESS = re.compile(
-    r"(?:(?:https?|ftp|mailto)://\S+|(?:[\w.+-]+@)?(?:[a-z0-9](?:[a-z0-9_-]*[a-z0-9])?\.)+"
-    r"[a-z]{2,}(?::\d{2,5})?(?:[/?#]\S*)?)$",
-    re.IGNORECASE,
+    r"(?:(?:https?|ftp|mailto)://\S+|(?:[\w.+-]+@)?(?:[A-Za-z0-9](?:[\w-]*[A-Za-z0-9])?\.)+"
+    r"[a-z]{2,}(?::\d{2,5})?(?:[/?#]\S*)?)$"
 )
 _CONTRACTION = re.compile(r"(.+)(n['’]t|['’](?:m|re|ve|ll|d|s|em))$", re.IGNORECASE)
 _VERBS = frozenset(
@@ -43,22 +42,40 @@ _VERBS = frozenset(
     "i you he she it we they who what when where why how there that this these those let".split()
 )
 _WHOLE = frozenset(
-    "a.m. p.m. adm. bros. co. corp. d.c. dr. e.g. gen. gov. i.e. inc. jr. ltd. md. messrs. mo. "
-    "mont. mr. mrs. ms. ph.d. prof. rep. rev. sen. st. vs. v.s. jan. feb. mar. apr. jun. jul. aug. "
-    "sep. sept. oct. nov. dec. ala. ariz. ark. calif. colo. conn. del. fla. ga. ia. id. ill. ind. "
-    "kan. kans. ky. la. mass. mich. minn. miss. n.c. n.d. n.h. n.j. n.m. n.y. neb. nebr. nev. "
-    "okla. ore. pa. s.c. tenn. va. wash. wis. :) :( :-) :-( ;) ;-) :d xd <3 ^_^ -_- o_o 'em 'til "
-    "c++ \\n \\t".split()
+    "a.m. p.m. Adm. Bros. co. Co. Corp. D.C. Dr. e.g. E.g. E.G. Gen. Gov. i.e. I.e. I.E. Inc. "
+    "Jr. Ltd. Md. Messrs. Mo. Mont. Mr. Mrs. Ms. Ph.D. Prof. Rep. Rev. Sen. St. vs. v.s. Jan. "
+    "Feb. Mar. Apr. Jun. Jul. Aug. Sep. Sept. Oct. Nov. Dec. Ala. Ariz. Ark. Calif. Colo. Conn. "
+    "Del. Fla. Ga. Ia. Id. Ill. Ind. Kan. Kans. Ky. La. Mass. Mich. Minn. Miss. N.C. N.D. N.H. "
+    "N.J. N.M. N.Y. Neb. Nebr. Nev. Okla. Ore. Pa. S.C. Tenn. Va. Wash. Wis. 'em 'til and/or "
+    "C++ c++ \\n \\t".split()
 )
-_LETTER_STOP = re.compile(r"[a-zäöü]\.$")  # a lone letter keeps its full stop: initials
+_FACES = frozenset(
+    ":) :-) :)) :-)) :))) (: (-: =) (= :] :-] [: [-: [= =] :o) (o: :} :-} 8) 8-) (-8 ;) ;-) (; "
+    "(-; :( :-( :(( :((( ): )-: =( >:( :') :'( :/ :-/ =/ =| :| :-| ]= =[ :1 :P :-P :p :-p :O "
+    ":-O :o :-o :0 :-0 :() >:o :* :-* :3 :-3 =3 :> :-> :X :-X :x :-x :D :-D ;D ;-D =D xD XD xDD "
+    "XDD 8D 8-D ^_^ >.< >.> <.< ._. ;_; -_- v.v v_v o_o o_O O_o O_O 0_o o_0 0_0 o.O O.o O.O o.o "
+    "0.0 o.0 0.o @_@ <3 <33 </3 (^_^) (-_-) (*_*) "
+    "''".split()
+)
+_VERBS_BARE = "are ca could did do does had has have is might must need should was were wo".split()
+_BARE = {"id": 1, "im": 1, "ive": 1, "cannot": 3, "gonna": 3, "gotta": 3} | {
+    f"{verb}nt": len(verb) for verb in _VERBS_BARE
+}
+"""Words that are two, and where the second begins: contractions without their apostrophe, too."""
+_LETTER_STOP = re.compile(r"[a-zäöüA-Z]\.$")  # a lone letter keeps its full stop: initials
 MAX_CHUNK = 1_000
 """Characters from which a chunk is no word any more: it stays whole."""
 
 
 def split_chunk(chunk: str) -> list[str]:
     """The tokens of a text without white space."""
-    if chunk.isalnum() or len(chunk) > MAX_CHUNK:
+    if chunk.isalpha() or chunk.isdigit() or len(chunk) > MAX_CHUNK:
         return _contracted(chunk)
+    return _with_faces(_around_affixes(chunk))
+
+
+def _around_affixes(chunk: str) -> list[str]:
+    """What stands before and behind is taken off sign by sign, then the middle is cut."""
     front: list[str] = []
     back: list[str] = []
     while chunk and not _is_whole(chunk):
@@ -98,20 +115,29 @@ def _middle(chunk: str) -> list[str]:
     return found
 
 
+def _with_faces(tokens: list[str]) -> list[str]:
+    """Neighbours that make a face are one token."""
+    found: list[str] = []
+    i = 0
+    while i < len(tokens):
+        n = next((n for n in (4, 3, 2) if "".join(tokens[i : i + n]) in _FACES), 1)
+        n = min(n, len(tokens) - i)
+        found.append("".join(tokens[i : i + n]))
+        i += n
+    return found
+
+
 def _is_whole(chunk: str) -> bool:
-    if len(chunk) > 8:
-        match = _CONTRACTION.match(chunk)
-        return bool(match) and match[1].lower() in _VERBS if match else False
-    lower = chunk.lower()
-    if lower in _WHOLE or _LETTER_STOP.match(lower):
+    if chunk in _WHOLE or chunk in _FACES or _LETTER_STOP.match(chunk):
         return True
-    match = _CONTRACTION.match(lower)
-    return match is not None and match[1] in _VERBS
+    match = _CONTRACTION.match(chunk)
+    return match is not None and match[1].lower() in _VERBS
 
 
 def _contracted(chunk: str) -> list[str]:
-    if chunk.lower() == "cannot":
-        return [chunk[:3], chunk[3:]]
+    place = 0 if chunk.isupper() else _BARE.get(chunk.lower(), 0)
+    if place:
+        return [chunk[:place], chunk[place:]]
     match = _CONTRACTION.match(chunk)
     if match and match[1].lower() in _VERBS:
         return [match[1], match[2]]
