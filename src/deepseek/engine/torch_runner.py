@@ -250,7 +250,8 @@ class _TorchSlots:
 
     def remove(self, slot: int) -> None:
         self._cache.remove(slot)
-        self._adapters[slot], self._budgets[slot] = self._adapters[-1], self._budgets[-1]
+        self._adapters[slot] = self._adapters[-1]
+        self._budgets[slot] = self._budgets[-1]
         self._adapters.pop()
         self._budgets.pop()
 

@@ -83,7 +83,7 @@ def _expert_charts(
             ("held out", "experts_held_out", evaluated),
         ):
             own = [{"step": row["step"], **row[key]} for row in rows if row.get(key)]
-            found |= {f"{name}, {kind}": _points(own, name) for name in names}
+            found.update({f"{name}, {kind}": _points(own, name) for name in names})
         return found
 
     return [

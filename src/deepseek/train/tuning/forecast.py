@@ -8,9 +8,9 @@ from typing import Any
 import torch
 
 from deepseek.adapt.lora import attach, trained
+from deepseek.model.activations import CHUNK
 from deepseek.model.config import ModelConfig
 from deepseek.model.transformer import Transformer
-from deepseek.train.loss import CHUNK
 from deepseek.train.tuning.config import SELF, TuningConfig
 from deepseek.train.tuning.examples import GENERAL, encode_data
 from deepseek.train.tuning.run import (
