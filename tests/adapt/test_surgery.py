@@ -128,9 +128,9 @@ def test_a_strangers_adapter_becomes_an_expert(trained: Path, tmp_path: Path) ->
     assert layer.take_counts()[-1] > 0
     part = fit(read_adapter(adapter), config)
     (low,) = [p for (number, which), p in part.items() if number == 0 and which.name == "DOWN"]
-    rows = layer.experts.get_parameter("down_b")[-5:]
+    rows = layer.experts.tensors()["down_b"][-5:]
     torch.testing.assert_close(rows * 2.0, low.up.T * low.scale)
-    assert not layer.experts.get_parameter("up_b")[-5:].any()
+    assert not layer.experts.tensors()["up_b"][-5:].any()
 
 
 def test_taking_slices_out_makes_the_layer_narrower(tiny_folder: Path, tmp_path: Path) -> None:
