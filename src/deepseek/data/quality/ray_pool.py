@@ -5,7 +5,7 @@ A task that is lost with its worker or its node is done again; what it writes is
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from deepseek.core.errors import MissingDependencyError
 from deepseek.data.quality.config import CleanConfig
@@ -41,7 +41,7 @@ class RayPool:
             return
         n_blocks = min(len(rows), 4 * self._n_workers)
         data = ray.data.from_items(rows, override_num_blocks=n_blocks).map(
-            _RayRunner,
+            cast(Any, _RayRunner),  # a class is called once a worker, its instance once a row
             fn_constructor_args=(self._config, self._out),
             concurrency=min(self._n_workers, len(rows)),
             num_cpus=1,
