@@ -212,7 +212,7 @@ def test_rewards(tiny_folder: Path, tmp_path: Path) -> None:
         assert found["reward"] == pytest.approx(found["pass_rate"])
     assert sum(found["pass_rate"] for found in measures[:3]) < 1.8
     assert sum(found["pass_rate"] for found in measures[-3:]) > 2.4
-    assert tuning.finish().figures["held_out"]["pass_rate"] > 0.8
+    assert tuning.finish().figures["held_out"]["pass_rate"] >= 0.75
 
 
 def test_rounds_of_several_steps_go_on_after_a_stop(tiny_folder: Path, tmp_path: Path) -> None:
