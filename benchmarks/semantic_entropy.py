@@ -1,6 +1,6 @@
 """Does semantic entropy tell wrong answers, better than length, log-probability and p(True)?
 
-    python benchmarks/semantic_entropy.py [--models smollm2-135m,qwen2.5-coder-1.5b] [--count 15]
+    python benchmarks/semantic_entropy.py [--models qwen2.5-coder-1.5b,…] [--count 15]
 
 Questions are fresh problems of our own templates and of reasoning-gym's easy levels, as many of
 each family. For each a greedy answer, whose fate is foretold, and ten samples at temperature 1.
@@ -48,7 +48,7 @@ ADAPTIVE = Sampling(samples=MOST)
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--models", default="smollm2-135m,qwen2.5-coder-1.5b")
+    parser.add_argument("--models", default="qwen2.5-coder-1.5b")
     parser.add_argument("--count", type=int, default=15, help="questions of each family")
     parser.add_argument("--work", type=Path, default=Path("out/semantic_entropy"))
     args = parser.parse_args()
