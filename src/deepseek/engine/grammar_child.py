@@ -1,16 +1,16 @@
 """The program that tries a grammar before the engine takes it, in a process of its own.
 
-It is run as a file and imports nothing of the package. It reads one JSON object a line (the
-vocabulary first, then grammars) and answers each with one line; `grammar_trial.py` is its other
-end. A grammar that takes too long ends this process and no other.
+It is run as a file and imports nothing of the package that takes time. It reads one JSON object a
+line (the vocabulary first, then grammars) and answers each with one line; `grammar_trial.py` is
+its other end. A grammar that takes too long ends this process and no other.
 """
 
 import json
-import signal
 import sys
-from typing import Any
 
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
+
+from deepseek.core.answering import limit_memory, limit_time, reply
 
 MEMORY_BYTES = 2 << 30
 
@@ -33,19 +33,19 @@ class Vocabulary:
 
 def main() -> None:
     """Limit the process, take the vocabulary, try grammars until the input ends."""
-    _limit_memory()
-    _reply({"ready": True})
+    limit_memory(MEMORY_BYTES)
+    reply({"ready": True})
     setup = json.loads(sys.stdin.readline())
-    _limit_time(setup["seconds"])
+    limit_time(setup["seconds"])
     tokens = [token.encode("latin-1") for token in setup["tokens"]]
     wrapper = TokenizerWrapper(Vocabulary(tokens, setup["special"], setup["ends"]))
     tokenizer = LLTokenizer(wrapper, eos_token=setup["ends"])
     limits = LLParserLimits(**setup["limits"])
-    _reply({"ready": True})
+    reply({"ready": True})
     for line in sys.stdin:
         request = json.loads(line)
-        _limit_time(request["seconds"])
-        _reply({"error": trial(tokenizer, request["grammar"], limits, request["n_steps"])})
+        limit_time(request["seconds"])
+        reply({"error": trial(tokenizer, request["grammar"], limits, request["n_steps"])})
 
 
 def trial(tokenizer: LLTokenizer, grammar: str, limits: LLParserLimits, n_steps: int) -> str:
@@ -68,27 +68,6 @@ def trial(tokenizer: LLTokenizer, grammar: str, limits: LLParserLimits, n_steps:
             break
         matcher.consume_token(mask.bit_length() - 1)
     return str(matcher.get_error())
-
-
-def _limit_time(seconds: float) -> None:
-    """End this process after so many seconds of computing, however busy the machine is."""
-    if hasattr(signal, "setitimer"):  # not on Windows, where the parent's clock has to do
-        signal.setitimer(signal.ITIMER_PROF, seconds)
-
-
-def _limit_memory() -> None:
-    try:
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-    except (ImportError, ValueError, OSError):  # Windows, macOS: the limit on time still holds
-        return
-
-
-def _reply(answer: dict[str, Any]) -> None:
-    _limit_time(0)
-    sys.stdout.write(json.dumps(answer) + "\n")
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":

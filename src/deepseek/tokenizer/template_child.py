@@ -1,13 +1,12 @@
 """The program that renders one chat template, in a process of its own.
 
-It is run as a file and imports nothing of the package, so that it starts quickly and without
-torch. It reads one JSON object a line (the template first, then conversations) and answers
-each with one line. `template_process.py` is its other end.
+It is run as a file and imports nothing of the package that takes time, no torch. It reads one JSON
+object a line (the template first, then conversations) and answers each with one line.
+`template_process.py` is its other end.
 """
 
 import datetime
 import json
-import signal
 import sys
 from typing import Any
 
@@ -16,6 +15,8 @@ from jinja2 import nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from deepseek.core.answering import limit_memory, limit_time, reply
 
 MEMORY_BYTES = 1 << 30
 
@@ -62,29 +63,23 @@ def _check_field(name: object) -> None:
 
 def main() -> None:
     """Limit the process, compile the template, render until the input ends."""
-    _limit_memory()
-    _reply({"ready": True})
+    limit_memory(MEMORY_BYTES)
+    reply({"ready": True})
     setup = json.loads(sys.stdin.readline())
     try:
-        with_limit(setup)
+        limit_time(setup["seconds"], by_clock=True)
         template = compile_template(setup["template"])
     except Exception as error:
-        _reply({"error": _reason(error)})
+        reply({"error": _reason(error)})
         return
-    _reply({"ready": True})
+    reply({"ready": True})
     for line in sys.stdin:
         request = json.loads(line)
         try:
-            with_limit(request)
-            _reply({"text": _render(template, setup, request)})
+            limit_time(request["seconds"], by_clock=True)
+            reply({"text": _render(template, setup, request)})
         except Exception as error:
-            _reply({"error": _reason(error)})
-
-
-def with_limit(request: dict[str, Any]) -> None:
-    """End this process if it outlives its time, even if the one that started it is gone."""
-    if hasattr(signal, "setitimer"):  # not on Windows, where the parent's clock has to do
-        signal.setitimer(signal.ITIMER_REAL, request["seconds"])
+            reply({"error": _reason(error)})
 
 
 def compile_template(source: str) -> Any:
@@ -138,25 +133,8 @@ def _strftime_now(form: str) -> str:
     return datetime.datetime.now().strftime(form)
 
 
-def _limit_memory() -> None:
-    try:
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-    except (ImportError, ValueError, OSError):  # Windows, macOS: the limit on time still holds
-        return
-
-
 def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"[:500]
-
-
-def _reply(answer: dict[str, Any]) -> None:
-    text = json.dumps(answer)
-    if hasattr(signal, "setitimer"):
-        signal.setitimer(signal.ITIMER_REAL, 0)
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":

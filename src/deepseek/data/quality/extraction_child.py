@@ -1,13 +1,13 @@
 """The program that extracts the text of HTML and PDF files, in a process of its own.
 
-It is run as a file and imports nothing of the package. It reads one JSON object a line and answers
-each with one line; `extraction.py` is its other end.
+It is run as a file and imports nothing of the package that takes time. It reads one JSON object a
+line and answers each with one line; `extraction.py` is its other end.
 """
 
 import json
-import signal
 import sys
-from typing import Any
+
+from deepseek.core.answering import limit_memory, limit_time, reply
 
 MEMORY_BYTES = 3 << 30
 MAX_PAGES = 5_000
@@ -15,11 +15,11 @@ MAX_PAGES = 5_000
 
 def main() -> None:
     """Limit the process, extract until the input ends."""
-    _limit_memory()
-    _reply({"ready": True})
+    limit_memory(MEMORY_BYTES)
+    reply({"ready": True})
     for line in sys.stdin:
         request = json.loads(line)
-        _limit_time(request["seconds"])
+        limit_time(request["seconds"])
         extract = {"html": html_text, "pdf": pdf_text}[request["kind"]]
         answer = {"text": "", "title": "", "error": ""}
         try:
@@ -31,7 +31,7 @@ def main() -> None:
                 answer["text"] = text
         except Exception as error:  # whatever a damaged file causes is said of that file
             answer["error"] = f"{type(error).__name__}: {error}"[:300]
-        _reply(answer)
+        reply(answer)
 
 
 def html_text(path: str) -> tuple[str, str]:
@@ -69,27 +69,6 @@ def pdf_text(path: str) -> tuple[str, str]:
     # PDFium gives the hyphen of a broken word as U+FFFE, and half characters of damaged fonts.
     text = text.replace("\ufffe\n", "").replace("\ufffe", "-")
     return text.encode("utf-8", "replace").decode(), title.encode("utf-8", "replace").decode()
-
-
-def _limit_time(seconds: float) -> None:
-    """End this process after so many seconds of computing, however busy the machine is."""
-    if hasattr(signal, "setitimer"):  # not on Windows, where the parent's clock has to do
-        signal.setitimer(signal.ITIMER_PROF, seconds)
-
-
-def _limit_memory() -> None:
-    try:
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-    except (ImportError, ValueError, OSError):  # Windows, macOS: the limit on time still holds
-        return
-
-
-def _reply(answer: dict[str, Any]) -> None:
-    _limit_time(0)
-    sys.stdout.write(json.dumps(answer) + "\n")
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":
