@@ -76,8 +76,8 @@ def test_extras_and_make_targets_are_documented():
 
 CONFIGS = sorted((ROOT / "configs").glob("*.toml"))
 RUNS = [path for path in CONFIGS if path.stem.startswith("train-")]
-CLEANINGS = [path for path in CONFIGS if path.stem.startswith("clean-")]
-PRESETS = [path for path in CONFIGS if path not in RUNS + CLEANINGS]
+CLEANINGS = sorted((ROOT / "configs" / "data").glob("clean-*.toml"))
+PRESETS = [path for path in CONFIGS if path not in RUNS]
 
 
 @pytest.mark.parametrize("run", RUNS, ids=lambda p: p.stem)

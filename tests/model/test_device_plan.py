@@ -139,7 +139,7 @@ def test_training_equals_a_real_optimiser(name: str, kind: str) -> None:
     optimiser.take_gradients()
     gradients = sum(p.grad.nbytes for p in model.parameters() if p.grad is not None)
     optimiser.step(1.0)
-    states = sum(tensor.nbytes for tensor in optimiser.tensors().values())
+    states = sum(piece.tensor.nbytes for piece in optimiser.pieces().values())
     work = Workload(context=64, training=True, optimiser=kind)  # type: ignore[arg-type]
     plan = DevicePlanner(config, "float32", work).memory(Layout(), GIB)
     assert plan.of("weights") == sum(p.nbytes for p in model.parameters())

@@ -10,7 +10,7 @@ from deepseek.core.errors import ConfigError
 
 HELP = "Clean training texts, make problems that a model gets wrong, measure how sure it is."
 EXAMPLES = (
-    "deepseek data clean configs/clean-tiny.toml --out corpus",
+    "deepseek data clean configs/data/clean-tiny.toml --out corpus",
     "deepseek data synthesize --tasks words/story --model smollm2-135m --out hard",
 )
 ACTIONS = ("clean", "report", "inspect", "synthesize", "families", "entropy", "feedback")

@@ -24,10 +24,10 @@ def kept_numbers(config: ModelConfig) -> int:
 
     Twice: a norm's input, what it is after scaling, and the product's input. Queries, keys and
     values before and after they are put in order for attention, what attention gives, and the
-    input of its last product. Gate and up, the activated gate, and the input of `down`.
+    input of its last product. Gate and up, and the input of `down`.
     """
     d_q, d_kv = config.n_heads * config.d_head, config.n_kv_heads * config.d_head
-    return 6 * config.d_model + 4 * d_q + 2 * d_kv + 4 * active_neurons(config) + _routed(config)
+    return 6 * config.d_model + 4 * d_q + 2 * d_kv + 3 * active_neurons(config) + _routed(config)
 
 
 def activation_bytes(

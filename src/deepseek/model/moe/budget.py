@@ -163,6 +163,15 @@ class Budgets:
         """For one layer."""
         return Budgets(self.runs, layer)
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether all have what the model chooses, and it is only counted."""
+        return all(one is None or one.share >= 1 for one, _ in self.runs)
+
+    def note(self, is_filled: Bool[Tensor, "T K"]) -> None:
+        """Count what was chosen, where `is_whole`."""
+        self.keep(torch.zeros(is_filled.shape).masked_fill(~is_filled.cpu(), EMPTY))
+
     def keep(self, margins: Float[Tensor, "T K"]) -> Bool[Tensor, "T K"]:
         """Which slots are filled, of those that the gate filled."""
         kept = [

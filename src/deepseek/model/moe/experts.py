@@ -86,6 +86,7 @@ class LowRankExperts(nn.Module):
         if self.packed is not None and gate.is_native(routing):
             own = gate.native, gate.tensors
             choice = self.packed.hidden.route(own, x.contiguous(), gate_up, routing.domains)
+            gate.note(choice, routing)
             return WeightedExperts(self, choice, x.dtype)
         experts = WeightedExperts(self, gate(x, routing), x.dtype)
         experts.add_hidden(x, gate_up)

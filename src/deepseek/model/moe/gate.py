@@ -82,7 +82,9 @@ class Gate(nn.Module):
         """Choose experts for tokens, and count them."""
         config = self.config
         if self.is_native(routing) and fits(x.dtype, x.device, x.shape[1]):
-            return self.native.choose(x, self.tensors, routing.domains)
+            choice = self.native.choose(x, self.tensors, routing.domains)
+            self.note(choice, routing)
+            return choice
         allowed = self.allowed(routing)
         logits = None
         if config.routing == "learned":
@@ -109,10 +111,15 @@ class Gate(nn.Module):
         """Whether the compiled library may choose, where it computes such numbers."""
         return (
             not (self.training or torch.is_grad_enabled())
-            and routing.budgets is None
+            and (routing.budgets is None or routing.budgets.is_whole)
             and self.config.routing == "learned"
             and self.config.n_active_experts > 0
         )
+
+    def note(self, choice: Choice, routing: Routing) -> None:
+        """Tell those who count experts what the library has chosen."""
+        if routing.budgets is not None:
+            routing.budgets.note(choice.experts < self.config.n_experts)
 
     @property
     def native(self) -> NativeGate:
