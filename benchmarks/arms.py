@@ -92,7 +92,7 @@ class Arm:
     groups: tuple[str, ...] = ()
     """Groups of experts that are trained alone."""
     threads: int | None = None
-    """None: as many as there are; sums differ by them in the last bits, which makes no other arm."""
+    """None: as many as there are; what sums differ by makes no other arm."""
 
     @property
     def has_labels(self) -> bool:
