@@ -18,7 +18,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from deepseek.core.threads import thread_count
 from deepseek.model.config import ModelConfig
 from deepseek.model.moe.load import ExpertLoad, mixtures_of
 from deepseek.model.packed import PackedCache
@@ -44,7 +43,6 @@ batch = {batch}
 micro = {micro}
 seed = {seed}
 dtype = "{dtype}"
-threads = {threads}
 [model]
 {model}
 [tokenizer]
@@ -93,6 +91,8 @@ class Arm:
     """Whether the gate is told what is code, in training; a dense model has no gate."""
     groups: tuple[str, ...] = ()
     """Groups of experts that are trained alone."""
+    threads: int | None = None
+    """None: as many as there are; what sums differ by makes no other arm."""
 
     @property
     def has_labels(self) -> bool:
@@ -109,7 +109,7 @@ class Arm:
         for source, group in DOMAINS.items():
             fields[f"{source}_domain"] = f'domain = "{group}"' if self.has_labels else ""
         paths = {"prose": json.dumps(prose), "code": json.dumps(code)}
-        return CONFIG.format(**fields, **paths, threads=thread_count()[0])
+        return CONFIG.format(**fields, **paths)
 
 
 def _groups(model: ModelConfig | Path) -> list[str]:
@@ -166,7 +166,8 @@ def run_arm(arm: Arm, quick: bool = False) -> dict[str, Any]:
         kept = KEPT / f"{key[:20]}.json"
         if kept.exists():
             return json.loads(kept.read_text())  # type: ignore[no-any-return]
-        file.write_text(text)
+        threads = "" if arm.threads is None else f"threads = {arm.threads}"
+        file.write_text(text.replace("[run]", f"[run]\n{threads}"))
         start = time.perf_counter()
         run = prepare_run(load_training_config(file), Path(folder) / "out")
         run.train()

@@ -61,7 +61,14 @@ def full(sizes: tuple[int, ...], **changes: Any) -> MoEConfig:
 def arms_of(args: argparse.Namespace, name: str, shape: ModelConfig, factor: int = 1) -> list[Arm]:
     """One arm for each seed."""
     return [
-        Arm(name=name, model=shape, tokens=factor * args.tokens, held_out=args.held_out, seed=seed)
+        Arm(
+            name=name,
+            model=shape,
+            tokens=factor * args.tokens,
+            held_out=args.held_out,
+            seed=seed,
+            threads=args.threads,
+        )
         for seed in range(args.seeds)
     ]
 
@@ -160,7 +167,7 @@ def upcycled_rows(args: argparse.Namespace) -> list[Row]:
             return run_arm(
                 Arm(name=f"SmolLM2, {n}, rate {rate:g}", model=f, tokens=args.smol_tokens,
                     held_out=args.held_out // 2, seed=seed, rate=rate, decay=0.0, window=512,
-                    batch=8, micro=4, dtype="bfloat16", groups=g),
+                    batch=8, micro=4, dtype="bfloat16", groups=g, threads=args.threads),
                 args.quick,
             )  # fmt: skip
 
@@ -221,6 +228,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=1_000_000, help="that an arm learns from")
     parser.add_argument("--held-out", type=int, default=60_000, help="tokens of each source")
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--threads", type=int, help="of an arm")
     parser.add_argument("--smol-tokens", type=int, default=100_000, help="of `upcycled`")
     parser.add_argument("--smol-seeds", type=int, default=3)
     parser.add_argument("--noise", type=float, default=0.0, help="of `sizes`: nats that are equal")
