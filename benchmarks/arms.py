@@ -5,7 +5,9 @@ arm's result is kept in out/arms under what it depends on: a run that was stoppe
 arms that are missing.
 """
 
+import contextlib
 import json
+import shutil
 import subprocess
 import sysconfig
 import tempfile
@@ -142,7 +144,11 @@ def _manual() -> Path:
             for number, page in enumerate(pages):
                 made.joinpath(f"{number:03d}-{page.name}").write_bytes(page.read_bytes())
             folder.parent.mkdir(parents=True, exist_ok=True)
-            subprocess.run(["cp", "-r", made, folder], check=True)
+            whole = Path(tempfile.mkdtemp(dir=folder.parent)) / MANUAL
+            shutil.copytree(made, whole)
+            with contextlib.suppress(OSError):  # another run was faster
+                whole.rename(folder)
+            shutil.rmtree(whole.parent)
     return folder
 
 
