@@ -128,6 +128,23 @@ inline void expand_row(const uint8_t *codes, int64_t n, V least, V step, uint16_
 }
 #endif
 
+#if defined(__AVX512BF16__)
+inline void expand_bytes(const uint8_t *codes, int64_t n, V least, V step, uint16_t *row) {
+  const auto number = [&](int64_t i) {
+    const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i *>(codes + i));
+    const __m512 code = _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(bytes));
+    return (__m512)(least + (V)code * step);
+  };
+  for (int64_t i = 0; i < n; i += 32)
+    _mm512_storeu_si512(row + i, (__m512i)_mm512_cvtne2ps_pbh(number(i + 16), number(i)));
+}
+#else
+inline void expand_bytes(const uint8_t *codes, int64_t n, V least, V step, uint16_t *row) {
+  for (int64_t i = 0; i < n; i += 16)
+    save_rounded(row + i, least + __builtin_convertvector(load_codes(codes + i), V) * step);
+}
+#endif
+
 template <int kBits>
 void expand_rows(const uint8_t *codes, const uint16_t *ranges, int64_t n_rows, int64_t n,
                  uint16_t *page) {
@@ -136,9 +153,7 @@ void expand_rows(const uint8_t *codes, const uint16_t *ranges, int64_t n_rows, i
     if constexpr (kBits == 4) {
       expand_row(codes, n, least, step, page);
     } else {
-      for (int64_t i = 0; i < n; i += 16)
-        save_rounded(page + i,
-                     least + __builtin_convertvector(load_codes(codes + i), V) * step);
+      expand_bytes(codes, n, least, step, page);
     }
   }
 }

@@ -97,6 +97,7 @@ void Hierarch::attend(const Queries &q, int64_t own, const std::vector<Place> &p
     w.expanded.begin_stretch();
     for (int64_t i = 0; i < kStretchPages; ++i) {
       const size_t here = at + size_t(i), next = end + size_t(i);
+      if (i < n_pages && here + 1 < places.size()) ask_codes(q, places[here + 1].page);
       const Expanded::Page page =
           i < n_pages ? page_of(q, places[here].page, w.expanded) : Expanded::Page{};
       work.keys[i] = page.keys;

@@ -95,6 +95,7 @@ struct Mixer : Mixing {
       for (int64_t i = 0; i < kStretchPages; ++i) {
         const int64_t page = start / kPage + i;
         if (page * kPage < last) {
+          if ((page + 1) * kPage < item.n_keys) ask_codes(item, page + 1);
           const Expanded::Page here = page_of(item, page, memory.expanded);
           work.keys[i] = here.keys;
           work.values[i] = here.values;

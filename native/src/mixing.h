@@ -73,6 +73,20 @@ struct Mixing {
     return expanded.get(use, model, cold_head(q, page), page);
   }
 
+  // Ask memory for the codes of a page that `page_of` will expand next: to wait for them takes three
+  // times as long as to expand them. From a file nothing is read ahead.
+  void ask_codes(const Queries &q, int64_t page) const {
+    if (!is_cold(q, page) || model.cold.file) return;
+    const Cache &cold = model.cold.cache;
+    const int64_t place = cold_head(q, page).page, n = kPage * model.d_head * model.cold.bits / 8;
+    const uint8_t *keys = cold.place(cold.keys, layer, place, q.group);
+    const uint8_t *values = cold.place(cold.values, layer, place, q.group);
+    for (int64_t i = 0; i < n; i += 64) {
+      __builtin_prefetch(keys + i, 0, 2);
+      __builtin_prefetch(values + i, 0, 2);
+    }
+  }
+
   // Scores of a page's keys, of those of a cold one by their codes. Memory is asked for `next` to it
   // meanwhile, if that is a page and in the same form. `record` is room for a page from a file.
   void compare(const Queries &q, int64_t page, int64_t next, const uint16_t *queries,
