@@ -123,6 +123,7 @@ check-native: $(VENV)/.dev  ## the kernels' tests under the address and undefine
 	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" ASAN_OPTIONS=detect_leaks=0 \
 	  DEEPSEEK_NATIVE=build/sanitised/deepseek_native.so $(BIN)/python -m pytest tests/ops/test_native.py \
 	  tests/ops/test_native_model.py tests/ops/test_native_hierarchy.py tests/ops/test_native_cold.py \
+	  tests/ops/test_native_adapter.py tests/ops/test_native_mixture.py tests/ops/moe/test_native_experts.py \
 	  tests/ops/test_page_file.py
 
 check-native-arm:  ## the Arm kernels in an emulator (needs g++-aarch64-linux-gnu, qemu-user-static)
