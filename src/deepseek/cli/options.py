@@ -1,4 +1,4 @@
-"""Options that several verbs share: which model, and how to sample."""
+"""Options that several verbs share: which model, how to sample, where a run goes."""
 
 import argparse
 from collections.abc import Callable
@@ -286,3 +286,27 @@ def _take_settings(args: argparse.Namespace, saved: Path) -> None:
     if args.kv_dtype == "auto":
         bits = None if info.cold is None else info.cold.get("bits")
         args.kv_dtype = next((name for name, known in BITS.items() if known == bits), "auto")
+
+
+def add_run_options(parser: argparse.ArgumentParser, shown: str) -> None:
+    """Where a run of training goes, how it goes on, and what changes it.
+
+    Args:
+        parser: Of a verb that trains.
+        shown: What `--dry-run` shows.
+    """
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="checkpoints, metrics, result"
+    )
+    parser.add_argument(
+        "--resume", action="store_true", help="go on from the last checkpoint, if there is one"
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="SECTION.KEY=VALUE",
+        help="change any setting; may be repeated",
+    )
+    parser.add_argument("--dry-run", action="store_true", help=f"show {shown}, and stop")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")

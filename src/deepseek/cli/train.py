@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from deepseek.cli.options import add_run_options
+
 if TYPE_CHECKING:
     from deepseek.train.forecast import Forecast
     from deepseek.train.loop import OnStep, Trainer
@@ -21,23 +23,7 @@ EXAMPLES = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("config", type=Path, help="a TOML file that describes the run")
-    parser.add_argument(
-        "--out", type=Path, required=True, metavar="DIR", help="checkpoints, metrics, result"
-    )
-    parser.add_argument(
-        "--resume", action="store_true", help="go on from the last checkpoint, if there is one"
-    )
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="SECTION.KEY=VALUE",
-        help="change a setting; may be repeated",
-    )
-    parser.add_argument(
-        "--dry-run", action="store_true", help="show settings, size, memory and tokens, and stop"
-    )
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    add_run_options(parser, shown="settings, size, memory and tokens")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from deepseek.cli.options import add_run_options
+
 if TYPE_CHECKING:
     import torch
 
@@ -57,28 +59,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "prompt, chosen, rejected; for grpo prompt and answer, or gym:FAMILY of reasoning-gym",
     )
     parser.add_argument(
-        "--out", type=Path, required=True, metavar="DIR", help="checkpoints, metrics, result"
-    )
-    parser.add_argument(
         "--method", choices=("sft", "dpo", "grpo"), help="answers (default), preferences, rewards"
     )
     _add_settings(parser)
     parser.add_argument("--merge", action="store_true", help="also write a model with it inside")
-    parser.add_argument(
-        "--resume", action="store_true", help="go on from the last checkpoint, if there is one"
-    )
     parser.add_argument("--config", type=Path, metavar="FILE", help="a TOML file of settings")
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="SECTION.KEY=VALUE",
-        help="change any setting; may be repeated",
-    )
-    parser.add_argument(
-        "--dry-run", action="store_true", help="show what would be trained and on what, and stop"
-    )
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    add_run_options(parser, shown="what would be trained and on what")
 
 
 def _add_settings(parser: argparse.ArgumentParser) -> None:

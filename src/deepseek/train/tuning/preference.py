@@ -9,6 +9,7 @@ from jaxtyping import Float32
 from torch import Tensor
 
 from deepseek.core.errors import CheckpointError
+from deepseek.core.log import LOGGER
 from deepseek.data.packed import Window, pack
 from deepseek.data.sampler import Sampler
 from deepseek.data.stream import Piece
@@ -78,8 +79,8 @@ def reference_logprobs(
             kept = read_tensors(path)
             if torch.equal(kept["key"], key):
                 return kept["logprobs"]
-        except (CheckpointError, KeyError, RuntimeError):
-            pass  # made anew
+        except (CheckpointError, KeyError, RuntimeError) as error:
+            LOGGER.info("%s cannot be used and is made anew: %s", path, error)
     found = torch.tensor(
         [
             [first, second]
