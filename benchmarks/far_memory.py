@@ -90,8 +90,8 @@ def step_ms(runner: NativeRunner) -> list[float]:
 
 def read_far(
     engine: Engine, length: int, depths: Sequence[float], about: str
-) -> Iterator[list[Row]]:
-    """Read, time and ask; what is known after each depth, the deepest first."""
+) -> Iterator[tuple[list[Row], dict[float, bool]]]:
+    """Read, time and ask; rows, and the keys found after each depth, the deepest first."""
     runner = engine.runner
     assert isinstance(runner, NativeRunner), "the native library"
     runner.tree = None
@@ -105,7 +105,7 @@ def read_far(
 
     engine.on_prefill = tell
     rows: list[Row] = []
-    found = []
+    found: dict[float, bool] = {}
     for depth in sorted(depths, reverse=True):
         item = passkey_at(length, depth, engine.count_tokens)
         if not rows:
@@ -113,28 +113,30 @@ def read_far(
             name = f"{length:,} tokens ({about}; read {len(ids):,})"
             rows = time_reading(runner, ids, tell, name)
             dense = before + dense_bytes(engine, len(ids))
-            yield [*rows, *memory_rows(name, peak_bytes(), dense)]
+            yield [*rows, *memory_rows(name, peak_bytes(), dense)], found
         start, said[0] = time.perf_counter(), 0.0
         # On the sequence that was read: the scheduler would read it again beside that one.
         asked = encode_prompt(engine.tokenizer, item.prompt)
         answer = Answer(engine.tokenizer, SamplingParams(max_tokens=ROOM), asked)
         for _ in single.generate(runner, answer, asked, tell):
             pass
-        found.append(item.is_found(answer.text))
+        found[depth] = item.is_found(answer.text)
         seconds = time.perf_counter() - start
         print(f"{depth:.2f}", item.key, repr(answer.text), f"{seconds:.0f} s")
-        yield [
-            *rows,
-            *memory_rows(name, peak_bytes(), dense),
-            Row(
-                f"{name}: pass keys found (depths {', '.join(f'{d:.2f}' for d in depths)})",
-                sum(found) / len(found),
-                "share",
-                rounds=len(found),
-                must=FOUND[0],
-                moonshot=FOUND[1],
-            ),
-        ]
+        yield [*rows, *memory_rows(name, peak_bytes(), dense)], found
+
+
+def keys_row(name: str, found: dict[float, bool]) -> Row:
+    """The share of keys that were found, at all depths that were tried so far."""
+    tried = ", ".join(f"{depth:.2f}" for depth in sorted(found))
+    return Row(
+        f"{name}: pass keys found (depths {tried})",
+        sum(found.values()) / len(found),
+        "share",
+        rounds=len(found),
+        must=FOUND[0],
+        moonshot=FOUND[1],
+    )
 
 
 def time_reading(
@@ -209,8 +211,22 @@ def main() -> None:
             threads=args.threads,
             **options,
         )
-        for rows in read_far(engine, args.length, args.depths, about):
-            keep(f"far {args.length} {about}".replace(" ", "-"), rows)
+        kept = f"{args.length} {about}".replace(" ", "-")
+        for rows, found in read_far(engine, args.length, args.depths, about):
+            keep(f"far-{kept}", rows)
+            if found := remember(f"keys-{kept}", found):
+                keep(f"found-{kept}", [keys_row(f"{args.length:,} tokens ({about})", found)])
+
+
+def remember(name: str, found: dict[float, bool]) -> dict[float, bool]:
+    """Add keys to those of earlier runs: ten depths of a million tokens take hours."""
+    path = KEPT / "keys" / f"{name}.json"
+    path.parent.mkdir(exist_ok=True)
+    if path.exists():
+        earlier = json.loads(path.read_text(encoding="utf-8"))
+        found = {float(depth): is_found for depth, is_found in earlier.items()} | found
+    path.write_text(json.dumps(found), encoding="utf-8")
+    return found
 
 
 def keep(name: str, rows: Sequence[Row]) -> None:
