@@ -98,6 +98,25 @@ def test_a_spike_is_left_out(tmp_path: Path) -> None:
     assert [row["step"] for row in rows if row["skipped"]] == [18]
 
 
+def test_gradients_that_stay_long_are_no_spikes(tmp_path: Path) -> None:
+    trainer = tiny_trainer(tmp_path, plan=tiny_plan(60), spike=5.0)
+    rows: list[dict] = []
+    passes = trainer._passes
+
+    def longer(windows: list) -> tuple:
+        found = passes(windows)
+        if trainer.step >= 20:
+            for p in trainer.model.parameters():
+                p.grad *= 1_000
+        return found
+
+    trainer._passes = longer
+    trainer.run(rows.append)
+    left_out = [row["step"] for row in rows if row["skipped"]]
+    # The median of 32 is among the longer ones when they are half.
+    assert left_out == list(range(21, 37))
+
+
 def test_numbers_that_are_not_finite_end_the_run_and_touch_nothing(tmp_path: Path) -> None:
     model = tiny_transformer()
     trainer = tiny_trainer(tmp_path, model=model)

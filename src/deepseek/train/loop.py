@@ -31,10 +31,12 @@ from deepseek.train.schedule import balance_rate
 from deepseek.train.state import Checkpoints
 from deepseek.train.subset import Mask
 
-REMEMBERED = 64
-"""Lengths of gradients that tell what is usual."""
+REMEMBERED = 32
+"""Lengths of gradients that tell what is usual. Those of steps that were left out are among them: a
+level that stays is no spike, and at most half as many steps in a row are left out."""
 FEWEST = 16
 """Before so many steps nothing counts as a spike."""
+NOT_FINITE = "not finite"
 MAX_BAD = 3
 """Steps in a row without finite numbers after which a run ends."""
 
@@ -214,6 +216,7 @@ class Trainer:
                 self._balance.update(experts, rate)
             if self._kept is not None:
                 self._kept.restore()
+        if problem != NOT_FINITE:
             self._norms = [*self._norms, norm][-REMEMBERED:]
         self._optimiser.clear()
         losses = {
@@ -305,7 +308,7 @@ class Trainer:
                     '"float32", in a new run',
                 )
             LOGGER.warning("step %d left out: loss %s, gradient %s", self.step + 1, loss, norm)
-            return "not finite"
+            return NOT_FINITE
         self._n_bad = 0
         spike = self.settings.spike
         if spike and len(self._norms) >= FEWEST and norm > spike * statistics.median(self._norms):
