@@ -11,6 +11,7 @@
 #include "hierarchy.h"
 
 #include <cmath>
+#include <cstring>
 #include <numeric>
 
 namespace ds {
@@ -20,15 +21,27 @@ constexpr int64_t kNear = 16;       // pages up to which memory nodes are looked
 constexpr double kDoubling = 8;     // pages farther for each doubling beyond
 constexpr int64_t kExpanded = 64;   // cold pages that a thread keeps as it has read them
 
-// Bring those with most votes to places [first, last) of the order, from what stands there and
-// behind.
-void prefer(int64_t first, int64_t last, const float *votes, Workspace &w) {
-  const auto is_better = [&](int64_t a, int64_t b) {
-    return votes[a] > votes[b] || (votes[a] == votes[b] && a < b);
-  };
-  const auto begin = w.order.begin();
-  if (first < last && last < int64_t(w.order.size()))
-    std::nth_element(begin + first, begin + last, w.order.end(), is_better);
+inline float float_of(uint32_t bits) {
+  float value;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+// Mark the n of w.order with most votes, of equal ones the first, which are not marked yet. Votes are
+// not negative, and such numbers are in the order of their bits: halving finds the least that n reach.
+void mark_best(const Kernels &use, const float *votes, int64_t n, Workspace &w) {
+  const int64_t n_all = int64_t(w.order.size());
+  float *own = reserve(w.part, n_all);
+  for (int64_t i = 0; i < n_all; ++i) own[i] = w.marks[size_t(i)] ? -1.0f : votes[w.order[size_t(i)]];
+  uint32_t low = 0, high = 0x7f800001;  // enough reach the first, too few the second
+  while (high - low > 1) {
+    const uint32_t middle = low + (high - low) / 2;
+    (use.n_reaching(own, n_all, float_of(middle)) >= n ? low : high) = middle;
+  }
+  const float least = float_of(low), more = float_of(high);
+  int64_t n_equal = n - use.n_reaching(own, n_all, more);
+  for (int64_t i = 0; i < n_all; ++i)
+    if (own[i] >= more || (own[i] >= least && n_equal-- > 0)) w.marks[size_t(i)] = 1;
 }
 
 }  // namespace
@@ -190,10 +203,13 @@ const float *Hierarch::fuse(const Block &block, const Workspace &w) const {
 void Hierarch::choose(const Block &block, int64_t n, Workspace &w) const {
   const bool is_fused = settings().fusion != 0.0f;
   const int64_t n_own = is_fused ? n / 2 : n;
-  prefer(0, n_own, w.votes.data(), w);
-  if (is_fused) prefer(n_own, n, fuse(block, w), w);
-  w.order.resize(size_t(n));
-  std::sort(w.order.begin(), w.order.end());
+  w.marks.assign(w.order.size(), 0);
+  mark_best(use, w.votes.data(), n_own, w);
+  if (is_fused) mark_best(use, fuse(block, w), n - n_own, w);
+  size_t last = 0;
+  for (size_t i = 0; i < w.order.size(); ++i)
+    if (w.marks[i]) w.order[last++] = w.order[i];
+  w.order.resize(last);
 }
 
 // Where they are too far, they are moved up to the window.
@@ -202,7 +218,7 @@ std::vector<Place> Hierarch::chosen(const Block &block, Workspace &w) const {
   const int64_t n = n_recalled(block.page);
   choose(block, n, w);
   std::vector<Place> places;
-  for (int64_t i = 0; i < n; ++i) {
+  for (int64_t i = 0; i < int64_t(w.order.size()); ++i) {
     const int64_t page = first + w.order[size_t(i)];
     places.push_back({page, is_beyond(block.page) ? last - n + i - page : 0});
   }

@@ -17,6 +17,7 @@ struct Workspace {
   std::vector<uint16_t> queries, weights;
   std::vector<int64_t> visible, order;
   std::vector<uint8_t> record;  // of a page, as a file has it
+  std::vector<uint8_t> marks;   // of what is chosen
   Expanded expanded;
 };
 

@@ -138,6 +138,7 @@ struct Kernels {
   void (*weigh_nodes)(const float *scores, int64_t n_rows, const float *mass, float *weights,
                       int64_t stride);
   void (*count)(const float *weights, int64_t n, float *votes);
+  int64_t (*n_reaching)(const float *votes, int64_t n, float least);
   void (*weigh)(const float *scores, int64_t n_rows, float *largest, float *total, int64_t stride);
   void (*share)(const float *largest, const float *totals, int64_t n, float most, float total,
                 float *votes);

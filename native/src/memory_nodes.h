@@ -81,6 +81,17 @@ inline void put_key(uint16_t *keys, int64_t place, int64_t i, float value) {
   for (int64_t i = whole; i < n; ++i) votes[i] += weights[i] * share;
 }
 
+// How many of n votes are not below the least.
+[[maybe_unused]] int64_t n_reaching(const float *votes, int64_t n, float least) {
+  const int64_t whole = n / 16 * 16;
+  VI found = {};  // true is -1
+  for (int64_t i = 0; i < whole; i += 16) found -= (VI)(load(votes + i) >= least);
+  int64_t total = 0;
+  for (int i = 0; i < 16; ++i) total += found[i];
+  for (int64_t i = whole; i < n; ++i) total += votes[i] >= least;
+  return total;
+}
+
 // Scores of a page of keys, 64 of each row: the largest, and the sum of weights beside it.
 [[maybe_unused]] void weigh(const float *scores, int64_t n_rows, float *largest, float *total,
                             int64_t stride) {
@@ -124,4 +135,4 @@ inline void put_key(uint16_t *keys, int64_t place, int64_t i, float value) {
 }  // namespace
 }  // namespace ds
 
-#define DS_ATTENTION keep, attend, merge, summarise, compare, weigh_nodes, count, weigh, share
+#define DS_ATTENTION keep, attend, merge, summarise, compare, weigh_nodes, count, n_reaching, weigh, share
