@@ -38,6 +38,8 @@ KEPT = ROOT / "out" / "long_context"
 OTHER_NAMES = ("far_peer", "far_needles", "far_memory", "long_accuracy")
 OTHERS = [RESULTS / f"{name}.json" for name in OTHER_NAMES]
 """What other scripts have written; taken in as it is."""
+ROUTING = RESULTS / "routing.json"
+"""What a router learns from dense attention; taken in is how much of its gap it closes."""
 CHUNK = 1_024
 STEPS = 32
 """Generated tokens that are timed together."""
@@ -197,6 +199,10 @@ def main() -> None:
     rows = [row for part in parts for row in kept(part)]
     for other in OTHERS:
         rows += written(other)
+    for row in written(ROUTING):
+        if row.must is not None:
+            row.name = f"router distilled from dense attention: {row.name}"
+            rows.append(row)
     write_results("long_context", rows, sys.argv)
 
 

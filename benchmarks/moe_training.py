@@ -22,11 +22,14 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import torch
+
 from arms import Arm, run_arm
 from deepseek.model.config import ModelConfig, load_preset
 from deepseek.model.moe.config import ExpertGroup, MoEConfig
+from deepseek.model.moe.load import ExpertLoad
 from moe_rows import keep_rows
-from report import ROOT, Row, paired_row, say, say_row
+from report import RESULTS, ROOT, Row, paired_row, say, say_row
 
 ROUTINGS: dict[str, dict[str, Any]] = {
     "biases that follow the load": {},
@@ -36,6 +39,7 @@ ROUTINGS: dict[str, dict[str, Any]] = {
     "hash of the token": {"balance": "none", "routing": "hash"},
 }
 JUDGED, STATIC = tuple(ROUTINGS)[:2]
+PICTURES = {JUDGED: "moe_load.svg", STATIC: "moe_load_unbalanced.svg"}
 BUSY, EQUAL_LOSS = (1.4, 2.0), 0.005
 WIDTH, N_EXPERTS = 192, 16
 WIDTHS = (96, 160, 224, 288)
@@ -95,6 +99,8 @@ def routing_rows(args: argparse.Namespace) -> list[Row]:
             rows.append(mean_row(f"routing, {name}: {figure}, mean of layers", values, "share"))
         worst = [report["worst"]["u_busy"] for report in loads]
         rows.append(mean_row(f"routing, {name}: u_busy, worst layer", worst, "share"))
+        if not args.quick and name in PICTURES:
+            draw_loads(arm, loads[0], RESULTS / PICTURES[name])
         dead = [float(report["dead_experts"]) for report in loads]
         row = mean_row(f"routing, {name}: dead experts of all layers", dead, "experts", "lower")
         row.must = 0.0 if name == JUDGED else None
@@ -106,6 +112,14 @@ def routing_rows(args: argparse.Namespace) -> list[Row]:
     loss = mean_row(f"routing: loss, {JUDGED} less {STATIC}", apart, "nats", "lower")
     loss.must = EQUAL_LOSS
     return [*rows, loss]
+
+
+def draw_loads(shape: ModelConfig, report: Mapping[str, Any], file: Path) -> None:
+    """Experts across, layers down, of one seed on held-out text."""
+    assert shape.moe is not None
+    load = ExpertLoad(shape.moe, shape.n_layers)
+    load.counts[:, -1] = torch.tensor([layer["load"] for layer in report["layers"]])
+    file.write_text(load.heat_map(), encoding="utf-8")
 
 
 def scratch_rows(args: argparse.Namespace) -> list[Row]:
@@ -166,8 +180,8 @@ def upcycled_rows(args: argparse.Namespace) -> list[Row]:
                 g: tuple[str, ...] = groups) -> Result:  # fmt: skip
             return run_arm(
                 Arm(name=f"SmolLM2, {n}, rate {rate:g}", model=f, tokens=args.smol_tokens,
-                    held_out=args.held_out // 2, seed=seed, rate=rate, decay=0.0, window=512,
-                    batch=8, micro=4, dtype="bfloat16", groups=g, threads=args.threads),
+                    held_out=args.held_out // 2, seed=seed, optimiser="adamw", rate=rate, decay=0.0,
+                    window=512, batch=8, micro=4, dtype="bfloat16", groups=g, threads=args.threads),
                 args.quick,
             )  # fmt: skip
 
