@@ -2,6 +2,7 @@
 
 import copy
 import errno
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch.distributed as dist
 from tiny_run import SHAPE, tiny_plan, tiny_trainer, tiny_transformer
 
 from deepseek.adapt.conversion import convert
+from deepseek.cli.main import main
 from deepseek.core.errors import CheckpointError, ConfigError
 from deepseek.model.moe.config import ExpertGroup, MoEConfig
 from deepseek.model.moe.load import mixtures_of
@@ -93,6 +95,13 @@ def four(ranks: Ranks, folder: Path) -> None:
     for kind, settings in (("dense", SHARDED), ("mixture", EXPERTS)):
         train(trainer_of(kind, folder, folder / f"{kind}-4", ranks, settings))
         train(trainer_of(kind, folder, folder / f"{kind}-chain", ranks, settings), 6)
+
+
+def tuned(ranks: Ranks, folder: Path) -> None:
+    """The command of a file; rewards are refused."""
+    argv = json.loads((folder / "argv.json").read_text())
+    assert main([*argv, "--method", "grpo"]) == 2
+    assert main(argv) == 0
 
 
 def kept_rows(trainer: Trainer, kind: str) -> None:

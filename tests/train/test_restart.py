@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import pytest
 import torch
 import yaml
 
+from deepseek.cli.main import parser_of
 from deepseek.model.checkpoint import load_model
 from deepseek.train.state import SavedState
 from deepseek.weights.mapping import MappedFile
@@ -270,3 +272,24 @@ def test_manifests_have_the_fields_of_their_kinds_and_one_command() -> None:
         assert mounts == {volume["name"] for volume in pod["volumes"]}
     words = [command_of(part, {}) for part in (pods[0]["containers"][0], job["trainer"])]
     assert words[0] == [word for word in words[1] if not word.startswith("--max-restarts")]
+
+
+def test_the_ray_job_runs_a_command_that_there_is() -> None:
+    job = manifests("rayjob.yaml")["RayJob"]
+    assert job["apiVersion"] == "ray.io/v1"
+    cluster = job["spec"]["rayClusterSpec"]
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
+    assert extras["ray"] == [f"ray[data]=={cluster['rayVersion']}"]
+    program, *argv = job["spec"]["entrypoint"].split()
+    args = parser_of(argv[0]).parse_args(argv[1:])
+    assert (program, args.action, args.ray) == ("deepseek", "clean", True)
+    nodes = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
+    n_cpus = int(nodes[1]["template"]["spec"]["containers"][0]["resources"]["limits"]["cpu"])
+    assert args.workers == n_cpus * nodes[1]["replicas"]
+    assert nodes[1]["minReplicas"] == nodes[1]["maxReplicas"] == nodes[1]["replicas"]
+    for node in nodes:
+        pod = node["template"]["spec"]
+        mounts = {mount["name"] for mount in pod["containers"][0]["volumeMounts"]}
+        assert mounts == {volume["name"] for volume in pod["volumes"]}

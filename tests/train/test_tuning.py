@@ -9,7 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import rank_jobs
 import torch
+from rank_group import run_ranks
+from safetensors.torch import load_file
 
 from deepseek.cli.main import main
 from deepseek.cli.tune import ask_model
@@ -94,6 +97,26 @@ def test_answers_are_learned_and_served(
     written = (merged / "model.safetensors").read_bytes()
     assert written == (out / "model" / "model.safetensors").read_bytes()
     assert main([*argv, "--out", str(merged)]) == 2
+
+
+def test_two_ranks_learn_what_one_does(tiny_folder: Path, answers: Path, tmp_path: Path) -> None:
+    general = ("mix.general='self'", "mix.answers=6", "mix.answer_tokens=8", "tune.steps=8")
+    alone = prepared(tiny_folder, answers, tmp_path / "alone", *general)
+    alone.train()
+    adapter = alone.finish().adapter
+    out = tmp_path / "two"
+    argv = ["tune", str(tiny_folder), str(answers), "--out", str(out)]
+    argv += [word for text in (*QUICK, *general) for word in ("--set", text)]
+    (tmp_path / "argv.json").write_text(json.dumps(argv))
+    run_ranks(2, rank_jobs.tuned, tmp_path)
+    assert losses(out) == pytest.approx(losses(tmp_path / "alone"), rel=1e-5)
+    assert adapter is not None
+    name = "adapter_model.safetensors"
+    found, wanted = load_file(out / "adapter" / name), load_file(adapter / name)
+    assert found.keys() == wanted.keys()
+    for key, value in wanted.items():
+        torch.testing.assert_close(found[key], value, rtol=1e-3, atol=1e-5)
+    assert len((out / "replay.jsonl").read_text().splitlines()) == 6
 
 
 def test_all_weights(tiny_folder: Path, answers: Path, tmp_path: Path) -> None:

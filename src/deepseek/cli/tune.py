@@ -119,14 +119,21 @@ def run(args: argparse.Namespace) -> int:
     from deepseek.train.tuning.run import prepare_tuning
 
     tuning = prepare_tuning(config, args.out, ask_model, resume=args.resume)
-    _announce(args, tuning)
-    with stopping(tuning.trainer), training_bar(tuning.trainer) as on_step:
+    is_first = tuning.ranks.is_first
+    if is_first:
+        _announce(args, tuning)
+    with stopping(tuning.trainer), training_bar(tuning.trainer, is_first) as on_step:
         is_done = tuning.train(on_step)
     if not is_done:
-        say(f"stopped after step {tuning.trainer.step:,}; its state is saved")
-        next_step("the same command with --resume")
+        tuning.ranks.leave()
+        if is_first:
+            say(f"stopped after step {tuning.trainer.step:,}; its state is saved")
+            next_step("the same command with --resume")
         return 130
-    _finish(args, tuning.finish(merged=args.merge))
+    outcome = tuning.finish(merged=args.merge)
+    if is_first:
+        _finish(args, outcome)
+    tuning.ranks.leave()
     return 0
 
 

@@ -80,6 +80,7 @@ class Tuning:
     ask: Ask
     n_parameters: int
     n_trained: int
+    ranks: Ranks
 
     def train(self, on_step: OnStep | None = None) -> bool:
         """Take the steps that are left; False if a signal ended the run before its end.
@@ -102,7 +103,7 @@ class Tuning:
         return self.trainer.is_done or bool(patience and self._is_stale())
 
     def finish(self, *, merged: bool = False) -> TuningOutcome:
-        """Write adapter or model and the report.
+        """Write adapter or model and the report. All ranks call it; the first one writes.
 
         Args:
             merged: Also write a model with the adapter in its weights.
@@ -112,7 +113,10 @@ class Tuning:
         """
         if self.config.validation.patience:
             self._take_best()
-        figures = self._figures()
+        figures, report = self._figures(), self.out / "report.html"
+        if not self.ranks.is_first:
+            self.ranks.wait()
+            return TuningOutcome(figures, None, None, report)
         metrics = MetricsFile(self.out / "metrics.jsonl")
         metrics.rewind(self.trainer.step)
         result = figures.get("bits_per_byte", {})
@@ -120,8 +124,8 @@ class Tuning:
         adapter, model = self._write(merged)
         settings = self.config.identity() | {"parameters trained": self.n_trained}
         page = render_report(["tuning"], settings, read_metrics(metrics.path), self.data.funnels())
-        report = self.out / "report.html"
         write_report(report, page)
+        self.ranks.wait()
         return TuningOutcome(figures, adapter, model, report)
 
     def _write(self, merged: bool) -> tuple[Path | None, Path | None]:
@@ -268,20 +272,31 @@ def prepare_tuning(
     """
     choose_compute("cpu", "float32", config.tune.threads)
     ranks = Ranks.join(torch.device("cpu"))
-    if ranks.size > 1:
-        raise ConfigError(
-            "fine-tuning runs in one process yet", "start it without torchrun, with --threads"
-        )
+    check_ranks(config, ranks)
     refuse_other_run(out, resume)
-    source, tokenizer = open_base(config.base)
+    ranks.wait()  # before one of them begins it
+    if ranks.is_first:  # the others find what it has pulled
+        source, tokenizer = open_base(config.base)
+    ranks.wait()
+    if not ranks.is_first:
+        source, tokenizer = open_base(config.base)
     check_base(config, source)
     dtype, folder = product_dtype(config), out / "data"
-    data = encode_data(config, tokenizer, folder)
-    data.write_quarantine(out)
     torch.manual_seed(config.tune.seed)
     model = make_model(config, source, dtype)
     ask = ask_model(model, tokenizer, torch.float32 if config.tune.full else dtype)
-    add_general(config, tokenizer, data, out, lambda: ask)
+
+    def encode() -> TuningData:
+        data = encode_data(config, tokenizer, folder)
+        add_general(config, tokenizer, data, out, lambda: ask)
+        return data
+
+    if ranks.is_first:
+        data = encode()
+        data.write_quarantine(out)
+    ranks.wait()
+    if not ranks.is_first:  # the same bytes again; the base's own answers are there
+        data = encode()
     mask = Mask.everything(model)
     if not config.tune.full:
         mask = Mask({name: None for name, _ in trained(model)})
@@ -297,6 +312,7 @@ def prepare_tuning(
         objective=_objective(config),
         held_out=_held_out(config, data),
         identity=config.identity() | data.checksums() | {"base.bytes": source.n_bytes},
+        ranks=ranks,
     )
     if config.tune.method == "dpo" and CHOSEN in data.held_out:
         pairs = data.held_out[CHOSEN], data.held_out[REJECTED]
@@ -308,8 +324,27 @@ def prepare_tuning(
     if not config.tune.full:
         n_parameters += ModelConfig.from_checkpoint(source.config()).n_parameters
     return Tuning(
-        config, out, source, tokenizer, data, trainer, dtype, ask, n_parameters, n_trained
+        config, out, source, tokenizer, data, trainer, dtype, ask, n_parameters, n_trained, ranks
     )
+
+
+def check_ranks(config: TuningConfig, ranks: Ranks) -> None:
+    """Refuse what several processes cannot tune together.
+
+    Raises:
+        ConfigError: It is so.
+    """
+    if ranks.size == 1:
+        return
+    if config.tune.method != "sft":
+        raise ConfigError(
+            f"--method {config.tune.method} runs in one process yet",
+            "start it without torchrun, with --threads",
+        )
+    if config.tune.batch % ranks.size:
+        raise ConfigError(
+            f"tune.batch is {config.tune.batch} for {ranks.size} processes", "make it a multiple"
+        )
 
 
 def add_general(
