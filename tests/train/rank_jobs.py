@@ -23,6 +23,7 @@ from deepseek.ops.moe.gate import Choice
 from deepseek.ops.moe.neurons import neurons_reference
 from deepseek.train import shards
 from deepseek.train.loop import Trainer
+from deepseek.train.outline import fill_outline, outline
 from deepseek.train.parallel import ParallelSettings, distribute
 from deepseek.train.pieces import pieces_of
 from deepseek.train.ranks import Ranks
@@ -82,6 +83,7 @@ def train(trainer: Trainer, until: int = N_STEPS) -> None:
 def two(ranks: Ranks, folder: Path) -> None:
     exchanged(ranks)
     upcycled_logits(ranks)
+    outlined(ranks)
     refusals(ranks)
     for kind, settings in (("dense", SHARDED), ("mixture", EXPERTS)):
         fresh = trainer_of(kind, folder, folder / f"{kind}-2", ranks, settings)
@@ -175,6 +177,26 @@ def upcycled_logits(ranks: Ranks) -> None:
     with torch.no_grad():
         found, wanted = upcycled(ids), dense(ids)
     assert torch.equal(found, wanted)
+
+
+def outlined(ranks: Ranks) -> None:
+    """Weights made tensor by tensor are those of a whole model."""
+    for whole, settings in ((tiny_transformer(), SHARDED), (mixture(), EXPERTS)):
+        model = outline(whole.config)
+        assert all(p.is_meta for p in model.parameters())
+        assert not any(b.is_meta for b in model.buffers())
+        whole.initialise(7)
+        distribute(model, settings, ranks, CPU)
+        fill_outline(model, CPU, 7)
+        own, pieces = dict(whole.named_parameters()), pieces_of(model)
+        assert own.keys() == {name for name, _ in model.named_parameters()}
+        for name, value in own.items():
+            piece = pieces[name]
+            assert piece.shape == tuple(value.shape)
+            assert torch.equal(piece.tensor, piece.cut(value.detach())), name
+        ids = torch.arange(40)[None] % SHAPE.vocab_size
+        with torch.no_grad():
+            torch.testing.assert_close(model(ids), whole(ids))
 
 
 def refusals(ranks: Ranks) -> None:

@@ -104,14 +104,19 @@ class Transformer(nn.Module):
         (GPT-2, Radford et al. 2019, section 2.3).
         """
         generator = torch.Generator().manual_seed(seed)
-        residual = 0.02 / (2 * self.config.n_layers) ** 0.5
         for name, parameter in self.named_parameters():
-            if name.endswith("bias"):
-                parameter.zero_()
-            elif "norm" in name:
-                parameter.fill_(1.0)
-            elif ".memory." in name or name.endswith(("_b", ".scale")):
-                parameter.zero_()  # what is added at first is nothing
-            else:
-                is_residual = name.endswith(("output.weight", "down.weight", "experts.down"))
-                parameter.normal_(0.0, residual if is_residual else 0.02, generator=generator)
+            self.draw(name, parameter, generator)
+
+    @torch.no_grad()
+    def draw(self, name: str, values: Tensor, generator: torch.Generator) -> None:
+        """Put the first values of a whole parameter into a tensor."""
+        if name.endswith("bias"):
+            values.zero_()
+        elif "norm" in name:
+            values.fill_(1.0)
+        elif ".memory." in name or name.endswith(("_b", ".scale")):
+            values.zero_()  # what is added at first is nothing
+        else:
+            is_residual = name.endswith(("output.weight", "down.weight", "experts.down"))
+            depth = (2 * self.config.n_layers) ** 0.5 if is_residual else 1.0
+            values.normal_(0.0, 0.02 / depth, generator=generator)

@@ -12,6 +12,7 @@ from deepseek.core.errors import CheckpointError, ConfigError
 from deepseek.core.log import LOGGER
 from deepseek.data.sampler import Sampler
 from deepseek.model.checkpoint import save_model
+from deepseek.model.config import ModelConfig
 from deepseek.model.transformer import Transformer
 from deepseek.tokenizer.tokenizer import Tokenizer
 from deepseek.train.config import TrainingConfig
@@ -19,6 +20,7 @@ from deepseek.train.evaluation import HeldOut
 from deepseek.train.experts import domains_of, mask_of
 from deepseek.train.loop import LoopSettings, OnStep, Trainer
 from deepseek.train.metrics import MetricsFile, read_metrics
+from deepseek.train.outline import fill_outline, outline
 from deepseek.train.parallel import distribute
 from deepseek.train.pieces import is_sharded
 from deepseek.train.plan import plan_run
@@ -188,9 +190,7 @@ def prepare_run(
         corpora = encode_sources(config, files, tokenizer)
     torch.manual_seed(config.run.seed)
     shape = model_config(config, tokenizer.vocab_size)
-    model = make_model(config, shape).to(compute.device)
-    use_precision(model, config.run.precision)
-    distribute(model, config.parallel, ranks, compute.device)
+    model = place_model(config, shape, ranks, compute.device)
     named = {name: config.sources[name].domain for name in corpora}
     groups = config.trainable.groups
     dynamic = config.mixture.settings if config.mixture.dynamic else None
@@ -212,6 +212,30 @@ def prepare_run(
     if resume:
         trainer.resume()
     return Run(config, out, tokenizer, corpora, trainer, ranks)
+
+
+def place_model(
+    config: TrainingConfig, shape: ModelConfig, ranks: Ranks, device: torch.device
+) -> Transformer:
+    """The model with its first weights, or this rank's share of it.
+
+    Raises:
+        CheckpointError: A checkpoint is damaged.
+        ConfigError: The settings do not fit the model or the number of ranks.
+    """
+    is_shared = config.parallel.data == "sharded" and ranks.size > 1
+    has_budget = shape.moe is not None and shape.moe.budget is not None  # set by whole gates
+    if is_shared and not has_budget and "checkpoint" not in config.model:
+        model = outline(shape)
+        model.recompute = config.run.recompute
+        use_precision(model, config.run.precision)
+        distribute(model, config.parallel, ranks, device)
+        fill_outline(model, device, config.run.seed)
+        return model
+    model = make_model(config, shape).to(device)
+    use_precision(model, config.run.precision)
+    distribute(model, config.parallel, ranks, device)
+    return model
 
 
 def _loop_settings(config: TrainingConfig) -> LoopSettings:
