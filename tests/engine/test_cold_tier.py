@@ -142,4 +142,4 @@ def test_other_weights_are_told_so(tiny_folder: Path) -> None:
     with pytest.raises(ConfigError, match="computed in float32"):
         load_engine(str(tiny_folder), dtype="float32", kv_dtype="int8")
     with pytest.raises(ConfigError, match="native library only"):
-        load_engine(str(tiny_folder), dtype="int8", kv_dtype="int8")
+        load_engine(str(tiny_folder), kv_dtype="int8")

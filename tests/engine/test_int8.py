@@ -89,8 +89,22 @@ def test_without_kernels_it_says_so(tiny_folder: Path, monkeypatch: pytest.Monke
 
 
 @pytest.mark.skipif(not native.is_available(), reason="the kernels were not built")
-def test_plain_numbers_stay_plain(tiny_folder: Path) -> None:
-    """A checkpoint that is not quantised is computed as it is."""
-    engine, _ = load_engine(str(tiny_folder), dtype="int8", threads=1)
-    assert not isinstance(engine.runner.model.head.packed, QuantisedWeight)
-    assert engine.generate("Hello", SamplingParams(max_tokens=3)).token_ids
+def test_plain_weights_are_rounded_while_they_are_read(tiny_folder: Path) -> None:
+    """So a model that was trained or merged here has the whole native engine."""
+    engine, report = load_engine(str(tiny_folder), dtype="int8", kv_dtype="int4")
+    reference, plain = load_engine(str(tiny_folder), dtype="float32")
+    assert isinstance(engine.runner, NativeRunner)
+    assert not isinstance(reference.runner, NativeRunner)
+    assert "computed in int8" in report.weights
+    assert "computed in float32" in plain.weights
+    packed = engine.runner.model.blocks[0].feed_forward.gate_up.dense_weight()
+    wanted = reference.runner.model.blocks[0].feed_forward.gate_up.dense_weight()
+    steps = wanted.view(len(wanted), -1, 32).abs().amax(-1, keepdim=True) / 127
+    apart = (packed - wanted).view(len(wanted), -1, 32).abs()
+    assert float((apart / steps).max()) < 0.6
+    assert float(apart.max()) > 0
+    ids = engine.encode(TEXT)[:300]
+    ours, theirs = (e.logits(ids).double().log_softmax(-1) for e in (engine, reference))
+    divergence = (theirs.exp() * (theirs - ours)).sum(-1)
+    assert float(divergence.median()) < 0.01
+    assert engine.generate("one", SamplingParams(max_tokens=5)).token_ids

@@ -23,7 +23,11 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         help="a name from `deepseek models`, a GGUF file or a safetensors folder "
         "(default: $DEEPSEEK_MODEL, or qwen2.5-coder-1.5b)",
     )
-    group.add_argument("--dtype", default="auto", help="auto, int8, bfloat16, float16 or float32")
+    group.add_argument(
+        "--dtype",
+        default="auto",
+        help="auto, int8 (rounds plain weights), bfloat16, float16 or float32",
+    )
     group.add_argument("--device", default="auto", help="auto, cpu or cuda")
     group.add_argument(
         "--threads", type=int, metavar="N", help="CPU threads (default: all granted)"

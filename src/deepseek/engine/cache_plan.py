@@ -128,13 +128,13 @@ def _require_native_for(
         raise ConfigError(
             f"keys and values in {kv_dtype} work with the native library only, and the weights "
             f"are not in it: {what}",
-            "use quantised weights with --dtype int8 or auto on a CPU, or leave --kv-dtype and "
+            "use --dtype int8 on a CPU (plain weights are rounded then), or leave --kv-dtype and "
             "--kv-disk out",
         )
     if memory_budget is not None and not is_native:
         raise ConfigError(
             "a memory budget is kept with quantised weights in the native library only",
-            "use a quantised GGUF checkpoint on a CPU, with dtype int8 or auto",
+            "use dtype int8 on a CPU: plain weights are rounded to it then",
         )
 
 

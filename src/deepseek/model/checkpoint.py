@@ -64,8 +64,8 @@ def load_model(
             asked for quantised.
     """
     config = ModelConfig.from_checkpoint(source.config())
-    if quantised and config.moe is not None:
-        if config.moe.form != "low_rank":
+    if quantised:
+        if config.moe is not None and config.moe.form != "low_rank":
             raise ConfigError(
                 f"experts of form {config.moe.form} are computed through torch, not in int8",
                 "use --dtype auto, bfloat16 or float32",
@@ -118,12 +118,12 @@ def end_tensors(
 
 
 def for_kernels(source: WeightSource) -> WeightSource:
-    """A mixture's dense matrices as codes of 8 bits, to which they are rounded while they are read:
-    no such checkpoint is stored so. Any other source is returned as it is."""
+    """Plain matrices as codes of 8 bits, to which they are rounded while they are read; those of
+    experts stay as they are. A source with codes of its own is returned as it is."""
     if not isinstance(source, SafetensorsFolder):
         return source
-    if ModelConfig.from_checkpoint(source.config()).moe is None:
-        return source
+    if ModelConfig.from_checkpoint(source.config()).attention != "dense":
+        return source  # learned memory is computed through torch
     return source.rounded(lambda name: MIXTURE.search(name) is None)
 
 
