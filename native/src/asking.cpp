@@ -30,6 +30,7 @@ struct Asked : Block {
 
 struct Asking {
   const Hierarch &h;
+  int64_t first;  // number of the first token that asks
   std::vector<Asked> all;
   std::vector<float> &sums;                 // [rows][d + 2], block by block
   std::vector<float> &largest, &total;      // [rows][pages looked at], block by block
@@ -44,6 +45,11 @@ struct Asking {
   void pick(Asked &a, Workspace &w);
   void look(const Asked &a, int64_t span, Workspace &w);
   void recall(const Asked &a, int64_t token, Workspace &w);
+  // Where a block's own votes are kept for the next layer, those of the first group.
+  float *latest(const Asked &a) {
+    return h.model.latest.data() + (a.number - first) * h.model.n_kv_heads * h.model.fusion_pages;
+  }
+  void take_over(const Asked &a, Workspace &w);
 };
 
 // What is near; all pages between are looked at, if they are not too many.
@@ -68,16 +74,31 @@ void Asking::weigh_pages(const Asked &a, int64_t span, Workspace &w) {
                 weights.data() + a.weights + r * n + w.order[0]);
 }
 
-// The pages that these are most for are looked at.
-void Asking::pick(Asked &a, Workspace &w) {
+// Votes of the layer before, of all its groups.
+void Asking::take_over(const Asked &a, Workspace &w) {
+  const int64_t groups = h.model.n_kv_heads, n_pages = h.model.fusion_pages;
   const int64_t n = h.n_between(a.page);
   w.votes.assign(size_t(n), 0.0f);
-  for (int64_t r = 0; r < a.n_rows; ++r)
-    h.use.count(weights.data() + a.weights + r * n, n, w.votes.data());
-  for (float &votes : w.votes) votes /= float(a.n_rows);
+  const float *own = latest(a), *fused = h.fused_before(a);
+  for (int64_t g = 0; g < groups; ++g, fused += n_pages, own += n_pages)
+    for (int64_t p = 0; p < n; ++p) w.votes[size_t(p)] += own[p] + kTie * fused[p];
+}
+
+// The pages that these are most for are looked at, or those in which the layer before found most.
+void Asking::pick(Asked &a, Workspace &w) {
+  const int64_t n = h.n_between(a.page), n_scanned = h.settings().scanned_pages;
   w.order.resize(size_t(n));
   std::iota(w.order.begin(), w.order.end(), int64_t{0});
-  h.choose(a, h.settings().scanned_pages, w);
+  if (h.is_scanning()) {
+    w.votes.assign(size_t(n), 0.0f);
+    for (int64_t r = 0; r < a.n_rows; ++r)
+      h.use.count(weights.data() + a.weights + r * n, n, w.votes.data());
+    for (float &votes : w.votes) votes /= float(a.n_rows);
+    h.choose(a, n_scanned, w);
+  } else {
+    take_over(a, w);
+    h.best(n_scanned, w);
+  }
   a.looked_at = w.order;
 }
 
@@ -114,6 +135,8 @@ void Asking::recall(const Asked &a, int64_t token, Workspace &w) {
     w.votes.assign(size_t(n_between), 0.0f);
     for (int64_t i = 0; i < n; ++i)
       w.votes[size_t(a.looked_at[size_t(i)])] = votes[i] / float(heads);
+    if (has_too_many(a) && h.settings().fusion != 0.0f)
+      std::copy_n(w.votes.data(), n_between, latest(a) + a.group * h.model.fusion_pages);
     w.order = a.looked_at;
     chosen = h.chosen({q, a.page, a.number + token}, w);
   }
@@ -150,7 +173,7 @@ std::vector<Asked> asked_of(const Hierarch &h, int64_t number) {
 
 void mix_asking(const Hierarch &h, int64_t number) {
   static thread_local std::vector<float> sums, largest, total, weights;
-  Asking asking{h, asked_of(h, number), sums, largest, total, weights};
+  Asking asking{h, number, asked_of(h, number), sums, largest, total, weights};
   auto &all = asking.all;
   const auto each = [&](int64_t n, const auto &act) {
     Pool::get().run(n, 1, [&](int64_t first, int64_t last) {
@@ -163,15 +186,20 @@ void mix_asking(const Hierarch &h, int64_t number) {
 
   std::vector<std::pair<int64_t, int64_t>> nodes, spans, tokens;  // of which block, and which
   int64_t n_weights = 0;
+  bool is_picking = false;
   for (size_t i = 0; i < all.size(); ++i) {
     if (!asking.has_too_many(all[i])) continue;
+    is_picking = true;
+    if (!h.is_scanning()) continue;
     all[i].weights = n_weights;
     n_weights += h.n_between(all[i].page) * all[i].n_rows;
     const int64_t n = int64_t(h.memory_pages(all[i].page).size());
     for (int64_t span = 0; span * kNodeSpan < n; ++span) nodes.emplace_back(i, span);
   }
-  if (n_weights) {
+  if (is_picking) {
     reserve(weights, n_weights);
+    const int64_t n_tokens = all.back().number + 1 - number;
+    reserve(h.model.latest, n_tokens * h.model.n_kv_heads * h.model.fusion_pages);
     each(int64_t(nodes.size()), [&](int64_t i, Workspace &w) {
       asking.weigh_pages(all[size_t(nodes[size_t(i)].first)], nodes[size_t(i)].second, w);
     });

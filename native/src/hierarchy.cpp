@@ -192,10 +192,24 @@ const float *Hierarch::fuse(const Block &block, const Workspace &w) const {
   std::copy_n(w.votes.data(), n, mine);
   const float part = settings().fusion / float(groups);
   for (int64_t g = 0; layer > 0 && g < groups; ++g) {
-    const float *before = model.fused[(layer + 1) % 2].data() + place + g * n_pages;
+    const float *before = fused_before(block) + g * n_pages;
     for (int64_t p = 0; p < n; ++p) mine[p] += part * before[p];
   }
   return mine;
+}
+
+// Leave of w.order what is marked.
+void keep_marked(Workspace &w) {
+  size_t last = 0;
+  for (size_t i = 0; i < w.order.size(); ++i)
+    if (w.marks[i]) w.order[last++] = w.order[i];
+  w.order.resize(last);
+}
+
+void Hierarch::best(int64_t n, Workspace &w) const {
+  w.marks.assign(w.order.size(), 0);
+  mark_best(use, w.votes.data(), n, w);
+  keep_marked(w);
 }
 
 // Half of them a layer's own votes choose; the other half those of all layers up to it, which know
@@ -206,10 +220,7 @@ void Hierarch::choose(const Block &block, int64_t n, Workspace &w) const {
   w.marks.assign(w.order.size(), 0);
   mark_best(use, w.votes.data(), n_own, w);
   if (is_fused) mark_best(use, fuse(block, w), n - n_own, w);
-  size_t last = 0;
-  for (size_t i = 0; i < w.order.size(); ++i)
-    if (w.marks[i]) w.order[last++] = w.order[i];
-  w.order.resize(last);
+  keep_marked(w);
 }
 
 // Where they are too far, they are moved up to the window.

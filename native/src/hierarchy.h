@@ -40,6 +40,9 @@ struct Unit : Block {
 // The distance in pages from which one is looked at that is so far away, beyond the reach.
 int64_t looked_from(int64_t distance);
 
+constexpr int64_t kScanning = 3;   // SCANNING in ops/hierarchical.py
+constexpr float kTie = 1e-6f;      // TIE there
+
 struct Hierarch : Mixing {
   using Mixing::Mixing;
 
@@ -91,11 +94,21 @@ struct Hierarch : Mixing {
   // The same for queries that have got `sum`.
   const float *look(const Queries &q, int64_t page, const std::vector<int64_t> &memory_pages,
                     const Mixed &sum, Workspace &w) const;
+  // Whether this layer looks at memory nodes to find what keys are worth a look, of too many; or
+  // else where the layer before found most.
+  bool is_scanning() const { return settings().fusion == 0.0f || layer % kScanning == 0; }
   // The `n` of the pages in w.order that most of w.votes are for, in order.
+  void best(int64_t n, Workspace &w) const;
+  // The same by votes of this layer and of those before.
   void choose(const Block &block, int64_t n, Workspace &w) const;
   // The same as places.
   std::vector<Place> chosen(const Block &block, Workspace &w) const;
   void trace(const Queries &q, const std::vector<Place> &chosen) const;
+  // A block's votes of all layers up to the one before, those of the first group.
+  const float *fused_before(const Block &block) const {
+    const int64_t place = block.number * model.n_kv_heads * model.fusion_pages;
+    return model.fused[(layer + 1) % 2].data() + place + sinks_end(block.page);
+  }
 
  private:
   const float *fuse(const Block &block, const Workspace &w) const;

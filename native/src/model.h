@@ -167,6 +167,7 @@ struct ds_model {
   ds::Rounded rounded;
   std::vector<float> normed, qkv, mixed, hidden, ups, out;
   std::vector<float> fused[2];  // votes of a layer and of the one before
+  std::vector<float> latest;    // the own votes of the layer before, where there are too many pages
   int64_t fusion_pages = 0;
   std::vector<const ds::Adapter *> adapted;  // of each row of a pass, or null; empty: none has one
   std::vector<float> low;                    // [rows][3][low_width] of their first products

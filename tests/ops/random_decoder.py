@@ -11,6 +11,7 @@ from deepseek.core.low_rank import LowRank
 from deepseek.ops.cold import ColdBits, ColdTier, cold_keys, cold_values, page_bytes
 from deepseek.ops.hierarchical import (
     PAGE,
+    Carried,
     Hierarchy,
     Recalled,
     Turns,
@@ -63,7 +64,7 @@ class Decoder:
         self.native = NativeModel(shape)
         self._matrices: dict[tuple[int, Matrix], tuple[NativeMatrix, Tensor | None]] = {}
         self._norms: dict[tuple[int, Norm], Tensor] = {}
-        self._votes: dict[int, Tensor] = {}
+        self._before: dict[int, Carried] = {}
         self._tier: ColdTier | None = None
         self._cold: tuple[Tensor, Tensor] | None = None
         self._adapter: Mapping[Place, LowRank] = {}
@@ -198,7 +199,7 @@ class Decoder:
         shape, n = self.shape, len(x)
         rope = rope_table(torch.arange(n), shape.d_head, THETA, torch.float64)
         x = x.double()
-        self._votes.clear()
+        self._before.clear()
         for layer in range(shape.n_layers):
             normed = self._norm(layer, Norm.ATTENTION, x)
             heads = [
@@ -265,11 +266,12 @@ class Decoder:
                 *self._seen(at // PAGE, k[:, :end], v[:, :end]),
                 *(nodes, hierarchy, turns),
                 asks=at >= n - few,
-                before=self._votes.get(at),
+                before=self._before.get(at),
+                layer=layer,
             )
             self.recalled[layer] = recalled
             if recalled is not None:
-                self._votes[at] = recalled.votes.mean(0)
+                self._before[at] = recalled.carried
             rows.append(mixed)
             at = end
         return torch.cat(rows, 1)

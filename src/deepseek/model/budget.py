@@ -158,6 +158,8 @@ class Needs:
         votes = 2 * n_choosing * config.n_kv_heads * n_pages * 4 if self.has_nodes else 0
         scanned = min(n_pages, Hierarchy().scanned_pages)
         votes += QUESTION * config.n_heads * scanned * 2 * 4 if self.has_nodes else 0
+        if self.has_nodes and n_pages > scanned:  # weights by memory nodes, and votes to hand on
+            votes += QUESTION * (config.n_heads + config.n_kv_heads) * n_pages * 4
         logits = 4 * LOGIT_ROWS * config.vocab_size
         expanded = self.n_threads * EXPANDED * 2 * PAGE * config.d_head * 2
         partial = PARTIAL_BYTES + (expanded if BITS[kv_format] else 0)

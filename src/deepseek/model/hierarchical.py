@@ -14,6 +14,7 @@ from deepseek.ops.hierarchical import (
     NEVER,
     PAGE,
     UNTRAINED,
+    Carried,
     Hierarchy,
     Recalled,
     Router,
@@ -73,7 +74,7 @@ class HierarchicalCache(DenseCache):
         self._turns = Turns(theta=config.rope_theta)
         none = torch.empty(config.n_kv_heads, 0, config.d_head, dtype=dtype, device=device)
         self._nodes = [router.remember(layer, none, 0) for layer in range(config.n_layers)]
-        self._votes: dict[int, Tensor] = {}  # of the layer before, by a page's first query
+        self._before: dict[int, Carried] = {}  # of the layer before, by a page's first query
         self.asks_from = NEVER
         """The position from which tokens choose alone and by keys; of all before, four together."""
         self.recalled: list[Recalled | None] = [None] * config.n_layers
@@ -92,7 +93,7 @@ class HierarchicalCache(DenseCache):
         self._remember(layer, keys[0])
         self.recalled[layer] = None
         if layer == 0:
-            self._votes.clear()
+            self._before.clear()
         n_tokens, length = q.shape[2], self.length
         n_dense = min(n_tokens, max(0, self.hierarchy.n_dense - length))
         mixed, at = [], n_dense
@@ -136,12 +137,12 @@ class HierarchicalCache(DenseCache):
             self.hierarchy,
             self._turns,
             asks=asks,
-            before=self._votes.get(at),
+            before=self._before.get(at),
             router=self.router,
             layer=layer,
         )
         if recalled is not None:
-            self._votes[at] = recalled.votes.mean(0)
+            self._before[at] = recalled.carried
         self.recalled[layer] = recalled
         return mixed
 

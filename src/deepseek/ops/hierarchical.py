@@ -70,7 +70,8 @@ class Hierarchy:
     """Most positions whose memory nodes a token that reads looks at. Of more, the mean query of all
     tokens of its page says at which: looking would take longer than all else."""
     scan: int = 131_072
-    """Most positions whose keys a token that asks looks at. Beyond, memory nodes say which."""
+    """Most positions whose keys a token that asks looks at. Beyond, memory nodes say which, in
+    every third layer; in the others, what the layer before found (with fusion 0: in none)."""
 
     def __post_init__(self) -> None:
         for name in ("sinks", "window", "recall", "look", "scan"):
@@ -214,6 +215,27 @@ def node_scores(
     return torch.unflatten(scores, -1, nodes.shape[1:3])
 
 
+SCANNING = 3
+"""Of so many layers one looks at the memory nodes of all pages for tokens that ask about too many;
+the others look at keys where the layer before found most. Layers find much the same pages."""
+TIE = 1e-6
+"""What fused votes count beside those of the layer before, of which most are 0."""
+
+
+@dataclass(frozen=True, slots=True)
+class Carried:
+    """What a layer hands on to the next: for the pages that can be chosen, means over its groups."""
+
+    fused: Float[Tensor, "B N"]
+    """Votes with those of the layers before."""
+    own: Float[Tensor, "B N"]
+    """The layer's own."""
+
+    def candidates(self, n: int) -> Int[Tensor, "B C"]:
+        """So many pages that the layer found most in."""
+        return (self.own + TIE * self.fused).topk(n, -1).indices.sort(-1).values
+
+
 @dataclass(slots=True)
 class Recalled:
     """What the blocks of queries in one page chose."""
@@ -225,6 +247,13 @@ class Recalled:
     votes: Float[Tensor, "G B N"]
     """Expected shares of attention of all pages that could be chosen, with those of the layers
     before."""
+    own: Float[Tensor, "G B N"]
+    """The same without them."""
+
+    @property
+    def carried(self) -> Carried:
+        """For the next layer."""
+        return Carried(self.votes.mean(0), self.own.mean(0))
 
 
 def attend_page(
@@ -236,7 +265,7 @@ def attend_page(
     turns: Turns,
     *,
     asks: bool = False,
-    before: Float[Tensor, "B N"] | None = None,
+    before: Carried | None = None,
     router: Router = UNTRAINED,
     layer: int = 0,
 ) -> tuple[Float[Tensor, "H T K"], Recalled | None]:
@@ -251,9 +280,9 @@ def attend_page(
         turns: How to turn queries back.
         asks: Each query chooses alone, and by keys. Else those choose together whose positions
             have the same quotient by `TOGETHER`.
-        before: Votes of the layer before, a mean over its groups, for the pages that can be chosen.
+        before: Of the layer before.
         router: What made the memory nodes.
-        layer: Which layer this is, for the router.
+        layer: Which layer this is, for the router, and of those that look at all memory nodes.
 
     Returns:
         The mixed values, and what was chosen; None if there was nothing to choose from.
@@ -273,16 +302,20 @@ def attend_page(
         seen.append(values[:, None, : sinks * PAGE])
     recalled = None
     if n_chosen:
-        ballot = Ballot(blocks, torch.cat(parts, -1).logsumexp(-1), before, hierarchy)
+        mass = torch.cat(parts, -1).logsumexp(-1)
+        ballot = Ballot(blocks, mass, None if before is None else before.fused, hierarchy)
 
         def look(queries: Tensor) -> list[Tensor]:
             turned = far_rows(queries, page, hierarchy, turns)
             return [router.look(layer, there, memory[:, part]) for part, there in turned]
 
         if asks:
-            if start - sinks > hierarchy.scanned_pages:
+            n_scanned = hierarchy.scanned_pages
+            if start - sinks > n_scanned and (led := led_by(before, layer, hierarchy)):
+                ballot.narrow(led.candidates(n_scanned).expand(n_groups, -1, -1))
+            elif start - sinks > n_scanned:
                 ballot.count(look(rows))
-                ballot.narrow(ballot.elect(hierarchy.scanned_pages))
+                ballot.narrow(ballot.elect(n_scanned))
             turned = far_rows(rows, page, hierarchy, turns)
             ballot.count([key_scores(there, keys, part) for part, there in turned])
         else:
@@ -295,8 +328,8 @@ def attend_page(
                 shares = page_shares(torch.cat(look(means), -1), mass[..., 0]).sum(2)
                 ballot.narrow(preferred_groups(shares, sinks, hierarchy.looked_pages // GROUP))
             ballot.count(look(rows))
-        pages, fused = ballot.elect(n_chosen) + sinks, ballot.fused
-        recalled = Recalled(sinks, pages, fused)
+        pages = ballot.elect(n_chosen) + sinks
+        recalled = Recalled(sinks, pages, ballot.fused, ballot.votes)
         group = torch.arange(n_groups, device=q.device)[:, None, None]
         k, v = (torch.unflatten(t[:, : start * PAGE], 1, (-1, PAGE)) for t in (keys, values))
         parts.append(_scores(rows, k[group, pages], pages, start if is_beyond else None, turns))
@@ -306,6 +339,11 @@ def attend_page(
     mixed = sum(w @ v for w, v in zip(weights, seen, strict=True))
     assert isinstance(mixed, Tensor)
     return blocks.join(mixed), recalled
+
+
+def led_by(before: Carried | None, layer: int, hierarchy: Hierarchy) -> Carried | None:
+    """The layer before, if a layer looks where that one found something."""
+    return before if hierarchy.fusion and layer % SCANNING else None
 
 
 def choose_pages(
@@ -348,7 +386,7 @@ class Ballot:
         """
         self._blocks, self.mass, self._before = blocks, mass, before
         self._hierarchy = hierarchy
-        self._votes = self.fused = mass.new_empty(*mass.shape[:2], 0)
+        self.votes = self.fused = mass.new_empty(*mass.shape[:2], 0)
         self._among: Int[Tensor, "G B C"] | None = None
 
     def narrow(self, among: Int[Tensor, "G B C"]) -> None:
@@ -365,21 +403,20 @@ class Ballot:
             # Where a group is cut off, its end is taken twice for what is missing: it must be in.
             out = out.scatter_(-1, there, False)
             every = every.masked_fill(out[:, :, None], -math.inf)
-        self._votes = self._blocks.mean(page_shares(every, self.mass))
-        self.fused = self._votes
+        self.votes = self._blocks.mean(page_shares(every, self.mass))
+        self.fused = self.votes
         if self._before is not None:
-            self.fused = self._votes + self._hierarchy.fusion * self._before
+            self.fused = self.votes + self._hierarchy.fusion * self._before
 
     def elect(self, n: int) -> Int[Tensor, "G B C"]:
         """So many pages in order, the first that could be chosen being 0."""
         if self._among is None:
-            return choose_pages(self._votes, self.fused, n, self._hierarchy)
-        among = self._among.expand(*self._votes.shape[:2], -1)
-        is_missing = (among < 0) | (among >= self._votes.shape[-1])
-        there = among.clamp(0, self._votes.shape[-1] - 1)
+            return choose_pages(self.votes, self.fused, n, self._hierarchy)
+        among = self._among.expand(*self.votes.shape[:2], -1)
+        is_missing = (among < 0) | (among >= self.votes.shape[-1])
+        there = among.clamp(0, self.votes.shape[-1] - 1)
         votes, fused = (
-            t.gather(-1, there).masked_fill(is_missing, -math.inf)
-            for t in (self._votes, self.fused)
+            t.gather(-1, there).masked_fill(is_missing, -math.inf) for t in (self.votes, self.fused)
         )
         return among.gather(-1, choose_pages(votes, fused, n, self._hierarchy))
 
