@@ -224,7 +224,7 @@ TIE = 1e-6
 
 @dataclass(frozen=True, slots=True)
 class Carried:
-    """What a layer hands on to the next: for the pages that can be chosen, means over its groups."""
+    """What a layer hands on to the next: means over its groups, of pages that can be chosen."""
 
     fused: Float[Tensor, "B N"]
     """Votes with those of the layers before."""
