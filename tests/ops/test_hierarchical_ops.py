@@ -17,6 +17,7 @@ from deepseek.ops.hierarchical import (
     NEAR,
     PAGE,
     TOGETHER,
+    Carried,
     Hierarchy,
     Turns,
     attend_page,
@@ -110,6 +111,36 @@ def test_what_matters_is_recalled() -> None:
     assert 9 in recalled.pages[0, 0]
     assert int(recalled.votes.argmax()) + recalled.first == 9
     assert torch.allclose(mixed[0, 0], values[0, place], atol=0.2)
+
+
+def test_of_too_many_pages_most_layers_look_where_the_one_before_found_something() -> None:
+    """A key in a page whose memory nodes hide it is found where the layer before found one."""
+    generator = torch.Generator().manual_seed(3)
+    hierarchy = replace(SMALL, fusion=1.0, scan=256, recall=64)
+    n, place = 60 * PAGE, 20 * PAGE + 7
+    keys = rotated(generator, 2, n, 32)
+    values = torch.randn(2, n, 32, generator=generator, dtype=torch.float64)
+    q = rotated(generator, 2, n, 32)[:, -1:]
+    keys[:, place] = 4 * q[:, 0]
+    nodes = nodes_of(keys)
+    nodes[:, 20] = 0.0
+    own = torch.zeros(1, 56, dtype=torch.float64)
+    own[0, 20 - 1] = 0.1
+    before = Carried(torch.zeros_like(own), own)
+    for layer, is_led in ((1, True), (2, True), (3, False)):
+        _, recalled = attend_page(
+            q, keys, values, nodes, hierarchy, TURNS, asks=True, before=before, layer=layer
+        )
+        assert recalled is not None
+        assert recalled.own.shape[-1] == 56
+        assert (recalled.pages == 20).any(-1).all() == is_led
+        assert int((recalled.own > 0).sum(-1).max()) <= hierarchy.scanned_pages
+    unfused = replace(hierarchy, fusion=0.0)
+    _, recalled = attend_page(
+        q, keys, values, nodes, unfused, TURNS, asks=True, before=before, layer=1
+    )
+    assert recalled is not None
+    assert not (recalled.pages == 20).any()
 
 
 def test_far_pages_are_looked_at_from_nearer_in_their_order() -> None:
