@@ -25,8 +25,7 @@ from deepseek.model.moe.config import ExpertGroup, MoEConfig
 from deepseek.model.moe.gate import Routing
 from deepseek.model.moe.layer import MoELayer, mixture_of
 from deepseek.ops import native
-from moe_rows import keep_rows
-from report import Row, paired_row, say_row
+from report import Row, keep_rows, paired_row, say_row
 
 D_MODEL, D_FF, RANKS = 576, 1536, (16,) * 16
 LAYER, DECODE, PEER = (1.4, 1.15), (1.4, 1.10), (1.5, 3.0)
@@ -144,7 +143,7 @@ def main() -> None:
         args.rounds = 2
     rows = layer_rows(args)
     if not args.quick:
-        keep_rows("layer", rows)
+        keep_rows("moe", "layer", rows)
 
 
 if __name__ == "__main__":

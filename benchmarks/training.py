@@ -1,0 +1,54 @@
+"""Does it pay to order and to clean what is trained on? → benchmarks/results/training.*
+
+    python benchmarks/training.py [--parts curriculum filtering] [--seeds 3] [--tokens 240000]
+
+* curriculum: three stages beside the same windows shuffled, under three schedules
+  (benchmarks/curriculum.py).
+* filtering: cleaned and weighted texts beside raw ones, at equal tokens and at half
+  (benchmarks/filtering.py).
+
+Models have 1.3 million parameters and one thread. Both sides of a pair have the same seed;
+intervals are bootstraps over seeds and documents together. Arms are kept in out/arms: what was
+stopped goes on, seed after seed, and after each seed the results are written.
+"""
+
+import argparse
+
+import curriculum
+import filtering
+from chart import Panels, draw_curves
+from followed import Scale
+from report import RESULTS, keep_rows, say_row
+
+PARTS = {"curriculum": curriculum.rows, "filtering": filtering.rows}
+SMALL = {"measured": 800, "along": 200, "points": 2, "window": 64}
+"""What `--quick` does, beside few tokens."""
+
+
+def main() -> None:
+    """Run seed after seed and write what is known."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--first", type=int, default=0, help="seed: rates are chosen on others")
+    parser.add_argument("--tokens", type=int, default=240_000, help="of an arm")
+    parser.add_argument("--quick", action="store_true", help="few tokens, one seed, no file")
+    args = parser.parse_args()
+    scale = Scale(tokens=args.tokens)
+    if args.quick:
+        scale, args.seeds = Scale(tokens=4_096, **SMALL), 1
+    drawn = dict[str, Panels]()
+    for done in range(1, args.seeds + 1):
+        for part in args.parts:
+            rows, drawn[part] = PARTS[part](range(args.first, args.first + done), scale, args.quick)
+            if args.quick:
+                for row in rows:
+                    say_row(row)
+                continue
+            keep_rows("training", part, rows)
+            panels = {title: series for own in drawn.values() for title, series in own.items()}
+            draw_curves(panels, RESULTS / "training.svg")
+
+
+if __name__ == "__main__":
+    main()
