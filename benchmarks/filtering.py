@@ -3,10 +3,10 @@
 The raw corpus is pieces of PostgreSQL's manual with as many pieces of junk among them: lines with
 their words shuffled, boilerplate, five copies of some pieces (three exact, two with a footer), and
 items of GSM8K and BoolQ. `deepseek data clean` decides with the operators of
-benchmarks/data_pipeline.py, the thresholds for documentation of configs/data/clean-tiny.toml, both
-chosen on other texts, and an index of the two sets. What it
-keeps is trained on as two sources: the half that a trigram model of other pages finds least
-surprising counts twice. Each seed plants other junk among other pieces.
+benchmarks/data_pipeline.py, the thresholds for documentation of configs/data/clean-tiny.toml (both
+chosen on other texts) and an index of the two sets. What it keeps is trained on as two sources: the
+half that a trigram model of other pages finds least surprising counts twice. Each seed plants other
+junk among other pieces.
 
 Measured on whole pages that nothing was made of: bits per byte by document.
 """
