@@ -3,7 +3,7 @@
 Three stages: prose and simple sums first; then code, a manual and logic; at the end all of it with
 harder problems. Within the first two stages documents are paced from easy to hard. The other run of
 a pair sees the very same windows, in an order drawn from all of them: what both read is proved by a
-digest over sorted windows. Both have the same first weights, steps, rates and schedule.
+digest over sorted windows. The curriculum's are mixed within twentieths of the run. Both have the same first weights, steps, rates and schedule.
 
 Measured on whole pages that nothing is learned from, and on problems of other seeds, of which only
 the worked answer counts: bits per byte by document.
@@ -80,12 +80,14 @@ name = "refinement"
 tokens = {refinement}
 weights = {{ prose = 1, sums = 1, manual = 1, code = 2, logic = 2, problems = 3 }}
 """
-SHARES = {"foundation": 0.3, "reinforcement": 0.5, "refinement": 0.2}
+BLOCKS = 20
+"""Parts of the run within which a curriculum's windows are mixed."""
+SHARES = {"foundation": 0.2, "reinforcement": 0.6, "refinement": 0.2}
 """Of all tokens."""
 SCHEDULES = {
-    "cosine to 0": ('kind = "cosine"\nfinal = 0.0', 1),
-    "cosine to 10 %": ('kind = "cosine"\nfinal = 0.1', 1),
-    "WSD, mean of the last 4": ('kind = "wsd"\nfinal = 0.1\ndecay = 0.2', 4),
+    "cosine to 0": ('kind = "cosine"\nwarm_up = 0.1\nfinal = 0.0', 1),
+    "cosine to 10 %": ('kind = "cosine"\nwarm_up = 0.1\nfinal = 0.1', 1),
+    "WSD, mean of the last 4": ('kind = "wsd"\nwarm_up = 0.1\nfinal = 0.1\ndecay = 0.2', 4),
 }
 """Schedule, and how many checkpoints, 2 % of the run apart, make the result."""
 
@@ -132,6 +134,15 @@ def drawn(sampler: Sampler, plan: Plan) -> list[Window]:
         windows += [sampler.draw() for _ in range((stage.end - stage.start) * plan.batch)]
     assert max(sampler.epochs().values()) < 1, f"texts are too short: {sampler.epochs()}"
     return windows
+
+
+def mixed(windows: Sequence[Window], seed: str, size: int) -> list[Window]:
+    """Windows in a random order within each run of so many: neighbours are parts of one document,
+    and what is compared is the order of a whole run.
+    """
+    order = random.Random(seed)
+    blocks = (list(windows[first : first + size]) for first in range(0, len(windows), size))
+    return [window for block in blocks for window in order.sample(block, len(block))]
 
 
 def digest(windows: Sequence[Window]) -> str:
@@ -222,8 +233,8 @@ def train(schedule: str, is_curriculum: bool, seed: int, scale: Scale, quick: bo
 
     def change(run: Run) -> dict[str, Any]:
         windows = drawn(run.trainer.sampler, run.trainer.plan)
-        if not is_curriculum:
-            random.Random(f"shuffled {seed}").shuffle(windows)
+        size = max(1, len(windows) // BLOCKS) if is_curriculum else len(windows)
+        windows = mixed(windows, f"mixed {seed}", size)
         run.trainer.sampler = Replay(run.trainer.sampler, windows)
         return {"digest": digest(windows)}
 

@@ -69,7 +69,7 @@ DECONTAMINATION = """
 use = "decontamination"
 index = "index.npz"
 """
-SCHEDULE = 'kind = "cosine"\nfinal = 0.1'
+SCHEDULE = 'kind = "cosine"\nwarm_up = 0.1\nfinal = 0.1'
 STAGE = """
 [[stages]]
 name = "only"

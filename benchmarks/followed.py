@@ -33,6 +33,7 @@ batch = {batch}
 micro = {batch}
 seed = {seed}
 threads = 1
+spike = 0
 [model]
 preset = {preset}
 [tokenizer]
@@ -50,6 +51,8 @@ held_out = 0.0
 every = {save}
 average = {average}
 """
+"""No step is left out for a long gradient, it is only cut: where a stage begins, or junk ends, the
+lengths before say little of what is usual."""
 AVERAGED = 50
 """Checkpoints that are averaged lie so that so many would be in a run."""
 
@@ -61,7 +64,7 @@ class Scale:
     tokens: int
     window: int = 256
     batch: int = 4
-    rate: float = 3e-3
+    rate: float = 2e-3
     measured: int = 12_000
     """Tokens of each held-out set."""
     along: int = 2_500

@@ -13,15 +13,17 @@ stopped goes on, seed after seed, and after each seed the results are written.
 """
 
 import argparse
+import json
 from dataclasses import replace
 
 import curriculum
 import filtering
 from chart import Panels, draw_curves
 from followed import Scale
-from report import RESULTS, keep_rows, say_row
+from report import RESULTS, ROOT, keep_rows, say_row
 
 PARTS = {"curriculum": curriculum.rows, "filtering": filtering.rows}
+FILE = "training.svg"
 SMALL = {"measured": 800, "along": 200, "points": 2, "window": 64}
 """What `--quick` does, beside few tokens."""
 
@@ -42,18 +44,26 @@ def main() -> None:
         scale, args.seeds = Scale(tokens=4_096, **SMALL), 1
     # The corpus is small: with more, cleaned texts would be read twice.
     scales = {"curriculum": scale, "filtering": replace(scale, tokens=scale.tokens * 2 // 3)}
-    drawn = dict[str, Panels]()
     for done in range(1, args.seeds + 1):
         for part in args.parts:
             seeds = range(args.first, args.first + done)
-            rows, drawn[part] = PARTS[part](seeds, scales[part], args.quick)
+            rows, panels = PARTS[part](seeds, scales[part], args.quick)
             if args.quick:
                 for row in rows:
                     say_row(row)
-                continue
-            keep_rows("training", part, rows)
-            panels = {title: series for own in drawn.values() for title, series in own.items()}
-            draw_curves(panels, RESULTS / "training.svg")
+            else:
+                keep_rows("training", part, rows)
+                draw(part, panels)
+
+
+def draw(part: str, panels: Panels) -> None:
+    """Keep a part's curves, and draw all that are kept."""
+    folder = ROOT / "out" / "training" / "panels"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{part}.json").write_text(json.dumps(panels))
+    kept = [json.loads((folder / f"{name}.json").read_text()) for name in PARTS
+            if (folder / f"{name}.json").exists()]  # fmt: skip
+    draw_curves({title: own for one in kept for title, own in one.items()}, RESULTS / FILE)
 
 
 if __name__ == "__main__":
