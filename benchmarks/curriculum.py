@@ -1,9 +1,10 @@
 """A curriculum beside the same windows in random order.
 
-Three stages: prose and simple sums first; then code, a manual and logic; at the end all of it with
-harder problems. Within the first two stages documents are paced from easy to hard. The other run of
-a pair sees the very same windows, in an order drawn from all of them: what both read is proved by a
-digest over sorted windows. The curriculum's are mixed within twentieths of the run. Both have the same first weights, steps, rates and schedule.
+Three stages: prose, simple sums and some of the rest first; then more code and logic; at the end
+harder problems, and less of all else. Within the first two stages documents are paced from easy to
+hard, and windows are mixed within twentieths of the run. The other run of a pair sees the very same
+windows, in an order drawn from all of them: what both read is proved by a digest over sorted
+windows. Both have the same first weights, steps, rates and schedule.
 
 Measured on whole pages that nothing is learned from, and on problems of other seeds, of which only
 the worked answer counts: bits per byte by document.
