@@ -10,9 +10,11 @@ Measured on whole pages that nothing is learned from, and on problems of other s
 the worked answer counts: bits per byte by document.
 """
 
+import atexit
 import random
 import shutil
 import sysconfig
+import tempfile
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from hashlib import blake2b, sha256
@@ -177,9 +179,8 @@ def problems(source: str, seed: int, count: int) -> list[tuple[str, str]]:
 @lru_cache(maxsize=1)
 def material(quick: bool) -> Material:
     """Made anew in each process, always the same from the same packages."""
-    folder = ROOT / "out" / "training" / ("texts-quick" if quick else "texts")
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    folder = Path(tempfile.mkdtemp(prefix="curriculum-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     learned, asked = dict[str, list[str]](), dict[str, list[str]]()
     for name, pages in _pages(quick).items():
         parts = [(f"{n}-{i}", part) for n, text in pages for i, part in enumerate(cut(text, PIECE))]

@@ -40,6 +40,7 @@ preset = {preset}
 vocab_size = {vocabulary}
 {sources}
 [optimiser]
+kind = "muon"
 rate = {rate}
 [schedule]
 {schedule}
@@ -64,7 +65,7 @@ class Scale:
     tokens: int
     window: int = 256
     batch: int = 4
-    rate: float = 2e-3
+    rate: float = 4e-3
     measured: int = 12_000
     """Tokens of each held-out set."""
     along: int = 2_500

@@ -1,6 +1,6 @@
 """Does it pay to order and to clean what is trained on? → benchmarks/results/training.*
 
-    python benchmarks/training.py [--parts curriculum filtering] [--seeds 3] [--tokens 240000]
+    python benchmarks/training.py [--parts curriculum filtering] [--seeds 3] [--tokens 200000]
 
 * curriculum: three stages beside the same windows shuffled, under three schedules
   (benchmarks/curriculum.py).
@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--first", type=int, default=0, help="seed: rates are chosen on others")
     parser.add_argument(
-        "--tokens", type=int, default=240_000, help="of an arm; two thirds in filtering"
+        "--tokens", type=int, default=200_000, help="of an arm; two thirds in filtering"
     )
     parser.add_argument("--quick", action="store_true", help="few tokens, one seed, no file")
     args = parser.parse_args()
