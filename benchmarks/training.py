@@ -37,14 +37,15 @@ def main() -> None:
     parser.add_argument(
         "--tokens", type=int, default=200_000, help="of an arm; two thirds in filtering"
     )
+    parser.add_argument("--kept", action="store_true", help="train nothing: pairs that are done")
     parser.add_argument("--quick", action="store_true", help="few tokens, one seed, no file")
     args = parser.parse_args()
-    scale = Scale(tokens=args.tokens)
+    scale = Scale(tokens=args.tokens, kept_only=args.kept)
     if args.quick:
         scale, args.seeds = Scale(tokens=4_096, **SMALL), 1
     # The corpus is small: with more, cleaned texts would be read twice.
     scales = {"curriculum": scale, "filtering": replace(scale, tokens=scale.tokens * 2 // 3)}
-    for done in range(1, args.seeds + 1):
+    for done in range(args.seeds if args.kept else 1, args.seeds + 1):
         for part in args.parts:
             seeds = range(args.first, args.first + done)
             rows, panels = PARTS[part](seeds, scales[part], args.quick)
