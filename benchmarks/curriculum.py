@@ -267,7 +267,7 @@ def rows(seeds: Sequence[int], scale: Scale, quick: bool) -> tuple[list[Row], Pa
             continue
         found += _schedule_rows(schedule, own)
         curves = dict(zip(("curriculum", "shuffled"), zip(*own, strict=True), strict=True))
-        panels[f"{schedule}: bits per byte, mean of the sets"] = {
+        panels[f"{schedule}: bits per byte, first {scale.along:,} tokens of each set"] = {
             name: mean_curve(results) for name, results in curves.items()
         }
         panels[f"{schedule}: bits per byte of answers to problems"] = {

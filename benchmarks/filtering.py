@@ -37,7 +37,6 @@ from followed import (
     Scale,
     follow,
     mean_curve,
-    share_needed,
     skipped_row,
     write_held_out,
     write_texts,
@@ -249,11 +248,7 @@ def rows(seeds: Sequence[int], scale: Scale, quick: bool) -> tuple[list[Row], Pa
         is_all = ours is filtered
         title = f"{name}, less raw with all"
         found += [row, *difference_rows(title, apart, must=is_all, moonshot=not is_all)]
-    needed = [min(1.0, share_needed(a, b)) for a, b in zip(filtered, raw, strict=True)]
-    row = Row("filtered and weighted: tokens to raw's last loss", fmean(needed), "share")
-    row.rounds, row.low, row.high, row.better = len(needed), min(needed), max(needed), "lower"
-    row.moonshot = 0.5
     sides = {"raw": raw, "filtered": filtered, "filtered, half": half}
     panel = {name: mean_curve(results) for name, results in sides.items()}
-    panels = {"filtering: bits per byte of clean text": panel}
-    return [*found, row, skipped_row("filtering", [*raw, *filtered, *half])], panels
+    panels = {f"filtering: bits per byte of clean text, first {scale.along:,} tokens": panel}
+    return [*found, skipped_row("filtering", [*raw, *filtered, *half])], panels
