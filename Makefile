@@ -10,7 +10,7 @@ TEXT ?= text
 export PYTHONDONTWRITEBYTECODE = 1
 
 .DEFAULT_GOAL := help
-.PHONY: check-native-arm help install demo test test-large check format bench-inference bench-papers bench-extraction bench-evaluation bench-lm-eval bench-kernels bench-invariance bench-engine bench-soak bench-accuracy bench-long-context bench-far-peer bench-long-accuracy bench-routing bench-memory bench-moe bench-moe-training bench-precision bench-data bench-entropy bench-tuning check-native clean
+.PHONY: check-native-arm help install demo test test-large check format bench-inference bench-papers bench-extraction bench-evaluation bench-lm-eval bench-kernels bench-invariance bench-engine bench-soak bench-accuracy bench-long-context bench-far-peer bench-long-accuracy bench-routing bench-memory bench-moe bench-moe-training bench-training bench-precision bench-data bench-entropy bench-tuning check-native clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-18s %s\n", $$1, $$2}'
@@ -90,6 +90,9 @@ bench-moe: $(VENV)/.peers  ## what layers of experts cost beside dense ones and 
 
 bench-moe-training: $(VENV)/.dev  ## mixtures trained for real: loads, quality, sizes, fewer experts (hours; goes on where it stopped)
 	$(BIN)/python benchmarks/moe_training.py $(MOE_ARGS)
+
+bench-training: $(VENV)/.dev  ## a curriculum beside the same windows shuffled, cleaned texts beside raw ones (half an hour; goes on where it stopped)
+	$(BIN)/python benchmarks/training.py $(TRAINING_ARGS)
 
 bench-precision: $(VENV)/.dev  ## FP8's losses beside bfloat16's, and bfloat16's speed of training beside float32's (a quarter of an hour)
 	$(BIN)/python benchmarks/precision.py $(PRECISION_ARGS)

@@ -5,13 +5,11 @@ arm's result is kept in out/arms under what it depends on: a run that was stoppe
 arms that are missing.
 """
 
-import contextlib
 import json
-import shutil
-import subprocess
 import sysconfig
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -27,12 +25,11 @@ from deepseek.model.transformer import Transformer
 from deepseek.train.config import load_training_config
 from deepseek.train.evaluation import HeldOut
 from deepseek.train.run import prepare_run
-from deepseek.weights.cache import home
+from deepseek.weights.cache import write_atomically
 from report import ROOT, say
+from texts import MANUAL, package
 
 KEPT = ROOT / "out" / "arms"
-MANUAL = "python3.11-doc"
-"""The package; the Python Software Foundation's licence."""
 PACKAGES = frozenset(
     "asyncio collections concurrent ctypes email html http importlib json logging multiprocessing "
     "re sqlite3 tkinter tomllib unittest urllib wsgiref xml xmlrpc zoneinfo".split()
@@ -130,30 +127,7 @@ def texts(quick: bool) -> tuple[list[str], list[str]]:
     if quick:
         return [str(ROOT / "docs")], [str(library / "json"), str(library / "email")]
     code = [str(p) for p in library.iterdir() if p.suffix == ".py" or p.name in PACKAGES]
-    return [str(_manual())], sorted(code)
-
-
-def _manual() -> Path:
-    """The manual's sources as text files, fetched once."""
-    folder = home() / "texts" / MANUAL
-    if not folder.exists():
-        say(f"fetching {MANUAL}")
-        with tempfile.TemporaryDirectory() as name:
-            subprocess.run(["apt-get", "download", MANUAL], cwd=name, check=True)
-            package = next(Path(name).glob("*.deb"))
-            subprocess.run(["dpkg-deb", "-x", package, f"{name}/files"], check=True)
-            pages = sorted(Path(name, "files").rglob("*.rst.txt"))
-            made = Path(name, "made")
-            made.mkdir()
-            for number, page in enumerate(pages):
-                made.joinpath(f"{number:03d}-{page.name}").write_bytes(page.read_bytes())
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            whole = Path(tempfile.mkdtemp(dir=folder.parent)) / MANUAL
-            shutil.copytree(made, whole)
-            with contextlib.suppress(OSError):  # another run was faster
-                whole.rename(folder)
-            shutil.rmtree(whole.parent)
-    return folder
+    return [str(package(MANUAL))], sorted(code)
 
 
 def run_arm(arm: Arm, quick: bool = False) -> dict[str, Any]:
@@ -172,24 +146,41 @@ def run_arm(arm: Arm, quick: bool = False) -> dict[str, Any]:
             shape = as_toml(arm.model)
             preset.write_text(shape)
         text = arm.config(prose, code, preset)
-        key = sha256((shape + text.replace(folder, "") + str(arm.held_out)).encode()).hexdigest()
-        kept = KEPT / f"{key[:20]}.json"
-        if kept.exists():
-            return json.loads(kept.read_text())  # type: ignore[no-any-return]
+        key = shape + text.replace(folder, "") + str(arm.held_out)
         threads = "" if arm.threads is None else f"threads = {arm.threads}"
-        file.write_text(text.replace("[run]", f"[run]\n{threads}"))
-        start = time.perf_counter()
-        run = prepare_run(load_training_config(file), Path(folder) / "out")
-        run.train()
-        found = _measured(run.trainer.model, run.corpora, arm)
-        found |= {"arm": arm.name, "seed": arm.seed, "seconds": time.perf_counter() - start}
-        found["left_out"] = steps_left_out(Path(folder) / "out")
+
+        def make() -> dict[str, Any]:
+            file.write_text(text.replace("[run]", f"[run]\n{threads}"))
+            run = prepare_run(load_training_config(file), Path(folder) / "out")
+            run.train()
+            found = _measured(run.trainer.model, run.corpora, arm)
+            left_out = steps_left_out(Path(folder) / "out")
+            return {**found, "arm": arm.name, "seed": arm.seed, "left_out": left_out}
+
+        return kept_result(key, make, quick)
+
+
+def kept_result(key: str, make: Callable[[], dict[str, Any]], quick: bool) -> dict[str, Any]:
+    """What is known of an arm, or what `make` finds of it, with its `seconds`.
+
+    Args:
+        key: All that the result depends on.
+        make: Trains and measures; gives at least `arm`, `seed` and `nats` or `bits_per_byte`.
+        quick: Keep nothing.
+    """
+    kept = KEPT / f"{sha256(key.encode()).hexdigest()[:20]}.json"
+    if kept.exists():
+        return json.loads(kept.read_text())  # type: ignore[no-any-return]
+    start = time.perf_counter()
+    found = make()
+    found["seconds"] = time.perf_counter() - start
     if not quick:
         KEPT.mkdir(parents=True, exist_ok=True)
-        kept.write_text(json.dumps(found, indent=1))
-    say(f"{arm.name}, seed {arm.seed}: {found['nats']} in {found['seconds']:.0f} s")
-    if found["left_out"]:
-        say(f"{found['left_out']} steps were left out")
+        write_atomically(kept, json.dumps(found, indent=1).encode())
+    losses = found.get("nats") or found["bits_per_byte"]
+    say(f"{found['arm']}, seed {found['seed']}: {losses} in {found['seconds']:.0f} s")
+    if left_out := found.get("left_out"):
+        say(f"{left_out} steps were left out")
     return found
 
 

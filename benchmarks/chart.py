@@ -1,6 +1,7 @@
-"""A chart of ratios to a peer as an SVG file."""
+"""Charts as SVG files: ratios to a peer, and curves."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 
@@ -11,6 +12,11 @@ STYLE = """text { font: 13px system-ui, sans-serif; fill: #333 }
 .bar { fill: #4c78a8 } .short { fill: #b8860b } .range, .one { stroke: #333 }
 .one { stroke-dasharray: 3 3 } .must { stroke: #2e7d32; stroke-width: 3 }
 .moonshot { stroke: #8e44ad; stroke-width: 3 } .back { fill: #fff }"""
+
+PLOT_HEIGHT, LINES = 220, ("#4c78a8", "#e45756", "#54a24b", "#b8860b")
+Points = Sequence[tuple[float, float]]
+Panels = Mapping[str, Mapping[str, Points]]
+"""Points by title and name."""
 
 
 def draw_ratios(rows: Sequence[Row], file: Path, peer: str = "llama.cpp on the same file") -> None:
@@ -69,3 +75,51 @@ def _bar(row: Row, y: int, scale: float) -> str:
             )
     parts.append(f'<text x="{LEFT + WIDTH + 8}" y="{y + 14}">{ratio:.2f}×</text>')
     return "".join(parts)
+
+
+def draw_curves(panels: Panels, file: Path) -> None:
+    """Draw curves over tokens, a panel below the other.
+
+    Args:
+        panels: By title: points (tokens, value) by name.
+        file: Where to.
+    """
+    step = PLOT_HEIGHT + 90
+    width = LEFT // 4 + WIDTH + 40
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {step * len(panels)}">',
+        f'<style>{STYLE} .curve {{ fill: none; stroke-width: 2 }} .grid {{ stroke: #ddd }}</style>',
+        '<rect class="back" width="100%" height="100%"/>',
+        *(part for i, (title, series) in enumerate(panels.items())
+          for part in _panel(title, series, step * i)),
+        "</svg>",
+    ]  # fmt: skip
+    file.write_text("\n".join(parts) + "\n", encoding="utf-8")
+
+
+def _panel(title: str, series: Mapping[str, Points], top: int) -> list[str]:
+    left, y1 = LEFT // 4, top + 50 + PLOT_HEIGHT
+    xs = [x for points in series.values() for x, _ in points]
+    ys = [y for points in series.values() for _, y in points if math.isfinite(y)]
+    low, high, last = min(ys), max(ys), max(xs)
+    high = high if high > low else low + 1
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        return left + WIDTH * x / last, y1 - PLOT_HEIGHT * (y - low) / (high - low)
+
+    parts = [f'<text x="{left}" y="{top + 20}">{escape(title)}</text>']
+    for share in (0.0, 0.25, 0.5, 0.75, 1.0):
+        value = low + share * (high - low)
+        y = place(0, value)[1]
+        parts.append(f'<line class="grid" x1="{left}" x2="{left + WIDTH}" y1="{y:.1f}" '
+                     f'y2="{y:.1f}"/><text x="{left - 6}" y="{y + 4:.1f}" '
+                     f'text-anchor="end">{value:.3g}</text>')  # fmt: skip
+    parts.append(f'<text x="{left + WIDTH}" y="{y1 + 18}" text-anchor="end">{last:,.0f} tokens'
+                 "</text>")  # fmt: skip
+    for number, (name, points) in enumerate(series.items()):
+        colour = LINES[number % len(LINES)]
+        line = " ".join(f"{x:.1f},{y:.1f}" for x, y in (place(*point) for point in points))
+        parts.append(f'<polyline class="curve" stroke="{colour}" points="{line}"/>')
+        parts.append(f'<text x="{left + 150 * number}" y="{top + 40}" style="fill: {colour}">'
+                     f"{escape(name)} {points[-1][1]:.3f}</text>")  # fmt: skip
+    return parts

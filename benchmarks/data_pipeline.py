@@ -26,21 +26,13 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from hashlib import blake2b
+from collections.abc import Sequence
 from pathlib import Path
 
-from deepseek.data.quality.config import (
-    CleanConfig,
-    CleanSettings,
-    SourceSettings,
-    load_clean_config,
-)
+from deepseek.data.quality.config import load_clean_config
 from deepseek.data.quality.pipeline import Pipeline
-from deepseek.data.quality.plan import make_plan
-from deepseek.data.quality.readers import Reader
-from deepseek.data.quality.record import Record
 from report import Row, paired_row, say, say_row, write_results
+from texts import cut, read, shuffled
 
 FILTERS = ("gopher", "repetition", "c4", "fineweb")
 LONGEST = 20_000
@@ -72,30 +64,11 @@ def main() -> None:
     write_results("data_pipeline", rows, sys.argv)
 
 
-def texts(paths: Sequence[Path]) -> Iterator[tuple[str, str]]:
-    """Names and texts of files, through our readers."""
-    sources = {
-        f"s{i}": SourceSettings(paths=[str(path.absolute())]) for i, path in enumerate(paths)
-    }
-    config = CleanConfig(Path.cwd(), CleanSettings(), sources, ())
-    reader = Reader(config.settings)
-    for shard in make_plan(config):
-        for found in reader.read(shard, sources[shard.source]):
-            if isinstance(found, Record):
-                yield found.id, found.text
-    reader.close()
-
-
-def shuffled(pairs: Iterable[tuple[str, str]], most: int) -> list[tuple[str, str]]:
-    """Pairs in the order of their names' digests."""
-    return sorted(pairs, key=lambda pair: blake2b(pair[0].encode()).digest())[:most]
-
-
 def speed_rows(paths: Sequence[Path], most: int, rounds: int) -> list[Row]:
     rows = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        parts = (shuffled(texts([path]), most // len(paths)) for path in paths)
+        parts = (shuffled(read([path]), most // len(paths)) for path in paths)
         corpus = shuffled((pair for part in parts for pair in part), most)
         (folder / "in").mkdir()
         with (folder / "in" / "corpus.jsonl").open("w", encoding="utf-8") as file:
@@ -284,8 +257,8 @@ def junk_rows(folder: Path, n: int) -> list[Row]:
     """A quarter of n pieces is junk; as many again are the reference."""
     pieces = [
         (f"{name}-{i}", piece)
-        for name, text in texts([folder])
-        for i, piece in enumerate(cut(text))
+        for name, text in read([folder])
+        for i, piece in enumerate(cut(text, PIECE))
     ]
     pieces = [text for _, text in shuffled(pieces, 2 * n)]
     reference, rest = pieces[: len(pieces) // 2], pieces[len(pieces) // 2 :]
@@ -314,45 +287,39 @@ def junk_rows(folder: Path, n: int) -> list[Row]:
     ]
 
 
-def cut(text: str) -> Iterator[str]:
-    """Pieces of whole paragraphs."""
-    piece = ""
-    for paragraph in text.split("\n"):
-        piece += paragraph + "\n"
-        if len(piece) >= PIECE:
-            yield piece.strip()
-            piece = ""
-
-
 def plant(pieces: Sequence[str], generator: random.Random) -> list[tuple[str, str]]:
     """Kinds (empty: good) and texts, shuffled. A copied piece stays good where it stands first."""
     n = len(pieces) // 4
     good, other = pieces[n:], pieces[:n]
     found = [("", text) for text in good]
     for i, text in enumerate(other):
-        words = text.split()
         kind = ("copy", "near copy", "words", "letters", "menu", "advertisement", "again")[i % 7]
         if kind in ("copy", "near copy"):
             text = generator.choice(good)
             if kind == "near copy":
                 text += f"\nPosted by visitor {i}; all rights reserved."
-        elif kind == "words":
-            lines = (line.rstrip(".").split() for line in text.split("\n") if line.strip())
-            mixed = (generator.sample(line, len(line)) for line in lines)
-            text = "\n\n".join(" ".join(line) + "." for line in mixed)
-        elif kind == "letters":
-            mixed = (generator.sample(word, len(word)) for word in words)
-            text = " ".join("".join(word) for word in mixed)
-        elif kind == "menu":
-            text = "\n".join(" ".join(words[j : j + 3]) for j in range(0, len(words), 3))
-        elif kind == "advertisement":
-            offer = generator.choice(("best price online", "casino bonus", "cheap loans today"))
-            text = " ".join(f"{offer} {generator.choice(words)}!" for _ in range(120))
         else:
-            text = "\n".join(text.split("\n")[:1] * 12)[: 4 * PIECE]
+            text = spoiled(kind, text, generator)
         found.append((kind, text))
     # Copies come behind their originals, which are the ones to keep.
     return found
+
+
+def spoiled(kind: str, text: str, generator: random.Random) -> str:
+    """Junk of a kind, made of a text."""
+    words = text.split()
+    if kind == "words":
+        lines = (line.rstrip(".").split() for line in text.split("\n") if line.strip())
+        mixed = (generator.sample(line, len(line)) for line in lines)
+        return "\n\n".join(" ".join(line) + "." for line in mixed)
+    if kind == "letters":
+        return " ".join("".join(generator.sample(word, len(word))) for word in words)
+    if kind == "menu":
+        return "\n".join(" ".join(words[j : j + 3]) for j in range(0, len(words), 3))
+    if kind == "advertisement":
+        offer = generator.choice(("best price online", "casino bonus", "cheap loans today"))
+        return " ".join(f"{offer} {generator.choice(words)}!" for _ in range(120))
+    return "\n".join(text.split("\n")[:1] * 12)[: 4 * PIECE]
 
 
 if __name__ == "__main__":

@@ -36,8 +36,7 @@ from deepseek.model.moe.layer import MoELayer, mixture_of
 from deepseek.model.transformer import Transformer
 from deepseek.ops import native
 from deepseek.train.tuning.run import open_base
-from moe_rows import keep_rows
-from report import ROOT, Row, paired_row, say_row
+from report import ROOT, Row, keep_rows, paired_row, say_row
 
 D_MODEL, D_FF, RANKS = 576, 1536, (16,) * 16
 LAYER, DECODE, PEER = (1.4, 1.15), (1.4, 1.10), (1.5, 3.0)
@@ -222,7 +221,7 @@ def main() -> None:
     for part in args.parts:
         rows = PARTS[part](args)
         if not args.quick:
-            keep_rows(part, rows)
+            keep_rows("moe", part, rows)
 
 
 if __name__ == "__main__":

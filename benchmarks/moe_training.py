@@ -28,8 +28,7 @@ from arms import Arm, run_arm
 from deepseek.model.config import ModelConfig, load_preset
 from deepseek.model.moe.config import ExpertGroup, MoEConfig
 from deepseek.model.moe.load import ExpertLoad
-from moe_rows import keep_rows
-from report import RESULTS, ROOT, Row, paired_row, say, say_row
+from report import RESULTS, ROOT, Row, keep_rows, paired_row, say, say_row
 
 ROUTINGS: dict[str, dict[str, Any]] = {
     "biases that follow the load": {},
@@ -255,7 +254,7 @@ def main() -> None:
         for row in rows:
             say_row(row)
         if not args.quick:
-            keep_rows(part, rows)
+            keep_rows("moe", part, rows)
 
 
 if __name__ == "__main__":

@@ -125,6 +125,17 @@ def read_rows(name: str, folder: Path = RESULTS) -> list[Row]:
     return rows
 
 
+def keep_rows(theme: str, part: str, rows: Sequence[Row]) -> None:
+    """Keep a part's rows in out/THEME, and write the theme's file from all that are kept."""
+    for row in rows:
+        row.measured = row.measured or commit()
+    folder = ROOT / "out" / theme
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{part}.json").write_text(json.dumps([asdict(row) for row in rows]))
+    parts = [json.loads(file.read_text()) for file in sorted(folder.glob("*.json"))]
+    write_results(theme, [Row(**row) for part in parts for row in part], sys.argv)
+
+
 def commit() -> str:
     """The commit, with a mark if files differ from it."""
     command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty=+changes", "--exclude=*"]
