@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tiny_texts import small_sum
-
 from deepseek import R1Model, SamplingParams
 from deepseek.core.llm import Message
 from deepseek.data.documents import Funnel, documents
@@ -17,6 +15,7 @@ from deepseek.data.verifiers.registry import find_verifier
 from deepseek.data.verifiers.verifier import NumberVerifier
 from deepseek.train.config import load_training_config
 from deepseek.weights.cache import write_atomically
+from tiny_texts import small_sum
 
 CONFIG = Path(__file__).parents[1] / "configs" / "train-r1-tiny.toml"
 TAUGHT = (

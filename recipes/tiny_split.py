@@ -1,4 +1,4 @@
-"""What a cleaning run kept, as one file for each source, so that each has its weight in training."""
+"""What a cleaning run kept, as one file for each source: each has its weight in training."""
 
 import sys
 from collections import defaultdict

@@ -39,7 +39,10 @@ PUZZLES = {
     "gym/aiw": 1,
 }
 """Families of problems and how much there is of each."""
-THEMES = "ai botprofile computers food greetings literature money movies science sports tech_support trivia"
+THEMES = (
+    "ai botprofile computers food greetings literature money movies science sports tech_support "
+    "trivia"
+)
 """Of ChatterBot's corpus, those that are harmless small talk."""
 NOT_LIBRARY = frozenset(
     "test tests idlelib lib2to3 site-packages dist-packages __pycache__".split()
@@ -140,14 +143,14 @@ def conversations(corpus: Path, scale: float) -> Iterator[Row]:
     table = tomllib.loads(TALK.read_text(encoding="utf-8"))
     social = [(ask, answer) for t in table["talk"] for ask in t["asks"] for answer in t["answers"]]
     facts = [pair for t in table["table"] for pair in table_talk(t["rows"], t["forms"], rng)]
-    reckoning = [sum_talk(rng) for _ in range(round(3_000 * scale))]
+    reckoning = [sum_talk(rng) for _ in range(round(2_000 * scale))]
     borrowed = list(small_talk(corpus)) + list(docstrings())
     for turns in itertools.chain(
-        ([pair] for pair in spelt(social, 8, rng)),
-        ([pair] for pair in spelt(facts, 3, rng)),
+        ([pair] for pair in spelt(social, 6, rng)),
+        ([pair] for pair in spelt(facts, 2, rng)),
         ([pair] for pair in reckoning),
         ([pair] for pair in borrowed),
-        mixed((social, facts, reckoning), round(2_500 * scale), rng),
+        mixed((social, facts, reckoning), round(1_500 * scale), rng),
     ):
         yield {"messages": [message for pair in turns for message in messages(pair)]}
 

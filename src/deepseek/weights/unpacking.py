@@ -10,7 +10,7 @@ import tempfile
 import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO
+from typing import Protocol, runtime_checkable
 
 from deepseek.core.errors import DownloadError
 from deepseek.weights.wheels import SDIST, ZIP_ERRORS
@@ -23,7 +23,17 @@ LARGEST = 16 << 20
 """Bytes of a text."""
 LONGEST_NAME = 200
 
-Member = tuple[str, int, IO[bytes] | None]
+
+@runtime_checkable
+class Stream(Protocol):
+    """What gives bytes."""
+
+    def read(self, size: int, /) -> bytes:
+        """The next ones, at most so many."""
+        ...
+
+
+Member = tuple[str, int, Stream | None]
 """Name, announced size, and what reads it; None: it is no plain file."""
 
 
@@ -93,7 +103,7 @@ def _check_name(name: str) -> None:
         raise _Refused(f"{name[:LONGEST_NAME]!r} is no name for a file")
 
 
-def _read(file: IO[bytes], name: str) -> bytes:
+def _read(file: Stream, name: str) -> bytes:
     try:
         return file.read(LARGEST + 1)
     except (*ZIP_ERRORS, tarfile.TarError) as error:
@@ -119,17 +129,18 @@ def _zip_members(archive: Path) -> Iterator[Member]:
 
 def _tar_members(archive: Path) -> Iterator[Member]:
     try:
-        with (
-            gzip.open(archive) as stream,
-            tarfile.open(fileobj=_Bounded(stream), mode="r|") as opened,  # type: ignore[call-overload]
-        ):
-            for number, member in enumerate(opened):
-                if number >= MOST_MEMBERS:
-                    raise _Refused(f"it has more than {MOST_MEMBERS:,} members")
-                file = opened.extractfile(member) if member.isreg() else None
-                yield member.name, member.size, file
-                # Otherwise the list of all members would grow in memory.
-                opened.members = []  # type: ignore[attr-defined]
+        with gzip.open(archive) as stream:
+            bounded = _Bounded(stream)
+            with tarfile.open(fileobj=bounded, mode="r|") as opened:  # type: ignore[call-overload]
+                for number, member in enumerate(opened):
+                    if number >= MOST_MEMBERS:
+                        raise _Refused(f"it has more than {MOST_MEMBERS:,} members")
+                    file = opened.extractfile(member) if member.isreg() else None
+                    yield member.name, member.size, file
+                    # Otherwise the list of all members would grow in memory.
+                    opened.members = []  # type: ignore[attr-defined]
+            while bounded.read(1 << 20):  # the checksum stands behind everything
+                pass
     except (*ZIP_ERRORS, tarfile.TarError) as error:
         raise _Refused(f"it is damaged: {error}") from None
 
@@ -137,7 +148,7 @@ def _tar_members(archive: Path) -> Iterator[Member]:
 class _Bounded:
     """A stream that ends with an error where a small archive becomes a large one."""
 
-    def __init__(self, stream: IO[bytes]) -> None:
+    def __init__(self, stream: Stream) -> None:
         self._stream, self._left = stream, MOST_BYTES
 
     def read(self, size: int) -> bytes:

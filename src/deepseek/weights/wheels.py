@@ -1,4 +1,4 @@
-"""Fetches wheels and source archives through pip: the user's index, proxies and credentials hold."""
+"""Fetches wheels and source archives through pip, so that the user's index and proxies hold."""
 
 import lzma
 import os
