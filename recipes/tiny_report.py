@@ -142,19 +142,20 @@ def cells(names: Sequence[str], bits: Mapping[str, float]) -> str:
 
 def time_table(taken: Mapping[str, Mapping[str, float]], rows: Sequence[Row]) -> list[str]:
     """A line a step."""
+    train = taken["train"]
     total = sum(step["seconds"] for step in taken.values())
     steps = [row for row in rows if row.get("loss") is not None]
     speed = steps[-1]["tokens"] / sum(row["seconds"] for row in steps)
     return [
-        "| step | minutes | of processors | peak of memory |",
-        "|---|---|---|---|",
+        "| step | minutes | peak of memory |",
+        "|---|---|---|",
         *(
-            f"| {name} | {step['seconds'] / 60:.1f} | {step['work'] / 60:.1f} | "
-            f"{step['memory'] / 2**20:,.0f} MiB |"
+            f"| {name} | {step['seconds'] / 60:.1f} | {step['memory'] / 2**20:,.0f} MiB |"
             for name, step in taken.items()
         ),
-        f"| **all** | **{total / 60:.1f}** | | |",
-        f"\n{speed:,.0f} tokens a second in training.",
+        f"| **all** | **{total / 60:.1f}** | |",
+        f"\n{speed:,.0f} tokens a second in training, which took {train['work'] / 60:.1f} minutes "
+        f"of processors ({steps[-1]['tokens'] / train['work']:,.0f} tokens a second of one).",
     ]
 
 

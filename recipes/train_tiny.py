@@ -69,7 +69,7 @@ def steps(threads: int | None) -> Iterator[Step]:
         command=(*deepseek, "eval", "index", "--out", str(index)),
         result=index,
     )
-    config = ROOT / "configs" / "data" / "clean-train-tiny.toml"
+    config = ROOT / "configs" / "data" / "train-tiny.toml"
     yield Step(
         name="clean",
         command=(*deepseek, "data", "clean", str(config), "--out", str(OUT / "cleaned")),
