@@ -170,7 +170,8 @@ def encode_files(
 def _key(
     config: TrainingConfig, name: str, files: Sequence[Path], tokenizer: Tokenizer, index: str
 ) -> str:
-    settings = (VERSION, tokenizer.digest, tokenizer.begin_id, tokenizer.end_id, index)
+    settings: tuple[Any, ...] = (VERSION, tokenizer.digest, tokenizer.begin_id)
+    settings += (tokenizer.end_id, index)
     if config.sources[name].kind == "conversations":
         settings += ("conversations", config.run.window)
     digest = hashlib.sha256(repr(settings).encode())

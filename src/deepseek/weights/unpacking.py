@@ -138,7 +138,7 @@ def _tar_members(archive: Path) -> Iterator[Member]:
                     file = opened.extractfile(member) if member.isreg() else None
                     yield member.name, member.size, file
                     # Otherwise the list of all members would grow in memory.
-                    opened.members = []  # type: ignore[attr-defined]
+                    opened.members = []
             while bounded.read(1 << 20):  # the checksum stands behind everything
                 pass
     except (*ZIP_ERRORS, tarfile.TarError) as error:
