@@ -42,7 +42,9 @@ def test_long_curves_are_thinned_and_end_where_they_end() -> None:
 
 
 def test_a_drawing_is_a_file_of_its_own_with_the_same_curves() -> None:
-    series = {f"<{name}>": [(0.0, 1.0), (1.0, 2.0), (2.0, n)] for n, name in enumerate("abcde")}
+    series = {
+        f"<{name}>": [(0.0, 1.0), (1.0, 2.0), (2.0, float(n))] for n, name in enumerate("abcde")
+    }
     root = ElementTree.fromstring(line_drawing(series, "a & b"))
     assert root.tag == "{http://www.w3.org/2000/svg}svg"
     assert drawn(line_drawing(series, "a & b")) == drawn(line_chart(series, "a & b"))
