@@ -10,7 +10,7 @@ TEXT ?= text
 export PYTHONDONTWRITEBYTECODE = 1
 
 .DEFAULT_GOAL := help
-.PHONY: check-native-arm help install demo test test-large check format bench-inference bench-papers bench-extraction bench-evaluation bench-lm-eval bench-kernels bench-invariance bench-engine bench-soak bench-accuracy bench-long-context bench-far-peer bench-long-accuracy bench-routing bench-memory bench-moe bench-moe-training bench-training bench-precision bench-data bench-entropy bench-tuning check-native clean
+.PHONY: check-native-arm help install demo train-tiny test test-large check format bench-inference bench-papers bench-extraction bench-evaluation bench-lm-eval bench-kernels bench-invariance bench-engine bench-soak bench-accuracy bench-long-context bench-far-peer bench-long-accuracy bench-routing bench-memory bench-moe bench-moe-training bench-training bench-precision bench-data bench-entropy bench-tuning check-native clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-18s %s\n", $$1, $$2}'
@@ -21,6 +21,10 @@ $(VENV)/.base: pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --disable-pip-version-check "$(TORCH)"
 	$(BIN)/python -m pip install -q --disable-pip-version-check -e ".[papers]"
+	@touch $@
+
+$(VENV)/.recipes: $(VENV)/.base
+	$(BIN)/python -m pip install -q --disable-pip-version-check -e ".[recipes]"
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.base
@@ -36,6 +40,9 @@ demo: $(VENV)/.base  ## analyse a real paper (MODEL=smollm2-135m is quicker)
 	$(BIN)/deepseek pull paper-attention
 	@mkdir -p out
 	$(BIN)/deepseek papers analyze paper-attention --tasks $(PAPER_TASKS) --model $(MODEL) --out out/report.html
+
+train-tiny: $(VENV)/.recipes  ## train a tiny model from nothing, and chat with it (a quarter of an hour; goes on where it stopped)
+	$(BIN)/python recipes/train_tiny.py $(TINY_ARGS)
 
 test: $(VENV)/.dev  ## run the tests (pulls smollm2-135m, about 100 MB, once)
 	$(BIN)/python -m pytest -m "not large and not oracle"

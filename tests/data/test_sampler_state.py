@@ -166,3 +166,18 @@ def test_a_source_that_is_read_again_gains_nothing(tmp_path: Path) -> None:
 def test_weights_that_make_no_mix_are_refused(weights: dict) -> None:
     with pytest.raises(ConfigError):
         Mixture(["a"], weights, None)
+
+
+def test_what_is_not_to_be_broken_is_read_in_one_window(tmp_path: Path) -> None:
+    lengths = [5, 3, 7, 2, 6, 10, 4, 25]
+    tokens = {"a": write_source(tmp_path, "a", lengths)}
+    sampler = Sampler(tokens, 10, 0, unbroken=["a"])
+    sampler.begin(StageMix(weights={"a": 1.0}, n_windows=30))
+    windows = [sampler.draw() for _ in range(30)]
+    assert all(0 < window.n_tokens <= 10 for window in windows)
+    assert any(window.n_tokens < 10 for window in windows)
+    sizes = [len(piece.ids) for window in windows for piece in window.pieces]
+    assert set(sizes) <= {*lengths[:-1], 10, 5}  # the long one alone is cut: 10, 10, 5
+    plain = Sampler(tokens, 10, 0)
+    plain.begin(StageMix(weights={"a": 1.0}, n_windows=30))
+    assert all(plain.draw().n_tokens == 10 for _ in range(30))

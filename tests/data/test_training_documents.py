@@ -59,3 +59,17 @@ def test_difficulty_rises_with_variety(tmp_path: Path) -> None:
     files = write(tmp_path, dull="the same words " * 50, rich=" ".join(map(str, range(0, 9000, 7))))
     dull, rich = documents(files, Funnel())
     assert dull.difficulty < rich.difficulty
+
+
+def test_conversations_are_documents_with_messages(tmp_path: Path) -> None:
+    file = tmp_path / "talk.jsonl"
+    rows = [{"prompt": "Hello", "completion": "Hi."}, {"prompt": ITEM, "completion": "Venus."}]
+    file.write_text("\n".join(map(json.dumps, [*rows, rows[0]])))
+    funnel, index = Funnel(), ContaminationIndex.build([("quiz", ITEM)])
+    (only,) = documents([file], funnel, index=index, conversations=True)
+    assert only.text == "Hello\n\nHi."
+    assert [(m.role, m.content) for m in only.messages] == [("user", "Hello"), ("assistant", "Hi.")]
+    assert (funnel.repeated, funnel.contaminated, funnel.kept) == (1, 1, 1)
+    file.write_text('{"messages": [{"role": "user", "content": "Hello"}]}\n')
+    with pytest.raises(DocumentError, match=r"talk\.jsonl:1 is no conversation: no message is"):
+        list(documents([file], Funnel(), conversations=True))

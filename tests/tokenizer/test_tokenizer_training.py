@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from deepseek.core.errors import ConfigError
+from deepseek.core.llm import Message
 from deepseek.tokenizer.tokenizer import Tokenizer
 from deepseek.tokenizer.training import SMALLEST, train_tokenizer
 
@@ -60,3 +61,23 @@ def test_a_gguf_files_tokenizer_is_saved_as_a_folder(smollm2_path: Path, tmp_pat
 def test_bytes_must_fit() -> None:
     with pytest.raises(ConfigError, match="a vocabulary of 100"):
         train_tokenizer(TEXTS, 100)
+
+
+def test_digits_can_be_tokens_of_their_own() -> None:
+    texts = ["1999 and 1999 or 1999 "] * 50
+    together = train_tokenizer(texts, SMALLEST + 20)
+    single = train_tokenizer(texts, SMALLEST + 20, single_digits=True)
+    assert len(together.encode("1999")) < 4
+    assert [single.token_text(i) for i in single.encode("1999")] == list("1999")
+    assert single.decode(single.encode("in 1999: 7")) == "in 1999: 7"
+
+
+def test_a_learned_tokenizer_knows_conversations(tmp_path: Path) -> None:
+    tokenizer = train_tokenizer(TEXTS, SMALLEST + 10)
+    tokenizer.save(tmp_path)
+    for known in (tokenizer, Tokenizer.from_folder(tmp_path)):
+        ids = known.encode_chat([Message("user", "Hi")])
+        shown = known.decode(ids, skip_control=False)
+        assert shown == "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+        assert known.encode("<|im_end|>", control=True)[0] in known.eos_ids
+        assert known.token_text(known.end_id) == "<|endoftext|>"

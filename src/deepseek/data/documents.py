@@ -6,9 +6,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
+from typing import Any
 
 from deepseek.core.errors import DocumentError
+from deepseek.core.llm import Message
 from deepseek.data.contamination import ContaminationIndex
+from deepseek.data.records import BadRecord, conversation_of
 from deepseek.data.text import LARGEST
 
 PARTS = 1 << 32
@@ -21,6 +24,8 @@ class Document:
 
     text: str
     is_held_out: bool
+    messages: tuple[Message, ...] = ()
+    """Of a conversation, whose answers alone are learned; `text` is all that is said in it."""
 
     @property
     def difficulty(self) -> float:
@@ -40,6 +45,12 @@ class Funnel:
     held_out: int = 0
     kept: int = 0
 
+    def put_aside(self, document: Document) -> None:
+        """Count one that was given out as unreadable after all."""
+        self.unreadable += 1
+        self.held_out -= document.is_held_out
+        self.kept -= not document.is_held_out
+
     def __str__(self) -> str:
         return (
             f"{self.read:,} read, {self.unreadable:,} unreadable or empty, "
@@ -55,6 +66,7 @@ def documents(
     held_out: float = 0.0,
     index: ContaminationIndex | None = None,
     refuse: bool = False,
+    conversations: bool = False,
 ) -> Iterator[Document]:
     """All different, clean texts in the order of the files.
 
@@ -65,14 +77,15 @@ def documents(
             text is always on the same side.
         index: Evaluation texts; documents that share a stretch with them are dropped.
         refuse: Raise instead of dropping.
+        conversations: Lines have `messages`, or `prompt` and `completion`, in place of a `text`.
 
     Raises:
         DocumentError: A document holds evaluation texts, and that is refused; or a line of a
-            `.jsonl` file is no object with a text.
+            `.jsonl` file is no object with a text, or no conversation with an answer.
     """
     seen: set[bytes] = set()
     for file in files:
-        for place, text in _texts(file):
+        for place, text, messages in _texts(file, conversations):
             funnel.read += 1
             if text is None or not text.strip():
                 funnel.unreadable += 1
@@ -95,23 +108,26 @@ def documents(
                 funnel.held_out += 1
             else:
                 funnel.kept += 1
-            yield Document(text, is_held_out)
+            yield Document(text, is_held_out, messages)
 
 
-def _texts(file: Path) -> Iterator[tuple[str, str | None]]:
-    """Place and text of each document of a file; None where there is none to read."""
+Found = tuple[str, str | None, tuple[Message, ...]]
+"""Place, text and messages of a document; no text where there is none to read."""
+
+
+def _texts(file: Path, conversations: bool) -> Iterator[Found]:
     try:
         if file.suffix == ".jsonl":
-            yield from _lines(file)
-        elif file.stat().st_size <= LARGEST:
-            yield str(file), file.read_text(encoding="utf-8")
+            yield from _lines(file, conversations)
+        elif file.stat().st_size <= LARGEST and not conversations:
+            yield str(file), file.read_text(encoding="utf-8"), ()
         else:
-            yield str(file), None
+            yield str(file), None, ()
     except (OSError, UnicodeDecodeError):
-        yield str(file), None
+        yield str(file), None, ()
 
 
-def _lines(file: Path) -> Iterator[tuple[str, str | None]]:
+def _lines(file: Path, conversations: bool) -> Iterator[Found]:
     with file.open("rb") as lines:
         for number, line in enumerate(iter(lambda: lines.readline(LARGEST), b""), 1):
             place = f"{file}:{number}"
@@ -119,8 +135,24 @@ def _lines(file: Path) -> Iterator[tuple[str, str | None]]:
                 row = json.loads(line)
             except (ValueError, RecursionError):
                 row = None
+            if conversations:
+                yield _conversation(place, row)
+                continue
             if not isinstance(row, dict) or not isinstance(row.get("text"), str):
                 raise DocumentError(
                     f"{place} is no JSON object with a text", 'write {"text": "…"} in each line'
                 )
-            yield place, row["text"]
+            yield place, row["text"], ()
+
+
+def _conversation(place: str, row: Any) -> Found:
+    try:
+        if not isinstance(row, dict):
+            raise BadRecord("no JSON object")
+        messages = conversation_of(row)
+    except BadRecord as error:
+        raise DocumentError(
+            f"{place} is no conversation: {error}",
+            'write {"messages": [{"role": "user", "content": "…"}, …]} in each line',
+        ) from None
+    return place, "\n\n".join(message.content for message in messages), tuple(messages)

@@ -47,11 +47,19 @@ class PackedRow:
     """Where each token comes from."""
 
 
-def cut_window(stream: DocumentStream, source: int, size: int) -> Window:
-    """Take the next window of a stream."""
+def cut_window(stream: DocumentStream, source: int, size: int, *, unbroken: bool = False) -> Window:
+    """Take the next window of a stream.
+
+    Args:
+        stream: Where from.
+        source: Its number.
+        size: Tokens, at most.
+        unbroken: End the window in front of a document that does not fit any more, so that no
+            answer is read without its question. What is longer than a window goes on all the same.
+    """
     pieces: list[Piece] = []
     left = size
-    while left:
+    while left and not (unbroken and pieces and stream.n_left > left):
         pieces.append(stream.take(left))
         left -= len(pieces[-1].ids)
     return Window(source, tuple(pieces))

@@ -1,6 +1,6 @@
 """Windows of several sources in a stage's mix. Its whole state is a few numbers."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +32,7 @@ class Sampler:
         dynamic: DynamicSettings | None = None,
         *,
         whole: bool = False,
+        unbroken: Collection[str] = (),
     ) -> None:
         """Open the streams.
 
@@ -41,12 +42,13 @@ class Sampler:
             seed: Of the documents' order.
             dynamic: How weights follow progress; None: they do not.
             whole: A window is one document and no more; longer ones go on in another.
+            unbroken: Sources whose documents are not cut where a window ends.
 
         Raises:
             ConfigError: A source is empty.
         """
         self.names = tuple(sources)
-        self._window, self._whole = window, whole
+        self._window, self._whole, self._unbroken = window, whole, frozenset(unbroken)
         self._streams = {n: DocumentStream(tokens, n, seed) for n, tokens in sources.items()}
         self._dynamic = ProgressWeights(self.names, dynamic) if dynamic else None
         self._mixture: Mixture | None = None
@@ -89,7 +91,7 @@ class Sampler:
         stream, number = self._streams[name], self.names.index(name)
         if self._whole:
             return Window(number, (stream.take(self._window),))
-        return cut_window(stream, number, self._window)
+        return cut_window(stream, number, self._window, unbroken=name in self._unbroken)
 
     def measures(self) -> dict[str, float]:
         """What else there is to say of the step that was drawn last, for the metrics."""

@@ -79,6 +79,12 @@ class DocumentStream:
         """The document that is read next."""
         return int(self._order[self.position.place])
 
+    @property
+    def n_left(self) -> int:
+        """Tokens of it that were not read yet."""
+        start, end = self.tokens.span(self.number)
+        return end - start - self.position.offset
+
     def take(self, n_tokens: int) -> Piece:
         """The next tokens of one document: its rest, or as many as are wanted (1 or more)."""
         position = self.position

@@ -62,6 +62,8 @@ class TokenizerSettings:
     """Of one that is learned."""
     sample: int = 20_000_000
     """Characters that it is learned from."""
+    digits: Literal["together", "single"] = "together"
+    """`single`: every digit is a token of its own, which makes sums easier to learn."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +72,8 @@ class SourceSettings:
 
     paths: list[str]
     """Files, and folders whose text files are taken; `.jsonl` has a `text` in each line."""
+    kind: Literal["texts", "conversations"] = "texts"
+    """Of `conversations`, `.jsonl` files of records as for tuning, only answers are learned."""
     domain: str | None = None
     """The group of experts that its texts go to; None: the gate chooses among all."""
 

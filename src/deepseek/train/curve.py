@@ -10,6 +10,14 @@ N_TICKS = 4
 N_POINTS = 600
 """Points of a curve at most; of more, means of neighbours are drawn."""
 
+KEYS_A_LINE, LINE = 4, 20
+"""Of the legend in a file of its own."""
+STYLE = """text { font: 12px system-ui, sans-serif; fill: #333 } .grid { stroke: #ddd }
+polyline, line { fill: none; stroke-width: 1.8 } .back { fill: #fff }
+.s0 { stroke: #4c78a8 } .s1 { stroke: #e45756 } .s2 { stroke: #54a24b }
+.s3 { stroke: #b279a2 } .s4 { stroke: #d68910 } .s5 { stroke: #17a2b8 }
+circle { stroke-width: 2 }"""
+
 Points = Sequence[tuple[float, float]]
 
 
@@ -20,13 +28,50 @@ def line_chart(series: Mapping[str, Points], label: str) -> str:
         series: Points by name.
         label: What is drawn, for readers who do not see it.
     """
-    drawn = {
-        name: _thinned([p for p in points if math.isfinite(p[1])])
-        for name, points in series.items()
-    }
-    drawn = {name: points for name, points in drawn.items() if points}
+    drawn = _drawn(series)
     if not drawn:
         return ""
+    head = f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(label)}">'
+    keys = "".join(
+        f'<span><i class="k{number % 6}"></i>{escape(name)} {points[-1][1]:.4g}</span>'
+        for number, (name, points) in enumerate(drawn.items())
+    )
+    return "\n".join([head, *_body(drawn), "</svg>", f'<p class="keys">{keys}</p>'])
+
+
+def line_drawing(series: Mapping[str, Points], label: str) -> str:
+    """The same as a file of its own; a legend with the last values stands below.
+
+    Args:
+        series: Points by name.
+        label: What is drawn.
+    """
+    drawn = _drawn(series)
+    height = HEIGHT + LINE * (-(-len(drawn) // KEYS_A_LINE)) + 8
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}">',
+        f"<title>{escape(label)}</title><style>{STYLE}</style>",
+        '<rect class="back" width="100%" height="100%"/>',
+        *(_body(drawn) if drawn else ()),
+    ]
+    for number, (name, points) in enumerate(drawn.items()):
+        line, place = divmod(number, KEYS_A_LINE)
+        x, y = LEFT + place * (WIDTH - LEFT) // KEYS_A_LINE, HEIGHT + LINE * (line + 1) - 4
+        parts.append(
+            f'<line class="s{number % 6}" x1="{x}" x2="{x + 16}" y1="{y - 4}" y2="{y - 4}"/>'
+            f'<text x="{x + 20}" y="{y}">{escape(name)} {points[-1][1]:.4g}</text>'
+        )
+    return "\n".join([*parts, "</svg>"]) + "\n"
+
+
+def _drawn(series: Mapping[str, Points]) -> dict[str, Points]:
+    """What there is to draw, in points that a screen shows."""
+    finite = {name: [p for p in points if math.isfinite(p[1])] for name, points in series.items()}
+    return {name: _thinned(points) for name, points in finite.items() if points}
+
+
+def _body(drawn: Mapping[str, Points]) -> list[str]:
+    """Grid and curves."""
     xs = [x for points in drawn.values() for x, _ in points]
     ys = [y for points in drawn.values() for _, y in points]
     ticks = _ticks(min(ys), max(ys))
@@ -39,7 +84,6 @@ def line_chart(series: Mapping[str, Points], label: str) -> str:
         return LEFT + along * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - up * (HEIGHT - TOP - BOTTOM)
 
     parts = [
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(label)}">',
         *(_grid(tick, place(first, tick)[1]) for tick in ticks),
         f'<text x="{LEFT}" y="{HEIGHT - 8}">{first:,.0f}</text>',
         f'<text x="{WIDTH - RIGHT}" y="{HEIGHT - 8}" text-anchor="end">step {last:,.0f}</text>',
@@ -51,11 +95,7 @@ def line_chart(series: Mapping[str, Points], label: str) -> str:
         else:
             x, y = place(*points[0])
             parts.append(f'<circle class="s{number % 6}" cx="{x:.1f}" cy="{y:.1f}" r="3"/>')
-    keys = "".join(
-        f'<span><i class="k{number % 6}"></i>{escape(name)} {points[-1][1]:.4g}</span>'
-        for number, (name, points) in enumerate(drawn.items())
-    )
-    return "\n".join([*parts, "</svg>", f'<p class="keys">{keys}</p>'])
+    return parts
 
 
 def _grid(tick: float, y: float) -> str:

@@ -12,8 +12,10 @@ import torch
 from deepseek.core.config import build
 from deepseek.core.errors import ConfigError
 from deepseek.data.contamination import ContaminationIndex
+from deepseek.data.conversation import encode_conversation
 from deepseek.data.documents import Document, Funnel, documents
 from deepseek.data.quality.corpus import kept_files
+from deepseek.data.records import BadRecord
 from deepseek.data.text import text_files
 from deepseek.data.token_file import EncodedDocument, TokenFile, write_token_file
 from deepseek.model.checkpoint import load_model
@@ -59,10 +61,13 @@ def source_files(config: TrainingConfig) -> dict[str, list[Path]]:
         cleaned = {path: files for path in paths if (files := kept_files(path)) is not None}
         paths = [path for path in paths if path not in cleaned]
         files = text_files(paths)
+        if source.kind == "conversations":
+            files = [file for file in files if file.suffix == ".jsonl"]
         files += [f for path in paths if path.is_dir() for f in sorted(path.rglob("*.jsonl"))]
         files += [file for kept in cleaned.values() for file in kept]
         if not files:
-            raise ConfigError(f"source {name} has no text files", "look at its paths")
+            what = "text" if source.kind == "texts" else ".jsonl"
+            raise ConfigError(f"source {name} has no {what} files", "look at its paths")
         found[name] = files
     evaluated = {f.resolve() for f in text_files([*map(config.path, config.evaluation.paths)])}
     for name, files in found.items():
@@ -104,7 +109,10 @@ def make_tokenizer(
         found = Tokenizer.from_folder(folder)
         if found.vocab_size == config.tokenizer.vocab_size:
             return found
-    tokenizer = train_tokenizer(_sample(config, files), config.tokenizer.vocab_size)
+    settings = config.tokenizer
+    tokenizer = train_tokenizer(
+        _sample(config, files), settings.vocab_size, single_digits=settings.digits == "single"
+    )
     tokenizer.save(folder)
     return tokenizer
 
@@ -114,7 +122,8 @@ def _sample(config: TrainingConfig, files: Mapping[str, Sequence[Path]]) -> Iter
     left = config.tokenizer.sample // len(files)
     for name in files:
         room = left
-        for document in documents(files[name], Funnel()):
+        talks = config.sources[name].kind == "conversations"
+        for document in documents(files[name], Funnel(), conversations=talks):
             yield document.text[:room]
             room -= len(document.text)
             if room <= 0:
@@ -140,7 +149,7 @@ def encode_sources(
         digest = file_hash(path, hashlib.sha256())
     found = {}
     for name, own in files.items():
-        key = _key(config, own, tokenizer, digest)
+        key = _key(config, name, own, tokenizer, digest)
         found[name] = _cached(key) or _encode(config, name, own, tokenizer, index, key, on_files)
     return found
 
@@ -154,12 +163,17 @@ def encode_files(
         DocumentError: A path does not exist.
     """
     files = text_files([config.path(path) for path in paths])
-    kept = (_encoded(document, tokenizer) for document in documents(files, Funnel()))
+    kept = (_text(document, tokenizer) for document in documents(files, Funnel()))
     return write_token_file(out / "evaluation.tokens", kept)
 
 
-def _key(config: TrainingConfig, files: Sequence[Path], tokenizer: Tokenizer, index: str) -> str:
-    settings = (VERSION, tokenizer.digest, tokenizer.begin_id, tokenizer.end_id, index)
+def _key(
+    config: TrainingConfig, name: str, files: Sequence[Path], tokenizer: Tokenizer, index: str
+) -> str:
+    settings: tuple[Any, ...] = (VERSION, tokenizer.digest, tokenizer.begin_id)
+    settings += (tokenizer.end_id, index)
+    if config.sources[name].kind == "conversations":
+        settings += ("conversations", config.run.window)
     digest = hashlib.sha256(repr(settings).encode())
     digest.update(repr(config.evaluation.held_out).encode())
     digest.update(config.decontamination.action.encode())
@@ -199,15 +213,26 @@ def _encode(
     def kept() -> Iterator[EncodedDocument]:
         room = most
         refuse = config.decontamination.action == "refuse"
-        share = config.evaluation.held_out
-        for document in documents(files, funnel, held_out=share, index=index, refuse=refuse):
+        for document in documents(
+            files,
+            funnel,
+            held_out=config.evaluation.held_out,
+            index=index,
+            refuse=refuse,
+            conversations=config.sources[name].kind == "conversations",
+        ):
             if on_files:
                 on_files(name, min(funnel.read, len(files)), len(files))
+            try:
+                encoded = _encoded(document, tokenizer, config.run.window)
+            except BadRecord:  # the answer begins behind the window
+                funnel.put_aside(document)
+                continue
             if not document.is_held_out:
-                yield _encoded(document, tokenizer)
+                yield encoded
             elif room > 0:
-                held_out.append(_encoded(document, tokenizer))
-                room -= len(held_out[-1].ids)
+                held_out.append(encoded)
+                room -= len(encoded.ids)
 
     folder = home() / "tokens"
     train = write_token_file(folder / f"{key}-train.tokens", kept())
@@ -217,7 +242,14 @@ def _encode(
     return Corpus(train, evaluated, funnel)
 
 
-def _encoded(document: Document, tokenizer: Tokenizer) -> EncodedDocument:
+def _encoded(document: Document, tokenizer: Tokenizer, window: int) -> EncodedDocument:
+    if not document.messages:
+        return _text(document, tokenizer)
+    found = encode_conversation(tokenizer, document.messages, window).document()
+    return replace(found, difficulty=document.difficulty)
+
+
+def _text(document: Document, tokenizer: Tokenizer) -> EncodedDocument:
     ids = tokenizer.encode(document.text)
     n_bytes = len(document.text.encode("utf-8", "replace"))
     if tokenizer.begin_id is not None:

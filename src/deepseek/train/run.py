@@ -195,9 +195,10 @@ def prepare_run(
     groups = config.trainable.groups
     dynamic = config.mixture.settings if config.mixture.dynamic else None
     sources = {name: corpus.train for name, corpus in corpora.items()}
+    talks = [name for name in corpora if config.sources[name].kind == "conversations"]
     trainer = Trainer(
         model,
-        Sampler(sources, config.run.window, config.run.seed, dynamic),
+        Sampler(sources, config.run.window, config.run.seed, dynamic, unbroken=talks),
         plan_run(config),
         _loop_settings(config),
         config.optimiser,

@@ -35,6 +35,11 @@ def model_folder(name: str) -> Path:
     return home() / "models" / name
 
 
+def texts_folder(name: str, digest: str) -> Path:
+    """Where the texts of an archive with this digest are."""
+    return home() / "texts" / f"{name}-{digest[:12]}"
+
+
 def partial_folder(name: str) -> Path:
     """Where an unfinished pull keeps what it has."""
     return home() / "partial" / name

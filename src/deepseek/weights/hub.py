@@ -93,7 +93,7 @@ def remembered_repo(repo: str) -> Entry | None:
     try:
         table = json.loads(_listing_file(repo).read_bytes())
         files = tuple(build(RemoteFile, row) for row in table["files"])
-        return build(Entry, table | {"files": files})
+        return build(Entry, table | {"files": files, "members": ()})
     except (OSError, *NONSENSE):
         return None
 

