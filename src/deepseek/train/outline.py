@@ -31,9 +31,8 @@ def fill_outline(model: Transformer, device: torch.device, seed: int) -> None:
         device: Where the rows go.
         seed: Of the values.
     """
-    model._apply(
-        lambda t: torch.empty_like(t, device=device) if t.is_meta else t.to(device)
-    )  # `to_empty` would lose the buffers
+    apply: Any = model._apply  # `to_empty` would lose the buffers
+    apply(lambda t: torch.empty_like(t, device=device) if t.is_meta else t.to(device))
     if model.config.tied_embeddings:
         model.head.weight = model.embedding.weight
     pieces, generator = pieces_of(model), torch.Generator().manual_seed(seed)
@@ -47,15 +46,16 @@ def fill_outline(model: Transformer, device: torch.device, seed: int) -> None:
 @contextmanager
 def _without_memory() -> Iterator[None]:
     """A block in which modules keep the shapes of parameters only."""
-    register: Any = nn.Module.register_parameter
+    modules: Any = nn.Module
+    register = modules.register_parameter
 
     def register_shape(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
         if parameter is not None and not parameter.is_meta:  # a tied one is there already
             parameter = nn.Parameter(parameter.detach().to("meta"), parameter.requires_grad)
         register(module, name, parameter)
 
-    nn.Module.register_parameter = register_shape  # type: ignore[method-assign]
+    modules.register_parameter = register_shape
     try:
         yield
     finally:
-        nn.Module.register_parameter = register  # type: ignore[method-assign]
+        modules.register_parameter = register
