@@ -126,10 +126,10 @@ def texts(quick: bool) -> tuple[list[str], list[str]]:
     if quick:
         return [str(ROOT / "docs")], [str(library / "json"), str(library / "email")]
     code = [str(p) for p in library.iterdir() if p.suffix == ".py" or p.name in PACKAGES]
-    return [str(_manual())], sorted(code)
+    return [str(manual())], sorted(code)
 
 
-def _manual() -> Path:
+def manual() -> Path:
     """The manual's sources as text files, fetched once."""
     folder = home() / "texts" / MANUAL
     if not folder.exists():
