@@ -59,7 +59,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--threads", type=int, help="default: all granted")
     parser.add_argument("--count", type=int, default=80, help="problems of a family and level")
-    parser.add_argument("--epochs", type=float, default=3.0)
+    parser.add_argument("--epochs", type=float, default=2.0)
     parser.add_argument("--rate", type=float, help="instead of the best of some")
     parser.add_argument("--quick", action="store_true", help="few problems and steps, no file")
     args = parser.parse_args()
