@@ -24,7 +24,7 @@ LEFT_OUT = ("coding",)
 """Of its topics: it is code."""
 LONGEST = 600
 """Characters of an answer; it ends with a paragraph."""
-_QUESTION = re.compile(r"^(?P<question>[^\n]+\?)\n(?P<line>[-=~^])(?P=line)+\n", re.MULTILINE)
+_HEADING = re.compile(r"^(?P<words>[^\n]+)\n(?P<line>[-=~^*])(?P=line){2,}\n", re.MULTILINE)
 _ROLE = re.compile(r":[\w:+-]+:`(?:!|~)?([^`<]+?)(?:\s*<[^`]*>)?`|`([^`<]+?)\s*<[^`]*>`__?")
 
 
@@ -48,8 +48,10 @@ def faq_pairs() -> Iterator[tuple[str, str]]:
 
 def faq_entries(text: str) -> Iterator[tuple[str, str]]:
     """Of one page; entries that begin with code or a list of links have no answer in words."""
-    found = list(_QUESTION.finditer(text))
+    found = list(_HEADING.finditer(text))
     for number, match in enumerate(found):
+        if not match["words"].endswith("?"):
+            continue
         end = found[number + 1].start() if number + 1 < len(found) else len(text)
         answer = ""
         for paragraph in re.split(r"\n\s*\n", text[match.end() : end]):
@@ -62,7 +64,7 @@ def faq_entries(text: str) -> Iterator[tuple[str, str]]:
                 break
             answer = f"{answer}\n\n{words}".strip()
         if 40 <= len(answer) <= LONGEST:
-            yield " ".join(match["question"].replace("``", "`").split()), answer
+            yield " ".join(match["words"].replace("``", "`").split()), answer
 
 
 def corpus_pairs() -> Iterator[tuple[str, str]]:

@@ -78,7 +78,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--threads", type=int, help="default: all granted")
     parser.add_argument("--records", type=int, default=128, help="problems to learn from")
-    parser.add_argument("--epochs", type=float, default=1.5)
+    parser.add_argument("--epochs", type=float, default=1.0)
     parser.add_argument("--items", type=int, default=60, help="of each set that is measured")
     parser.add_argument("--rate", type=float, help="instead of the best of some")
     parser.add_argument("--quick", action="store_true", help="a few steps and items, no file")

@@ -8,6 +8,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
+import conversations
 import forgetting
 import hard_cases
 import tuned
@@ -39,22 +40,25 @@ def test_the_share_of_forgetting_that_is_removed() -> None:
     own = rows[f"forgetting removed by own answers: {title}"]
     assert (real.value, own.value) == (pytest.approx(40), pytest.approx(80))
     assert (real.is_met, own.is_met) == (False, True)
-    assert own.low is not None and own.low < own.value
+    assert own.low is not None
+    assert own.low < own.value
     given = "bits per byte more than with no general data"
     assert rows[f"domain given up for real conversations: {given}"].value == pytest.approx(1.0)
     assert rows[f"domain given up for own answers: {given}"].is_met
     page = forgetting_chart(list(rows.values()))
-    assert page.count("<rect fill=") == 9 and "+0.5000" in page
+    assert page.count("<rect fill=") == 9
+    assert "+0.5000" in page
 
 
 def test_gains_are_paired_points_of_the_mean_of_seeds() -> None:
     before = np.array([0.0] * 8 + [1.0] * 2)
     after = np.array([[1.0] * 5 + [0.0] * 3 + [1.0] * 2, [1.0] * 3 + [0.0] * 5 + [1.0] * 2])
     right, gain = hard_cases.gain_rows("hard", before, after)
-    assert right.value == pytest.approx(60) and right.peer_value == pytest.approx(20)
+    assert (right.value, right.peer_value) == (pytest.approx(60), pytest.approx(20))
     assert (right.low, right.high) == (pytest.approx(50), pytest.approx(70))
     assert gain.value == pytest.approx(40)
-    assert gain.low is not None and 0 < gain.low < 40
+    assert gain.low is not None
+    assert 0 < gain.low < 40
 
 
 def test_problems_that_choose_the_rate_are_not_judged() -> None:
@@ -64,7 +68,8 @@ def test_problems_that_choose_the_rate_are_not_judged() -> None:
         for family in (hard_cases.FAMILIES[0], hard_cases.OTHERS[0])
     ]
     judged, rates = hard_cases.split(held)
-    assert len(judged) + len(rates) == len(held) and rates
+    assert len(judged) + len(rates) == len(held)
+    assert rates
     assert not {r["question"] for r in rates} & {
         r["question"] for r in judged if r["provenance"]["family"] in hard_cases.FAMILIES
     }
@@ -88,7 +93,43 @@ def test_an_arm_is_another_one_with_other_data_or_settings(tmp_path: Path) -> No
 
 
 def test_what_was_made_is_not_made_again(tmp_path: Path) -> None:
-    made: list[int] = []
+    made: list[float] = []
+
+    def make() -> list[float]:
+        made.append(1.5)
+        return made
+
     for _ in range(2):
-        found = tuned.kept(tmp_path / "x" / "y.json", lambda: made.append(1) or [1.5])  # type: ignore[func-returns-value]
-    assert found == [1.5] and made == [1]
+        found = tuned.kept(tmp_path / "x" / "y.json", make)
+    assert found == made == [1.5]
+
+
+def test_questions_of_a_faq_have_the_first_paragraphs_behind_them() -> None:
+    page = """
+Why is it so?
+-------------
+
+Because of :ref:`history <old>`, see
+`the page <https://x.org>`_ and ``code``.
+
+Second paragraph.
+
+   >>> an_example()
+
+Behind the example.
+
+Is this answered by code alone?
+===============================
+
+.. code-block:: python
+
+   print()
+
+No question
+-----------
+
+Text that is long enough to be an answer to something.
+"""
+    (pair,) = conversations.faq_entries(page)
+    assert pair[0] == "Why is it so?"
+    assert pair[1] == "Because of history, see the page and `code`.\n\nSecond paragraph."
