@@ -182,10 +182,11 @@ def rows_of(judged: Sequence[Held], before: list[bool], after: list[list[bool]])
         f"hard cases held out, {family}": lambda row, f=family: family_of(row) == f and is_hard(row)
         for family in FAMILIES
     }
-    rows = list[Row]()
+    rows, shown = list[Row](), list[list[int]]()
     for title, fits in parts.items():
         places = [n for n, row in enumerate(judged) if fits(row)]
-        if places:
+        if places and places not in shown:  # all may be hard
+            shown.append(places)
             base = np.array([before[n] for n in places], dtype=np.float64)
             each = np.array([[seed[n] for n in places] for seed in after], dtype=np.float64)
             rows += gain_rows(title, base, each)
