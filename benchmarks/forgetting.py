@@ -81,6 +81,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=float, default=1.0)
     parser.add_argument("--items", type=int, default=60, help="of each set that is measured")
     parser.add_argument("--rate", type=float, help="instead of the best of some")
+    parser.add_argument("--collect", action="store_true", help="rows of what is tuned already")
     parser.add_argument("--quick", action="store_true", help="a few steps and items, no file")
     args = parser.parse_args()
     if args.quick:
@@ -95,7 +96,10 @@ def main() -> None:
     for seed in range(args.seeds):
         for name in ARMS:
             arm = arm_of(name, files, rate, seed, args)
+            if args.collect and not arm.is_tuned:
+                continue
             after[name].append({k: measure(engine, t, arm, args.threads) for k, t in sets.items()})
+    say_seeds(before, after)
     rows = rows_of(before, after)
     for row in rows:
         say_row(row)
@@ -218,28 +222,38 @@ def _nats(engine: Engine, texts: Texts, arm: Arm | None, threads: int | None) ->
     return found
 
 
+def say_seeds(
+    before: Mapping[str, Measure], after: Mapping[str, list[Mapping[str, Measure]]]
+) -> None:
+    """How far each seed's means are apart from the base's."""
+    for name, seeds in after.items():
+        for number, found in enumerate(seeds):
+            apart = {what: f"{m.mean() - before[what].mean():+.4f}" for what, m in found.items()}
+            say(f"{name}, seed {number}: {apart}")
+
+
 def rows_of(
     before: Mapping[str, Measure], after: Mapping[str, list[Mapping[str, Measure]]]
 ) -> list[Row]:
     """Rises of bits per byte, the share of the rise that is removed, and what the domain lost."""
-    rows = []
+    rows, general = list[Row](), [name for name in ARMS if name != ALONE and after[name]]
     for what, title in (
         ("gold", "right answers of ARC, HellaSwag, MMLU"),
         ("conversations", "held-out conversations"),
         ("own", "the base's own answers"),
     ):
         rows.append(Row(f"before tuning: {title}", before[what].mean(), "bits/byte"))
-        for name in ARMS:
+        for name in (ALONE, *general):
             rows.append(_rise_row(f"forgetting, {name}: {title}", before, after, what, name))
-        for name in list(ARMS)[1:]:
+        for name in general:
             row = _removed_row(f"forgetting removed by {name}: {title}", before, after, what, name)
             if what == "gold":
                 row.must, row.moonshot = KEPT_SHARE
             rows.append(row)
-    for name in ARMS:
+    for name in (ALONE, *general):
         rows.append(_learned_row(before, after, name))
-    for name in list(ARMS)[1:]:
-        rows.append(_given_up_row(after, name))
+    for name in general:
+        rows += [_given_up_row(after, name), _less_learned_row(before, after, name)]
     return rows
 
 
@@ -279,11 +293,7 @@ def _rise_row(name: str, before: Any, after: Any, what: str, arm: str) -> Row:
 
 
 def _removed_row(name: str, before: Any, after: Any, what: str, arm: str) -> Row:
-    """Seeds one by one go to standard error."""
     means, drawn = _drawn(before[what], _seeds(after[ALONE], what), _seeds(after[arm], what))
-    for number, (alone, ours) in enumerate(zip(after[ALONE], after[arm], strict=True)):
-        base, most, left = (m.mean() for m in (before[what], alone[what], ours[what]))
-        say(f"{name}, seed {number}: {most - base:.4f} -> {left - base:.4f} bits/byte")
     rises, left = drawn[:, 1] - drawn[:, 0], drawn[:, 2] - drawn[:, 0]
     value = 100 * (1 - (means[2] - means[0]) / (means[1] - means[0]))
     return _row(name, "%", value, 100 * (1 - left / rises), len(after[arm]), "higher")
@@ -307,6 +317,16 @@ def _given_up_row(after: Any, arm: str) -> Row:
     )  # fmt: skip
     row.must = GIVEN_UP
     return row
+
+
+def _less_learned_row(before: Any, after: Any, arm: str) -> Row:
+    means, drawn = _drawn(
+        before["domain"], _seeds(after[ALONE], "domain"), _seeds(after[arm], "domain")
+    )
+    value = 100 * (means[2] - means[1]) / (means[0] - means[1])
+    spread = 100 * (drawn[:, 2] - drawn[:, 1]) / (drawn[:, 0] - drawn[:, 1])
+    name = f"domain given up for {arm}: of the bits per byte that were learned with {ALONE}"
+    return _row(name, "%", value, spread, len(after[arm]), "lower")
 
 
 def _asked(file: Path) -> Texts:

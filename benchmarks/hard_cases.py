@@ -61,6 +61,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=80, help="problems of a family and level")
     parser.add_argument("--epochs", type=float, default=2.0)
     parser.add_argument("--rate", type=float, help="instead of the best of some")
+    parser.add_argument("--collect", action="store_true", help="rows of what is tuned already")
     parser.add_argument("--quick", action="store_true", help="few problems and steps, no file")
     args = parser.parse_args()
     if args.quick:
@@ -73,6 +74,7 @@ def main() -> None:
     before = verdicts(engine, judged, None)
     rate = args.rate or best_rate(engine, data, rates, args)
     arms = [arm_of(data, rate, seed, args) for seed in range(args.seeds)]
+    arms = [arm for arm in arms if arm.is_tuned or not args.collect]
     after = [verdicts(engine, judged, arm, args.threads) for arm in arms]
     rows = rows_of(judged, before, after)
     for row in rows:

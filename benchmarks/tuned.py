@@ -44,6 +44,11 @@ class Arm:
         key = sha256(json.dumps(about).encode()).hexdigest()[:16]
         return KEPT / f"{self.name.replace(' ', '-')}-{self.seed}-{key}"
 
+    @property
+    def is_tuned(self) -> bool:
+        """Whether its adapter is there."""
+        return (self.folder / "report.html").exists()  # written last
+
     def tune(self, threads: int | None = None) -> Path:
         """The adapter's folder; nothing is done if it is there.
 
@@ -51,7 +56,7 @@ class Arm:
             threads: They are no part of what an arm is: sums differ in their last bits.
         """
         out = self.folder
-        if not (out / "report.html").exists():  # written last
+        if not self.is_tuned:
             start = time.perf_counter()
             command = [sys.executable, "-m", "deepseek", "tune", self.base, str(self.data)]
             command += ["--out", str(out), "--resume", *self._options()]
