@@ -10,7 +10,7 @@ TEXT ?= text
 export PYTHONDONTWRITEBYTECODE = 1
 
 .DEFAULT_GOAL := help
-.PHONY: check-native-arm help install demo train-tiny test test-large check format bench-inference bench-papers bench-extraction bench-evaluation bench-lm-eval bench-kernels bench-invariance bench-engine bench-soak bench-accuracy bench-long-context bench-far-peer bench-long-accuracy bench-routing bench-memory bench-moe bench-moe-training bench-training bench-precision bench-data bench-entropy bench-tuning check-native clean
+.PHONY: check-native-arm help install demo train-tiny test test-large check format bench-inference bench-papers bench-extraction bench-evaluation bench-lm-eval bench-kernels bench-invariance bench-engine bench-soak bench-accuracy bench-long-context bench-far-peer bench-long-accuracy bench-routing bench-memory bench-moe bench-moe-training bench-training bench-precision bench-data bench-entropy bench-tuning bench-hard-cases bench-forgetting check-native clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-18s %s\n", $$1, $$2}'
@@ -109,6 +109,12 @@ bench-entropy: $(VENV)/.dev  ## does semantic entropy tell wrong answers? beside
 
 bench-tuning: $(VENV)/.dev  ## LoRA beside PEFT on transformers: speed, memory, loss (3 minutes)
 	$(BIN)/python benchmarks/tuning.py $(TUNING_ARGS)
+
+bench-hard-cases: $(VENV)/.dev  ## what is learned from hard cases, on held-out ones (half an hour; goes on where it stopped)
+	$(BIN)/python benchmarks/hard_cases.py $(HARD_CASES_ARGS)
+
+bench-forgetting: $(VENV)/.dev  ## what a narrow domain makes a model forget, with and without general data (half an hour; goes on where it stopped)
+	$(BIN)/python benchmarks/forgetting.py $(FORGETTING_ARGS)
 
 bench-memory: $(VENV)/.dev  ## computed and measured peaks of memory in each format of the cache, and with a draft model and an adapter (4 minutes)
 	$(BIN)/python benchmarks/memory_budget.py

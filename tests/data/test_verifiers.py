@@ -170,6 +170,19 @@ def test_all_families_of_the_gym_judge_their_own_references_right() -> None:
         assert verifier.key(made, f"Answer: {made.answer}") is not None, name
 
 
+def test_of_an_equation_the_gym_counts_the_right_side() -> None:
+    made, verifier = make_problem("gym/products", 0, 5, 2), find_verifier("gym")
+    assert verifier.is_right(made, f"2 * 2 = {made.answer}")
+    assert verifier.key(made, f"2 * 2 = {made.answer}.") == verifier.key(made, made.answer)
+    for wrong in (
+        f"{made.answer} = 2 * 1{made.answer}",
+        f"2 * 2 = {made.answer}0",
+        f"x {made.answer} =",
+    ):
+        assert not verifier.is_right(made, wrong), wrong
+    assert verifier.key(made, "x =") is None
+
+
 def test_problems_are_the_same_in_every_process() -> None:
     code = (
         "from hashlib import sha256\n"

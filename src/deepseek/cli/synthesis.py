@@ -62,6 +62,7 @@ def synthesize(args: argparse.Namespace) -> int:
     from deepseek.cli.console import next_step, progress_bar, say, write_report
     from deepseek.data.synthesis import run as synthesis
     from deepseek.data.synthesis.report import render_summary, summary, summary_text
+    from deepseek.r1 import default_model
 
     require_out(args)
     config = _config(args)
@@ -84,7 +85,9 @@ def synthesize(args: argparse.Namespace) -> int:
     print(json.dumps(found, indent=2) if args.json else summary_text(found))
     say(f"written: {args.out}: {synthesis.HARD}, {synthesis.PAIRS}, {synthesis.HELD_OUT}")
     if outcome.n_hard:
-        next_step(f'name {args.out / synthesis.HARD} in the "paths" of a source of deepseek train')
+        base = args.model or default_model()
+        base = "…" if is_served(base) else base
+        next_step(f"deepseek tune {base} {args.out / synthesis.HARD} --out …")
     else:
         next_step("the model solves all of them, or none: try other --levels")
     return 0
@@ -151,12 +154,16 @@ def identity_of(args: argparse.Namespace, model: "LanguageModel") -> "ModelIdent
     from deepseek.weights.source import open_weights
 
     chosen = args.model or default_model()
-    is_served = chosen.startswith(("http://", "https://"))
     return ModelIdentity(
         name=model.name,
         weights=str(getattr(model, "weights", "")),
-        fingerprint="" if is_served else fingerprint(open_weights(ensure(chosen).path)),
+        fingerprint="" if is_served(chosen) else fingerprint(open_weights(ensure(chosen).path)),
     )
+
+
+def is_served(name: str) -> bool:
+    """Whether a model's weights are somewhere else."""
+    return name.startswith(("http://", "https://"))
 
 
 def _config(args: argparse.Namespace) -> "SynthesisConfig":

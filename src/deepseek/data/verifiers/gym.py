@@ -13,7 +13,7 @@ from typing import Any
 
 from deepseek.core.config import suggest
 from deepseek.core.errors import ConfigError, MissingDependencyError
-from deepseek.data.verifiers.final import final_answer
+from deepseek.data.verifiers.final import final_answer, only_number
 from deepseek.data.verifiers.problem import Problem
 from deepseek.data.verifiers.verifier import text_key
 
@@ -121,9 +121,14 @@ class GymVerifier:
 
 
 def _answer(problem: Problem, text: str) -> str | None:
-    """The final answer; where the reference has several lines, all that is behind `Answer:`."""
+    """The final answer; where the reference has several lines, all that is behind `Answer:`, and
+    where it is a number, of an equation the right side: `2 + 3 = 5` says 5.
+    """
     if "\n" not in problem.answer:
-        return final_answer(text, MAX_ANSWER)
+        answer = final_answer(text, MAX_ANSWER)
+        if answer is not None and "=" in answer and only_number(problem.answer) is not None:
+            answer = answer.rpartition("=")[2].strip()
+        return answer or None
     answer = _MARK.split(text)[-1].strip().strip("`").strip("\n")
     return answer or None
 
