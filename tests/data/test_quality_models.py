@@ -1,6 +1,7 @@
 """The trigram model is the textbook's, the classifier learns, quantiles hold within domains."""
 
 import math
+import random
 from collections import Counter, defaultdict
 
 import numpy as np
@@ -93,6 +94,25 @@ def test_perplexity_tells_noise_from_prose(tmp_path, monkeypatch):
     assert values[1] > 3 * values[0]
     assert np.isnan(values[2])
     assert len(list((tmp_path / "home" / "quality").iterdir())) == 1
+
+
+def test_words_in_no_order_save_nothing(tmp_path, monkeypatch):
+    monkeypatch.setenv("DEEPSEEK_HOME", str(tmp_path / "home"))
+    (tmp_path / "good.txt").write_text("\n".join(TEXTS))
+    words = prose(50).split()
+    random.Random(0).shuffle(words)
+    documents = made(prose(50), " ".join(words), "!!!")
+    settings = {"reference": ["good.txt"], "above": 1.0}
+    found = operator("perplexity", tmp_path, least_order=0.1, **settings)
+    scores = found.score(documents)
+    saved = scores["order"]
+    assert saved[0] > 0.5
+    assert saved[1] < 0.1
+    assert np.isnan(saved[2])
+    reasons = [decision.reason for decision in found.decide(documents, scores)]
+    assert reasons == ["", f"order {saved[1]:.4g} is below 0.1", ""]
+    plain = operator("perplexity", tmp_path, **settings)
+    assert [decision.reason for decision in plain.decide(documents, scores)] == [""] * 3
 
 
 def test_the_classifier_learns_and_keeps(tmp_path):

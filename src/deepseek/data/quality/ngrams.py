@@ -62,15 +62,15 @@ class NgramModel:
         return cls(*zip(*tables, strict=True))
 
     def log_probabilities(
-        self, words: Sequence[UInt64[np.ndarray, " _"]]
+        self, words: Sequence[UInt64[np.ndarray, " _"]], order: int = ORDER
     ) -> list[Float64[np.ndarray, " _"]]:
-        """The natural logarithm of each word's probability, text by text."""
+        """The natural logarithm of each word's probability after `order` - 1 others, by text."""
         stream = _stream(words)
         hashes, places = _hashes(stream), np.flatnonzero(stream != BEGIN)
         probability = np.full(
             len(places), 1 / (len(self.grams[0]) + 1)
         )  # one for all unknown words
-        for n in range(1, ORDER + 1):
+        for n in range(1, order + 1):
             left = _looked_up(self.contexts[n - 1], self.backoffs[n - 1], hashes[n - 1][places - 1])
             share = _looked_up(self.grams[n - 1], self.shares[n - 1], hashes[n][places])
             known = ~np.isnan(left)

@@ -9,8 +9,8 @@ import numpy as np
 
 from deepseek.data.grams import token_hashes
 from deepseek.data.quality.document import Document
-from deepseek.data.quality.ngrams import NgramModel
-from deepseek.data.quality.operator import Scores
+from deepseek.data.quality.ngrams import ORDER, NgramModel
+from deepseek.data.quality.operator import Decision, Scores
 from deepseek.data.quality.quantiles import QuantileOperator, QuantileSettings
 from deepseek.data.quality.reference import model_file, reference_files, reference_texts
 
@@ -24,6 +24,9 @@ class PerplexitySettings(QuantileSettings):
     characters: int = 50_000_000
     """Of them that are read."""
     above: float = 0.9
+    least_order: float | None = None
+    """Nats a word that the two words before it must save on average: where words stand in no order,
+    they save none (0.1 tells shuffled words from any good text near the reference)."""
 
 
 class Perplexity(QuantileOperator):
@@ -53,6 +56,20 @@ class Perplexity(QuantileOperator):
     def score(self, batch: Sequence[Document]) -> Scores:
         """NaN for a text without words."""
         words = [token_hashes(document.text) for document in batch]
-        found = self._model.log_probabilities(words)
-        values = [np.exp(-part.mean()) if part.size else np.nan for part in found]
-        return {"perplexity": np.array(values, dtype=np.float64)}
+        after, alone = (
+            np.array(
+                [p.mean() if p.size else np.nan for p in self._model.log_probabilities(words, n)]
+            )
+            for n in (ORDER, 1)
+        )
+        return {"perplexity": np.exp(-after), "order": after - alone}
+
+    def decide(self, batch: Sequence[Document], scores: Scores) -> list[Decision]:
+        """Drop what lies outside, and words in no order."""
+        found, least = super().decide(batch, scores), self.settings.least_order
+        if least is None:
+            return found
+        return [
+            Decision(f"order {saved:.4g} is below {least:g}") if saved < least else decision
+            for decision, saved in zip(found, scores["order"].tolist(), strict=True)
+        ]
