@@ -75,7 +75,9 @@ def main() -> None:
     arms = [arm_of(data, rate, seed, args) for seed in range(args.seeds)]
     arms = [arm for arm in arms if arm.is_tuned or not args.collect]
     after = [verdicts(engine, judged, arm, args.threads) for arm in arms]
-    rows = rows_of(judged, before, after)
+    # Token by token a text may be read as one token less than it was written.
+    whole = [engine.count_tokens(text) < LONGEST - 1 for text in answers_of(engine, judged, None)]
+    rows = rows_of(judged, before, after, whole)
     for row in rows:
         say_row(row)
     if not args.quick:
@@ -137,10 +139,18 @@ def verdicts(
     engine: Engine, held: Sequence[Held], arm: Arm | None, threads: int | None = None
 ) -> list[bool]:
     """Whether each greedy answer is right, of the base or of an arm."""
+    answers = answers_of(engine, held, arm, threads)
+    return [is_right(row, answer) for row, answer in zip(held, answers, strict=True)]
+
+
+def answers_of(
+    engine: Engine, held: Sequence[Held], arm: Arm | None, threads: int | None = None
+) -> list[str]:
+    """Greedy answers, those that are kept or new ones."""
     folder = WORK if arm is None else arm.folder
     file = folder / "answers" / f"{digest([row['question'] for row in held])}.json"
-    answers = kept(file, lambda: greedy_answers(engine, held, arm, threads))
-    return [is_right(row, answer) for row, answer in zip(held, answers, strict=True)]
+    found: list[str] = kept(file, lambda: greedy_answers(engine, held, arm, threads))
+    return found
 
 
 def greedy_answers(
@@ -171,8 +181,12 @@ def family_of(row: Held) -> str:
     return family
 
 
-def rows_of(judged: Sequence[Held], before: list[bool], after: list[list[bool]]) -> list[Row]:
-    """Accuracies and gains on hard cases and on all problems, of these families and of others."""
+def rows_of(
+    judged: Sequence[Held], before: list[bool], after: list[list[bool]], whole: Sequence[bool]
+) -> list[Row]:
+    """Accuracies and gains on hard cases and on all problems, of these families and of others, and
+    on those to which the base's answer was not cut off: there the gain is none of the form.
+    """
     parts: dict[str, Callable[[Held], bool]] = {
         "hard cases held out": lambda row: family_of(row) in FAMILIES and is_hard(row),
         "hard cases of other families": lambda row: family_of(row) in OTHERS and is_hard(row),
@@ -183,9 +197,14 @@ def rows_of(judged: Sequence[Held], before: list[bool], after: list[list[bool]])
         f"hard cases held out, {family}": lambda row, f=family: family_of(row) == f and is_hard(row)
         for family in FAMILIES
     }
+    chosen = {
+        title: [n for n, row in enumerate(judged) if fits(row)] for title, fits in parts.items()
+    }
+    for title in list(parts)[:2]:
+        uncut = [n for n in chosen[title] if whole[n]]
+        chosen[f"{title}, answered to the end before"] = uncut
     rows, shown = list[Row](), list[list[int]]()
-    for title, fits in parts.items():
-        places = [n for n, row in enumerate(judged) if fits(row)]
+    for title, places in chosen.items():
         if places and places not in shown:  # all may be hard
             shown.append(places)
             base = np.array([before[n] for n in places], dtype=np.float64)
