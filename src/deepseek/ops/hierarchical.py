@@ -19,7 +19,7 @@ is its reference, and the path of other devices.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -310,12 +310,8 @@ def attend_page(
             return [router.look(layer, there, memory[:, part]) for part, there in turned]
 
         if asks:
-            n_scanned = hierarchy.scanned_pages
-            if start - sinks > n_scanned and (led := led_by(before, layer, hierarchy)):
-                ballot.narrow(led.candidates(n_scanned).expand(n_groups, -1, -1))
-            elif start - sinks > n_scanned:
-                ballot.count(look(rows))
-                ballot.narrow(ballot.elect(n_scanned))
+            if start - sinks > hierarchy.scanned_pages:
+                ballot.nominate(led_by(before, layer, hierarchy), lambda: look(rows))
             turned = far_rows(rows, page, hierarchy, turns)
             ballot.count([key_scores(there, keys, part) for part, there in turned])
         else:
@@ -392,6 +388,20 @@ class Ballot:
     def narrow(self, among: Int[Tensor, "G B C"]) -> None:
         """From now on only these pages can have votes, and can be chosen; some may not exist."""
         self._among = among
+
+    def nominate(self, led: Carried | None, look: Callable[[], Sequence[Tensor]]) -> None:
+        """Narrow to as many pages as queries that ask may look at.
+
+        Args:
+            led: The layer before, if its own votes say which.
+            look: Gives what pages weigh by memory nodes, which say it otherwise.
+        """
+        n = self._hierarchy.scanned_pages
+        if led is None:
+            self.count(look())
+            self.narrow(self.elect(n))
+        else:
+            self.narrow(led.candidates(n).expand(self.mass.shape[0], -1, -1))
 
     def count(self, scores: Sequence[Float[Tensor, "G B Q _"]]) -> None:
         """Take votes anew, from logarithms of what pages weigh, some pages at a time."""
