@@ -95,9 +95,7 @@ def run(step: Step) -> None:
     words = [Path(word).name if word == sys.executable else word for word in step.command]
     say(f"\n[{step.name}] {' '.join(word.replace(f'{ROOT}/', '') for word in words)}")
     begun = time.perf_counter()
-    # Threads that wait for others do not keep a busy machine's processors from them.
-    environment = {"OMP_WAIT_POLICY": "passive"} | os.environ
-    process = subprocess.Popen(step.command, cwd=ROOT, env=environment)
+    process = subprocess.Popen(step.command, cwd=ROOT)
     try:
         _, status, usage = os.wait4(process.pid, 0)
     except KeyboardInterrupt:  # the child got it, too, and saves its state

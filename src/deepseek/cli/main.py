@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -28,6 +29,11 @@ VERBS = {
 }
 
 
+SPINS = "10000"
+"""How often torch's threads ask for work before they sleep (GNU OpenMP; read as torch is loaded).
+By default they ask for milliseconds, and on a busy machine take the time of others with work."""
+
+
 class Parser(argparse.ArgumentParser):
     """Reports mistakes as `error:` and `hint:` like everything else."""
 
@@ -49,6 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"deepseek {__version__}")
         return 0
     verb = arguments[0]
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
     if verb not in VERBS:
         near = difflib.get_close_matches(verb, VERBS, n=1)
         _complain(
