@@ -61,18 +61,21 @@ def full(sizes: tuple[int, ...], **changes: Any) -> MoEConfig:
     return MoEConfig(form="full", groups=groups, **changes)
 
 
-def arms_of(args: argparse.Namespace, name: str, shape: ModelConfig, factor: int = 1) -> list[Arm]:
+def arms_of(
+    args: argparse.Namespace, name: str, shape: ModelConfig, factor: int = 1, labels: bool = True
+) -> list[Arm]:
     """One arm for each seed."""
     return [
         Arm(
             name=name,
+            labels=labels,
             model=shape,
             tokens=factor * args.tokens,
             held_out=args.held_out,
             seed=seed,
             threads=args.threads,
         )
-        for seed in range(args.seeds)
+        for seed in range(args.first, args.first + args.seeds)
     ]
 
 
@@ -88,8 +91,9 @@ def routing_rows(args: argparse.Namespace) -> list[Row]:
     assert shape.moe is not None
     for name, changes in ROUTINGS.items():
         arm = replace(shape, moe=replace(shape.moe, **changes))
-        found = results(args, arms_of(args, name, arm))
-        # The gate of "fixed by domain" knows nothing without labels.
+        # Without labels, as it is measured; the gate of "fixed by domain" knows nothing then.
+        is_labelled = changes.get("routing") == "fixed"
+        found = results(args, arms_of(args, name, arm, labels=is_labelled))
         nats[name] = [r.get("labelled", r["nats"])["all"] for r in found]
         loads = [r["loads"] for r in found]
         busy[name] = [report["mean"]["u_busy"] for report in loads]
@@ -241,6 +245,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=1_000_000, help="that an arm learns from")
     parser.add_argument("--held-out", type=int, default=60_000, help="tokens of each source")
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--first", type=int, default=0, help="seed")
     parser.add_argument("--threads", type=int, help="of an arm")
     parser.add_argument("--smol-tokens", type=int, default=100_000, help="of `upcycled`")
     parser.add_argument("--smol-seeds", type=int, default=3)
