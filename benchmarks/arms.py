@@ -25,8 +25,7 @@ from deepseek.model.transformer import Transformer
 from deepseek.train.config import load_training_config
 from deepseek.train.evaluation import HeldOut
 from deepseek.train.run import prepare_run
-from deepseek.weights.cache import write_atomically
-from report import ROOT, say
+from report import ROOT, kept, say
 from texts import MANUAL, package
 
 KEPT = ROOT / "out" / "arms"
@@ -168,20 +167,19 @@ def kept_result(key: str, make: Callable[[], dict[str, Any]], quick: bool) -> di
         make: Trains and measures; gives at least `arm`, `seed` and `nats` or `bits_per_byte`.
         quick: Keep nothing.
     """
-    kept = KEPT / f"{sha256(key.encode()).hexdigest()[:20]}.json"
-    if kept.exists():
-        return json.loads(kept.read_text())  # type: ignore[no-any-return]
-    start = time.perf_counter()
-    found = make()
-    found["seconds"] = time.perf_counter() - start
-    if not quick:
-        KEPT.mkdir(parents=True, exist_ok=True)
-        write_atomically(kept, json.dumps(found, indent=1).encode())
-    losses = found.get("nats") or found["bits_per_byte"]
-    say(f"{found['arm']}, seed {found['seed']}: {losses} in {found['seconds']:.0f} s")
-    if left_out := found.get("left_out"):
-        say(f"{left_out} steps were left out")
-    return found
+    file = KEPT / f"{sha256(key.encode()).hexdigest()[:20]}.json"
+
+    def timed() -> dict[str, Any]:
+        start = time.perf_counter()
+        found = make()
+        found["seconds"] = time.perf_counter() - start
+        losses = found.get("nats") or found["bits_per_byte"]
+        say(f"{found['arm']}, seed {found['seed']}: {losses} in {found['seconds']:.0f} s")
+        if left_out := found.get("left_out"):
+            say(f"{left_out} steps were left out")
+        return found
+
+    return timed() if quick and not file.exists() else kept(file, timed)  # type: ignore[no-any-return]
 
 
 def steps_left_out(run: Path) -> int:

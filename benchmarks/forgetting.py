@@ -37,8 +37,8 @@ from deepseek.eval.statistics import replicates
 from deepseek.eval.task import Choice, Setup, sample_items
 from deepseek.eval.tasks.table import find_task
 from forgetting_chart import draw_forgetting
-from report import RESULTS, ROOT, Row, keep_rows, say, say_row
-from tuned import SELF, Arm, digest, kept
+from report import RESULTS, ROOT, Row, keep_rows, kept, say, say_row
+from tuned import SELF, Arm, digest
 
 BASE = "smollm2-135m"
 WORK = ROOT / "out" / "forgetting"

@@ -32,8 +32,8 @@ from deepseek.data.verifiers.registry import find_verifier
 from deepseek.engine.engine import Engine
 from deepseek.engine.loader import load_engine
 from deepseek.eval.statistics import Measurements, paired_bootstrap
-from report import ROOT, Row, keep_rows, say, say_row
-from tuned import Arm, digest, kept
+from report import ROOT, Row, keep_rows, kept, say, say_row
+from tuned import Arm, digest
 
 BASE = "smollm2-135m"
 WORK = ROOT / "out" / "hard_cases"

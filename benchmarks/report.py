@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
@@ -13,6 +13,7 @@ from statistics import median
 from typing import Any, Literal
 
 from deepseek.core.threads import thread_count
+from deepseek.weights.cache import write_atomically
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -123,6 +124,14 @@ def read_rows(name: str, folder: Path = RESULTS) -> list[Row]:
     for row in rows:
         row.measured = row.measured or f"{report['commit']}, {report['date']}"
     return rows
+
+
+def kept(file: Path, make: Callable[[], Any]) -> Any:
+    """What was made before, or is made now, as plain data."""
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(file, json.dumps(make(), indent=1).encode())
+    return json.loads(file.read_text(encoding="utf-8"))
 
 
 def keep_rows(theme: str, part: str, rows: Sequence[Row]) -> None:

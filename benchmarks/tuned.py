@@ -7,7 +7,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -80,17 +80,6 @@ class Arm:
         # What is measured is held out by the benchmark itself.
         found += ["--set", "validation.held_out=0.0", "--set", f"mix.answers={self.answers}"]
         return [*found, "--set", "mix.answer_tokens=96"]
-
-
-def kept(file: Path, make: Callable[[], Any]) -> Any:
-    """What was made before, or is made now, as plain data."""
-    if not file.exists():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(make())
-        waiting = file.with_suffix(".part")
-        waiting.write_text(text, encoding="utf-8")
-        waiting.replace(file)
-    return json.loads(file.read_text(encoding="utf-8"))
 
 
 def digest(data: Path | Sequence[Any]) -> str:

@@ -44,6 +44,14 @@ void mark_best(const Kernels &use, const float *votes, int64_t n, Workspace &w) 
     if (own[i] >= more || (own[i] >= least && n_equal-- > 0)) w.marks[size_t(i)] = 1;
 }
 
+// Leave of w.order what is marked.
+void keep_marked(Workspace &w) {
+  size_t last = 0;
+  for (size_t i = 0; i < w.order.size(); ++i)
+    if (w.marks[i]) w.order[last++] = w.order[i];
+  w.order.resize(last);
+}
+
 }  // namespace
 
 int64_t looked_from(int64_t distance) {
@@ -196,14 +204,6 @@ const float *Hierarch::fuse(const Block &block, const Workspace &w) const {
     for (int64_t p = 0; p < n; ++p) mine[p] += part * before[p];
   }
   return mine;
-}
-
-// Leave of w.order what is marked.
-void keep_marked(Workspace &w) {
-  size_t last = 0;
-  for (size_t i = 0; i < w.order.size(); ++i)
-    if (w.marks[i]) w.order[last++] = w.order[i];
-  w.order.resize(last);
 }
 
 void Hierarch::best(int64_t n, Workspace &w) const {

@@ -226,16 +226,13 @@ def place_model(
     """
     is_shared = config.parallel.data == "sharded" and ranks.size > 1
     has_budget = shape.moe is not None and shape.moe.budget is not None  # set by whole gates
-    if is_shared and not has_budget and "checkpoint" not in config.model:
-        model = outline(shape)
-        model.recompute = config.run.recompute
-        use_precision(model, config.run.precision)
-        distribute(model, config.parallel, ranks, device)
-        fill_outline(model, device, config.run.seed)
-        return model
-    model = make_model(config, shape).to(device)
+    is_outline = is_shared and not has_budget and "checkpoint" not in config.model
+    model = outline(shape) if is_outline else make_model(config, shape).to(device)
+    model.recompute = config.run.recompute
     use_precision(model, config.run.precision)
     distribute(model, config.parallel, ranks, device)
+    if is_outline:
+        fill_outline(model, device, config.run.seed)
     return model
 
 

@@ -62,21 +62,29 @@ class NgramModel:
         return cls(*zip(*tables, strict=True))
 
     def log_probabilities(
-        self, words: Sequence[UInt64[np.ndarray, " _"]], order: int = ORDER
+        self, words: Sequence[UInt64[np.ndarray, " _"]]
     ) -> list[Float64[np.ndarray, " _"]]:
-        """The natural logarithm of each word's probability after `order` - 1 others, by text."""
+        """The natural logarithm of each word's probability, text by text."""
+        return self.by_order(words)[-1]
+
+    def by_order(
+        self, words: Sequence[UInt64[np.ndarray, " _"]]
+    ) -> list[list[Float64[np.ndarray, " _"]]]:
+        """The same for each word alone, after one word and after two."""
         stream = _stream(words)
         hashes, places = _hashes(stream), np.flatnonzero(stream != BEGIN)
+        cuts = np.cumsum([len(part) for part in words])[:-1]
         probability = np.full(
             len(places), 1 / (len(self.grams[0]) + 1)
         )  # one for all unknown words
-        for n in range(1, order + 1):
+        found = []
+        for n in range(1, ORDER + 1):
             left = _looked_up(self.contexts[n - 1], self.backoffs[n - 1], hashes[n - 1][places - 1])
             share = _looked_up(self.grams[n - 1], self.shares[n - 1], hashes[n][places])
             known = ~np.isnan(left)
             probability = np.where(known, np.nan_to_num(share) + left * probability, probability)
-        cuts = np.cumsum([len(part) for part in words])[:-1]
-        return np.split(np.log(probability), cuts)
+            found.append(np.split(np.log(probability), cuts))
+        return found
 
     def save(self, path: Path) -> None:
         """Write it, whole or not at all."""

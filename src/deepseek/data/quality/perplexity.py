@@ -9,7 +9,7 @@ import numpy as np
 
 from deepseek.data.grams import token_hashes
 from deepseek.data.quality.document import Document
-from deepseek.data.quality.ngrams import ORDER, NgramModel
+from deepseek.data.quality.ngrams import NgramModel
 from deepseek.data.quality.operator import Decision, Scores
 from deepseek.data.quality.quantiles import QuantileOperator, QuantileSettings
 from deepseek.data.quality.reference import model_file, reference_files, reference_texts
@@ -56,11 +56,9 @@ class Perplexity(QuantileOperator):
     def score(self, batch: Sequence[Document]) -> Scores:
         """NaN for a text without words."""
         words = [token_hashes(document.text) for document in batch]
-        after, alone = (
-            np.array(
-                [p.mean() if p.size else np.nan for p in self._model.log_probabilities(words, n)]
-            )
-            for n in (ORDER, 1)
+        alone, _, after = (
+            np.array([part.mean() if part.size else np.nan for part in parts])
+            for parts in self._model.by_order(words)
         )
         return {"perplexity": np.exp(-after), "order": after - alone}
 

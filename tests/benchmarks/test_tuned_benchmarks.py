@@ -11,6 +11,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import conversations
 import forgetting
 import hard_cases
+import report
 import tuned
 from forgetting_chart import forgetting_chart
 
@@ -100,7 +101,7 @@ def test_what_was_made_is_not_made_again(tmp_path: Path) -> None:
         return made
 
     for _ in range(2):
-        found = tuned.kept(tmp_path / "x" / "y.json", make)
+        found = report.kept(tmp_path / "x" / "y.json", make)
     assert found == made == [1.5]
 
 
